@@ -1,0 +1,94 @@
+//! The settings `pgcascade.*`: each is a documented static with a getter, and nobody else touches the static.
+//! `docs/settings.md` is checked against `pg_settings` by the regress test `settings`.
+
+use std::time::Duration;
+
+use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
+use pgrx::pg_sys;
+
+static TICKER: GucSetting<bool> = GucSetting::<bool>::new(true);
+static TICK_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(10);
+static MAINT_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(120);
+static RETRY_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(30);
+static FIXED_OUTPUT: GucSetting<bool> = GucSetting::<bool>::new(true);
+
+pub(crate) fn init() {
+    GucRegistry::define_bool_guc(
+        c"pgcascade.ticker",
+        c"Runs the background ticker in this database.",
+        c"Off keeps the ticker out of the databases it is set for (ALTER DATABASE ... SET); pgq.ticker() can then be called from outside.",
+        &TICKER,
+        GucContext::Suset,
+        GucFlags::empty(),
+    );
+    GucRegistry::define_int_guc(
+        c"pgcascade.tick_interval",
+        c"Shortest time between two looks of the ticker at the queues of a database.",
+        c"A commit that put events into a queue wakes the ticker, which then waits until this much has passed since its last look.",
+        &TICK_INTERVAL,
+        1,
+        60_000,
+        GucContext::Suset,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"pgcascade.maint_interval",
+        c"Time between two rounds of maintenance (rotation of event tables and what pgq.maint_operations() lists).",
+        c"",
+        &MAINT_INTERVAL,
+        1,
+        86_400,
+        GucContext::Suset,
+        GucFlags::UNIT_S,
+    );
+    GucRegistry::define_int_guc(
+        c"pgcascade.retry_interval",
+        c"Time between two rounds that put retried events back into their queues.",
+        c"",
+        &RETRY_INTERVAL,
+        1,
+        86_400,
+        GucContext::Suset,
+        GucFlags::UNIT_S,
+    );
+    GucRegistry::define_bool_guc(
+        c"pgcascade.fixed_output",
+        c"Renders captured values in fixed text formats, whatever the session has set.",
+        c"On: DateStyle ISO, IntervalStyle postgres, TimeZone UTC, extra_float_digits 1, bytea_output hex, lc_monetary C. Off: the session's settings, as PgQ does.",
+        &FIXED_OUTPUT,
+        GucContext::Userset,
+        GucFlags::empty(),
+    );
+    // SAFETY: the prefix is a NUL-terminated literal, and all settings under it are defined above.
+    unsafe {
+        #[cfg(feature = "pg14")]
+        pg_sys::EmitWarningsOnPlaceholders(c"pgcascade".as_ptr());
+        #[cfg(not(feature = "pg14"))]
+        pg_sys::MarkGUCPrefixReserved(c"pgcascade".as_ptr());
+    }
+}
+
+/// Whether the background ticker is wanted in this database.
+pub(crate) fn ticker() -> bool {
+    TICKER.get()
+}
+
+/// The shortest time between two looks at the queues.
+pub(crate) fn tick_interval() -> Duration {
+    Duration::from_millis(u64::from(TICK_INTERVAL.get().unsigned_abs()))
+}
+
+/// The time between two rounds of maintenance.
+pub(crate) fn maint_interval() -> Duration {
+    Duration::from_secs(u64::from(MAINT_INTERVAL.get().unsigned_abs()))
+}
+
+/// The time between two rounds of `pgq.maint_retry_events()`.
+pub(crate) fn retry_interval() -> Duration {
+    Duration::from_secs(u64::from(RETRY_INTERVAL.get().unsigned_abs()))
+}
+
+/// Whether captured values are rendered in fixed formats.
+pub(crate) fn fixed_output() -> bool {
+    FIXED_OUTPUT.get()
+}

@@ -1,0 +1,366 @@
+//! What we need of the server beyond pgrx: guards around things that must be given back, functions pgrx does not bind,
+//! and, here only, what differs between PostgreSQL 14 and 18.
+//!
+//! A guard gives its thing back when dropped. While an ERROR unwinds it does nothing: the server's own resource owner
+//! releases everything at abort, and a server call in the middle of that helps nobody.
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+use pgrx::{PgSqlErrorCode, pg_sys};
+
+/// Declares `$name` as a function that SQL can call by that symbol (version-1 calling convention).
+/// `$body` is a safe `fn(pg_sys::FunctionCallInfo) -> pg_sys::Datum`.
+macro_rules! native {
+    ($name:ident, $info:ident, $body:path) => {
+        #[doc(hidden)]
+        #[allow(unreachable_pub, reason = "the server finds it by its symbol")]
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $info() -> &'static pgrx::pg_sys::Pg_finfo_record {
+            static RECORD: pgrx::pg_sys::Pg_finfo_record = pgrx::pg_sys::Pg_finfo_record { api_version: 1 };
+            &RECORD
+        }
+
+        #[doc(hidden)]
+        #[allow(unreachable_pub, reason = "the server finds it by its symbol")]
+        #[unsafe(no_mangle)]
+        #[pgrx::pg_guard]
+        pub extern "C-unwind" fn $name(call: pgrx::pg_sys::FunctionCallInfo) -> pgrx::pg_sys::Datum {
+            $body(call)
+        }
+    };
+}
+pub(crate) use native;
+
+// Declared here because pgrx does not bind their headers. Called through `pg_guard_ffi_boundary`, which turns an ERROR
+// into unwinding.
+unsafe extern "C-unwind" {
+    fn nextval_internal(sequence: pg_sys::Oid, check_permissions: bool) -> i64;
+    fn datum_image_eq(a: pg_sys::Datum, b: pg_sys::Datum, by_value: bool, length: c_int) -> bool;
+}
+
+unsafe extern "C" {
+    /// The session's `bytea_output`; pgrx does not bind `utils/bytea.h`.
+    pub(crate) static mut bytea_output: c_int;
+    /// The session's `lc_monetary`.
+    pub(crate) static mut locale_monetary: *mut c_char;
+}
+
+/// Raises an ERROR: `message` in the server's style, the remedy as HINT.
+pub(crate) fn raise(code: PgSqlErrorCode, message: impl Into<String>, hint: impl Into<String>) -> ! {
+    let hint = hint.into();
+    let report = ErrorReport::new(code, message.into(), "");
+    let report = if hint.is_empty() { report } else { report.set_hint(hint) };
+    report.report(PgLogLevel::ERROR);
+    unreachable!("an ERROR does not return")
+}
+
+/// Bytes of the server's encoding for a message, where an odd character may be shown as a replacement mark.
+pub(crate) fn shown(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// An open relation. Its lock stays until the end of the transaction.
+pub(crate) struct Relation(pg_sys::Relation);
+
+impl Relation {
+    /// Opens `oid` and takes `lock` on it. Raises an ERROR if it is gone.
+    pub(crate) fn open(oid: pg_sys::Oid, lock: u32) -> Self {
+        // SAFETY: table_open checks the oid itself and never returns null.
+        Self(unsafe { pg_sys::table_open(oid, lock as pg_sys::LOCKMODE) })
+    }
+
+    pub(crate) fn raw(&self) -> pg_sys::Relation {
+        self.0
+    }
+
+    pub(crate) fn descriptor(&self) -> pg_sys::TupleDesc {
+        // SAFETY: an open relation has a descriptor for as long as it is open.
+        unsafe { (*self.0).rd_att }
+    }
+}
+
+impl Drop for Relation {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: opened by us, closed once; NoLock keeps the lock to the end of the transaction.
+            unsafe { pg_sys::table_close(self.0, pg_sys::NoLock as pg_sys::LOCKMODE) }
+        }
+    }
+}
+
+/// The newest snapshot, whatever isolation level the transaction has, registered for as long as this lives.
+pub(crate) struct FreshSnapshot(pg_sys::Snapshot);
+
+impl FreshSnapshot {
+    pub(crate) fn take() -> Self {
+        // SAFETY: called inside a transaction, as all our entry points are.
+        Self(unsafe { pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot()) })
+    }
+
+    pub(crate) fn raw(&self) -> pg_sys::Snapshot {
+        self.0
+    }
+}
+
+impl Drop for FreshSnapshot {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: registered by us, given back once.
+            unsafe { pg_sys::UnregisterSnapshot(self.0) }
+        }
+    }
+}
+
+/// Runs as another role until dropped, with what SECURITY_RESTRICTED_OPERATION forbids forbidden if asked.
+/// The server itself puts the role back when a transaction aborts.
+pub(crate) struct ActingAs {
+    user: pg_sys::Oid,
+    context: c_int,
+}
+
+impl ActingAs {
+    pub(crate) fn role(role: pg_sys::Oid, restricted: bool) -> Self {
+        let mut before = Self {
+            user: pg_sys::InvalidOid,
+            context: 0,
+        };
+        let mut flags = pg_sys::SECURITY_LOCAL_USERID_CHANGE as c_int;
+        if restricted {
+            flags |= pg_sys::SECURITY_RESTRICTED_OPERATION as c_int;
+        }
+        // SAFETY: plain reads and writes of the backend's current user.
+        unsafe {
+            pg_sys::GetUserIdAndSecContext(&mut before.user, &mut before.context);
+            pg_sys::SetUserIdAndSecContext(role, before.context | flags);
+        }
+        before
+    }
+}
+
+impl Drop for ActingAs {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: puts back what `role` read.
+            unsafe { pg_sys::SetUserIdAndSecContext(self.user, self.context) }
+        }
+    }
+}
+
+/// Settings changed until dropped, as a function's SET clause does; an abort puts them back too.
+pub(crate) struct SettingsNest(c_int);
+
+impl SettingsNest {
+    pub(crate) fn open() -> Self {
+        // SAFETY: counts a level up; paired with AtEOXact_GUC below or at abort.
+        Self(unsafe { pg_sys::NewGUCNestLevel() })
+    }
+
+    pub(crate) fn set(&self, name: &CStr, value: &CStr) {
+        // SAFETY: both strings live through the call, which copies them.
+        unsafe {
+            pg_sys::set_config_option(
+                name.as_ptr(),
+                value.as_ptr(),
+                pg_sys::GucContext::PGC_USERSET,
+                pg_sys::GucSource::PGC_S_SESSION,
+                pg_sys::GucAction::GUC_ACTION_SAVE,
+                true,
+                0,
+                false,
+            );
+        }
+    }
+}
+
+impl Drop for SettingsNest {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: closes the level opened by `open`.
+            unsafe { pg_sys::AtEOXact_GUC(true, self.0) }
+        }
+    }
+}
+
+/// A memory context that lives until dropped, for what a cache entry keeps on the server's side.
+pub(crate) struct LongLived(pg_sys::MemoryContext);
+
+impl LongLived {
+    pub(crate) fn new(name: &'static CStr) -> Self {
+        // SAFETY: the context keeps the pointer to the name, which is static.
+        Self(unsafe {
+            pg_sys::AllocSetContextCreateInternal(
+                pg_sys::TopMemoryContext,
+                name.as_ptr(),
+                pg_sys::ALLOCSET_SMALL_MINSIZE as usize,
+                pg_sys::ALLOCSET_SMALL_INITSIZE as usize,
+                pg_sys::ALLOCSET_SMALL_MAXSIZE as usize,
+            )
+        })
+    }
+
+    pub(crate) fn raw(&self) -> pg_sys::MemoryContext {
+        self.0
+    }
+
+    /// Runs `work` with this as the current memory context. If it raises an ERROR, the server sets the current context.
+    pub(crate) fn during<R>(&self, work: impl FnOnce() -> R) -> R {
+        // SAFETY: the context lives as long as self, and the one before is put back.
+        unsafe {
+            let before = pg_sys::CurrentMemoryContext;
+            pg_sys::CurrentMemoryContext = self.0;
+            let result = work();
+            pg_sys::CurrentMemoryContext = before;
+            result
+        }
+    }
+}
+
+impl Drop for LongLived {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: made by us, deleted once; nothing in it is used after its owner is gone.
+            unsafe { pg_sys::MemoryContextDelete(self.0) }
+        }
+    }
+}
+
+/// The transaction id (64 bits, top level) of this transaction; assigns one if there is none yet.
+pub(crate) fn transaction_id() -> u64 {
+    // SAFETY: called inside a transaction; raises an ERROR itself in parallel workers and in recovery.
+    unsafe { pg_sys::GetTopFullTransactionId().value }
+}
+
+/// The next value of a sequence we own, without looking at the caller's privileges.
+pub(crate) fn next_value(sequence: pg_sys::Oid) -> i64 {
+    // SAFETY: raises an ERROR if the oid is not a sequence.
+    unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| nextval_internal(sequence, false)) }
+}
+
+/// Whether two values are the same to the bit, after detoasting: no operator of the type is asked.
+///
+/// # Safety
+/// Both must be non-null values of a type with this `by_value` and `length`.
+pub(crate) unsafe fn same_image(a: pg_sys::Datum, b: pg_sys::Datum, by_value: bool, length: i16) -> bool {
+    // SAFETY: as promised by the caller.
+    unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| datum_image_eq(a, b, by_value, c_int::from(length))) }
+}
+
+/// The bytes of a text value. Detoasts if needed; the copy belongs to the current memory context.
+///
+/// # Safety
+/// `value` must be a non-null varlena (text, varchar, bytea, ...), and the result must not outlive the current
+/// memory context or the tuple the value is in.
+pub(crate) unsafe fn text_bytes<'a>(value: pg_sys::Datum) -> &'a [u8] {
+    // SAFETY: as promised by the caller.
+    unsafe {
+        let packed = pg_sys::pg_detoast_datum_packed(value.cast_mut_ptr());
+        pgrx::varlena_to_byte_slice(packed)
+    }
+}
+
+/// Makes a text value in the current memory context.
+pub(crate) fn text_datum(bytes: &[u8]) -> pg_sys::Datum {
+    // What a varlena may hold, less some room for the tuple around it.
+    const LIMIT: usize = 0x3fff_ffff - 1024;
+    if bytes.len() > LIMIT {
+        raise(
+            PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            format!(
+                "event field of {} bytes is larger than the server can store ({LIMIT})",
+                bytes.len()
+            ),
+            "Leave the large column out of the trigger with ignore=COLUMN, or store it in parts.",
+        );
+    }
+    // SAFETY: the length is within the limit above; the bytes are copied.
+    unsafe { pg_sys::cstring_to_text_with_len(bytes.as_ptr().cast::<c_char>(), bytes.len() as c_int).into() }
+}
+
+/// The bytes of a name as the catalogs keep it.
+///
+/// # Safety
+/// `name` must be a NUL-terminated string that outlives the result.
+pub(crate) unsafe fn name_bytes<'a>(name: *const c_char) -> &'a [u8] {
+    // SAFETY: as promised by the caller.
+    unsafe { CStr::from_ptr(name).to_bytes() }
+}
+
+/// The oid of a relation in schema `pgq`, or `None`.
+pub(crate) fn relation_in_pgq(name: &CStr) -> Option<pg_sys::Oid> {
+    // SAFETY: look-ups by NUL-terminated names; the schema exists for as long as the extension does.
+    let oid = unsafe {
+        let schema = pg_sys::get_namespace_oid(c"pgq".as_ptr(), true);
+        if schema == pg_sys::InvalidOid {
+            return None;
+        }
+        pg_sys::get_relname_relid(name.as_ptr(), schema)
+    };
+    (oid != pg_sys::InvalidOid).then_some(oid)
+}
+
+/// Sends a relcache invalidation for `relation` to all backends when this transaction commits.
+pub(crate) fn invalidate_relation(relation: pg_sys::Oid) {
+    // SAFETY: raises an ERROR if the relation is gone.
+    unsafe { pg_sys::CacheInvalidateRelcacheByRelid(relation) }
+}
+
+/// The primary key's index, or `None`.
+///
+/// # Safety
+/// `relation` must be open.
+pub(crate) unsafe fn primary_key_index(relation: pg_sys::Relation) -> Option<pg_sys::Oid> {
+    // SAFETY: as promised by the caller.
+    let oid = unsafe {
+        #[cfg(feature = "pg18")]
+        {
+            pg_sys::RelationGetPrimaryKeyIndex(relation, true)
+        }
+        #[cfg(not(feature = "pg18"))]
+        {
+            pg_sys::RelationGetPrimaryKeyIndex(relation)
+        }
+    };
+    (oid != pg_sys::InvalidOid).then_some(oid)
+}
+
+/// Column `index` (from 0) of a descriptor.
+///
+/// # Safety
+/// `descriptor` must be live for `'a`, and `index` below its number of attributes.
+pub(crate) unsafe fn attribute<'a>(descriptor: pg_sys::TupleDesc, index: usize) -> &'a pg_sys::FormData_pg_attribute {
+    // SAFETY: as promised by the caller.
+    unsafe {
+        #[cfg(feature = "pg18")]
+        return &*pg_sys::TupleDescAttr(descriptor, index as c_int);
+        #[cfg(not(feature = "pg18"))]
+        return &*(*descriptor).attrs.as_ptr().add(index);
+    }
+}
+
+/// Installs a signal handler of the server's own.
+///
+/// # Safety
+/// `handler` must be one of the server's handlers, which do only what a signal handler may.
+pub(crate) unsafe fn handle_signal(signal: c_int, handler: unsafe extern "C-unwind" fn(c_int)) {
+    // SAFETY: as promised by the caller.
+    unsafe {
+        #[cfg(feature = "pg18")]
+        pg_sys::pqsignal_be(signal, Some(handler));
+        #[cfg(not(feature = "pg18"))]
+        pg_sys::pqsignal(signal, Some(handler));
+    }
+}
+
+/// The server's handlers as C function pointers; pgrx only has guarded Rust wrappers of them.
+pub(crate) mod handlers {
+    use std::ffi::c_int;
+    unsafe extern "C-unwind" {
+        pub(crate) fn die(signal: c_int);
+        pub(crate) fn SignalHandlerForConfigReload(signal: c_int);
+    }
+}
+
+/// A pointer for callbacks that want an argument they do not use.
+pub(crate) const NO_ARGUMENT: *mut c_void = std::ptr::null_mut();

@@ -1,0 +1,365 @@
+//! The ticker of one database: makes ticks, puts retried events back, runs maintenance.
+//!
+//! All decisions are SQL (`sql/tick.sql`, `sql/maint.sql`); this is the loop that calls them. Each queue, and each
+//! maintenance operation, has its own transaction: one that fails is logged once per cause and does not hold up another.
+//! A session lock makes sure that a database has one ticker. Commits that put events into a queue wake it ([`wake`]).
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::prelude::*;
+use pgrx::{FromDatum, PgTryBuilder, pg_sys};
+
+use super::wake;
+use crate::guc;
+use crate::pg::ActingAs;
+
+/// Longest time between two looks at the queues: idle ticks and limits in time fall due without a commit.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Shortest time between two looks for events that were committed long after they were written.
+const LOOK_LATE: Duration = Duration::from_millis(100);
+
+/// What the ticker sets for itself, whatever the database or the role says: it must not wait or stop for reasons meant for
+/// applications, and it needs a new snapshot per statement.
+const SESSION: [(&std::ffi::CStr, &std::ffi::CStr); 10] = [
+    (c"default_transaction_isolation", c"read committed"),
+    (c"default_transaction_read_only", c"off"),
+    (c"default_transaction_deferrable", c"off"),
+    (c"search_path", c"pg_catalog, pg_temp"),
+    (c"statement_timeout", c"0"),
+    (c"lock_timeout", c"0"),
+    (c"idle_in_transaction_session_timeout", c"0"),
+    (c"row_security", c"off"),
+    (c"jit", c"off"),
+    (c"client_min_messages", c"error"),
+];
+
+/// Ends the process cleanly.
+enum End {
+    /// No extension here, or the ticker is switched off: do not come back unless asked.
+    NotWanted,
+    /// Another ticker has this database, or its settings changed: the launcher starts a new one.
+    Again,
+}
+
+#[doc(hidden)]
+#[allow(unreachable_pub, reason = "the server finds it by its symbol")]
+#[unsafe(no_mangle)]
+#[pg_guard]
+pub extern "C-unwind" fn pgcascade_ticker_main(argument: pg_sys::Datum) {
+    super::accept_signals();
+    // SAFETY: the launcher passes an oid.
+    let database = unsafe { pg_sys::Oid::from_datum(argument, false) }.unwrap_or(pg_sys::InvalidOid);
+    // SAFETY: once, before anything else; as the bootstrap superuser, like the server's own workers.
+    unsafe {
+        pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0);
+        for (name, value) in SESSION {
+            pg_sys::SetConfigOption(
+                name.as_ptr(),
+                value.as_ptr(),
+                pg_sys::GucContext::PGC_SUSET,
+                pg_sys::GucSource::PGC_S_OVERRIDE,
+            );
+        }
+        // A tick that others can see must be on disk (correctness.md, R13). Stronger levels are the user's choice.
+        if pg_sys::synchronous_commit == pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_OFF as i32 {
+            pg_sys::SetConfigOption(
+                c"synchronous_commit".as_ptr(),
+                c"on".as_ptr(),
+                pg_sys::GucContext::PGC_SUSET,
+                pg_sys::GucSource::PGC_S_OVERRIDE,
+            );
+        }
+    }
+
+    let end = match begin(database) {
+        Err(end) => end,
+        Ok(settings) => {
+            wake::ticker_started(database);
+            // Also on FATAL, which does not unwind.
+            // SAFETY: the callback is ours and takes the oid as its argument.
+            unsafe { pg_sys::before_shmem_exit(Some(forget), argument) };
+            run(settings)
+        }
+    };
+    wake::ticker_ended(database, matches!(end, End::NotWanted));
+}
+
+/// Exit callback: the launcher must see that there is no ticker any more. A clean end has already said why.
+#[pg_guard]
+unsafe extern "C-unwind" fn forget(_code: i32, argument: pg_sys::Datum) {
+    // SAFETY: the oid that was registered.
+    if let Some(database) = unsafe { pg_sys::Oid::from_datum(argument, false) }
+        && wake::state(database) == wake::Ticker::Running
+    {
+        wake::ticker_ended(database, false);
+    }
+}
+
+/// Looks whether a ticker is wanted and alone here. Returns the database's own settings, to notice when they change.
+fn begin(_database: pg_sys::Oid) -> Result<String, End> {
+    let mut found = Err(End::Again);
+    let mut log = Log::default();
+    log.unit("start", || {
+        found = if !guc::ticker() || !extension_exists() {
+            Err(End::NotWanted)
+        } else if Spi::get_one::<bool>(LOCK)?.unwrap_or(false) {
+            Ok(database_settings()?)
+        } else {
+            Err(End::Again)
+        };
+        Ok(())
+    });
+    found
+}
+
+/// The lock that makes this ticker the only one of its database: held by the session, so it goes when the process goes.
+/// The class is 'pgcc' as a number; the same class with a queue's id is what pgq.ticker() locks.
+const LOCK: &str = "select pg_catalog.pg_try_advisory_lock(1885823843, 0)";
+
+/// What ALTER DATABASE has set of ours.
+fn database_settings() -> Result<String, spi::Error> {
+    Ok(Spi::connect(|client| {
+        client
+            .select(
+                "select pg_catalog.string_agg(line, ',' order by line)
+                   from pg_catalog.pg_db_role_setting s
+                   join pg_catalog.pg_database d on d.oid = s.setdatabase,
+                        pg_catalog.unnest(s.setconfig) line
+                  where d.datname = pg_catalog.current_database() and s.setrole = 0 and line like 'pgcascade.%'",
+                None,
+                &[],
+            )?
+            .first()
+            .get_one::<String>()
+    })?
+    .unwrap_or_default())
+}
+
+fn extension_exists() -> bool {
+    // SAFETY: a catalog look-up by name inside a transaction.
+    unsafe { pg_sys::get_extension_oid(c"pgcascade".as_ptr(), true) != pg_sys::InvalidOid }
+}
+
+fn run(settings: String) -> End {
+    let mut log = Log::default();
+    let mut settings_read = Instant::now();
+    let mut looked_late: Option<Instant> = None;
+    let mut maintained: Option<Instant> = None;
+    let mut retried: Option<Instant> = None;
+    loop {
+        let look = Instant::now();
+        let mut next = LOOK;
+        let mut end = None;
+        log.unit("look at the queues", || {
+            if !extension_exists() || !guc::ticker() {
+                end = Some(End::NotWanted);
+            } else if settings_read.elapsed() >= LOOK {
+                settings_read = Instant::now();
+                if database_settings()? != settings {
+                    end = Some(End::Again);
+                }
+            }
+            Ok(())
+        });
+        if let Some(end) = end {
+            return end;
+        }
+
+        let late = looked_late.is_none_or(|last: Instant| last.elapsed() >= LOOK_LATE);
+        if late {
+            looked_late = Some(look);
+        } else {
+            next = LOOK_LATE;
+        }
+        let mut due = Vec::new();
+        log.unit("look at the queues", || {
+            for (queue, wait) in queues_due(late)? {
+                if wait.is_zero() {
+                    due.push(queue);
+                } else {
+                    next = next.min(wait);
+                }
+            }
+            Ok(())
+        });
+        for queue in due {
+            log.unit(&format!("tick queue {queue}"), || {
+                Spi::run_with_args("select pgq.ticker($1)", &[queue.as_str().into()])
+            });
+        }
+        if retried.is_none_or(|last| last.elapsed() >= guc::retry_interval()) {
+            retried = Some(Instant::now());
+            while retry_events(&mut log) {}
+        }
+        if maintained.is_none_or(|last| last.elapsed() >= guc::maint_interval()) {
+            maintained = Some(Instant::now());
+            maintain(&mut log);
+        }
+        pause(look, next);
+    }
+}
+
+/// Names of the queues that are to be ticked and when: at once (zero) or after a while; see `pgcascade.queues_due()`.
+fn queues_due(late: bool) -> Result<Vec<(String, Duration)>, spi::Error> {
+    Spi::connect(|client| {
+        client
+            .select(
+                "select queue_name, due_ms from pgcascade.queues_due($1)",
+                None,
+                &[late.into()],
+            )?
+            .map(|row| {
+                let milliseconds = row.get::<i64>(2)?.unwrap_or(0);
+                Ok((
+                    row.get::<String>(1)?.unwrap_or_default(),
+                    Duration::from_millis(milliseconds.unsigned_abs()),
+                ))
+            })
+            .collect()
+    })
+}
+
+/// Puts some retried events back; `true` means call again.
+fn retry_events(log: &mut Log) -> bool {
+    let mut moved = 0;
+    log.unit("put retried events back", || {
+        moved = Spi::get_one::<i32>("select pgq.maint_retry_events()")?.unwrap_or(0);
+        Ok(())
+    });
+    moved > 0
+}
+
+/// Runs what `pgq.maint_operations()` lists, each in its own transaction, as pgqd does from outside. VACUUM, which it may
+/// list too, cannot run inside a transaction: autovacuum does that. Functions that are not our own are there because
+/// somebody put them into `queue_extra_maint`, which takes no more than pgq_admin: they run as that role.
+fn maintain(log: &mut Log) {
+    let mut operations: Vec<(String, Option<String>)> = Vec::new();
+    log.unit("list maintenance operations", || {
+        Spi::connect(|client| {
+            for row in client.select("select func_name, func_arg from pgq.maint_operations()", None, &[])? {
+                if let Some(function) = row.get::<String>(1)? {
+                    operations.push((function, row.get::<String>(2)?));
+                }
+            }
+            Ok(())
+        })
+    });
+    for (function, argument) in operations {
+        if function.eq_ignore_ascii_case("vacuum") {
+            continue;
+        }
+        let what = format!("run {function}({})", argument.as_deref().unwrap_or_default());
+        log.unit(&what, || {
+            let _acting = (!function.starts_with("pgq.")).then(as_admin);
+            match &argument {
+                Some(argument) => {
+                    let call = format!("select {}($1)", quoted(&function)?);
+                    Spi::run_with_args(&call, &[argument.as_str().into()])
+                }
+                None => Spi::run(&format!("select {}()", quoted(&function)?)),
+            }
+        });
+    }
+}
+
+/// Gives up the superuser's rights, and the way back to them, until dropped.
+fn as_admin() -> ActingAs {
+    // SAFETY: a look-up by name; raises an ERROR if somebody dropped the role.
+    ActingAs::role(unsafe { pg_sys::get_role_oid(c"pgq_admin".as_ptr(), false) }, true)
+}
+
+/// `schema.function` with each part quoted where SQL needs it.
+fn quoted(function: &str) -> Result<String, spi::Error> {
+    Ok(Spi::connect(|client| {
+        client
+            .select("select pgq.quote_fqname($1)", None, &[function.into()])?
+            .first()
+            .get_one::<String>()
+    })?
+    .unwrap_or_default())
+}
+
+/// Waits until the next look: `pgcascade.tick_interval` after the last one if a commit wakes us, else `longest` after it.
+fn pause(look: Instant, longest: Duration) {
+    let mut woken = false;
+    loop {
+        let interval = guc::tick_interval();
+        let wanted = if woken { interval } else { longest.max(interval) };
+        let left = wanted.saturating_sub(look.elapsed());
+        if left.is_zero() {
+            return;
+        }
+        // Less than a millisecond would be a wait of nothing.
+        woken |= super::wait(left.max(Duration::from_millis(1)));
+        super::reload_configuration();
+    }
+}
+
+/// Runs units of work, each in its own transaction, and logs what fails: once for each new cause, until it works again.
+#[derive(Default)]
+struct Log {
+    last: HashMap<String, String>,
+}
+
+impl Log {
+    fn unit(&mut self, what: &str, work: impl FnOnce() -> Result<(), spi::Error>) {
+        match transaction(work) {
+            Ok(()) => {
+                if self.last.remove(what).is_some() {
+                    pgrx::log!("pgcascade ticker: {what}: works again");
+                }
+            }
+            Err(cause) => {
+                if self.last.get(what) != Some(&cause) {
+                    pgrx::warning!("pgcascade ticker could not {what}: {cause}");
+                    self.last.insert(what.to_owned(), cause);
+                }
+            }
+        }
+    }
+}
+
+/// A transaction that commits, or aborts and returns why. An error is caught only here, right before the abort that cleans
+/// up after it. FATAL (a shutdown, DROP DATABASE WITH FORCE) ends the process and is not caught.
+fn transaction(work: impl FnOnce() -> Result<(), spi::Error>) -> Result<(), String> {
+    // SAFETY: called from the worker's loop, outside of any transaction.
+    unsafe {
+        pg_sys::SetCurrentStatementStartTimestamp();
+        pg_sys::StartTransactionCommand();
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+    }
+    PgTryBuilder::new(std::panic::AssertUnwindSafe(|| {
+        work().map_err(|error| error.to_string())?;
+        // SAFETY: pops what was pushed above, then commits what was started above; an ERROR of either is caught below.
+        unsafe {
+            pg_sys::PopActiveSnapshot();
+            pg_sys::CommitTransactionCommand();
+        }
+        Ok(())
+    }))
+    .catch_others(|error| match &error {
+        CaughtError::PostgresError(report)
+        | CaughtError::ErrorReport(report)
+        | CaughtError::RustPanic { ereport: report, .. } => Err(format!(
+            "{} (SQLSTATE {})",
+            report.message(),
+            sqlstate(report.sql_error_code())
+        )),
+    })
+    .execute()
+    .inspect_err(|_| {
+        // SAFETY: the transaction is open and failed; this ends it and releases all it held.
+        unsafe { pg_sys::AbortCurrentTransaction() }
+    })
+}
+
+/// The five characters of an error code.
+fn sqlstate(code: pgrx::PgSqlErrorCode) -> String {
+    let packed = code as i32;
+    (0..5)
+        .map(|place| char::from(((packed >> (6 * place)) & 0x3f) as u8 + b'0'))
+        .collect()
+}

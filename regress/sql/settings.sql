@@ -1,0 +1,26 @@
+-- The settings, and that docs/settings.md says of them what the server says.
+load 'pgcascade';
+select name, boot_val, unit, context, vartype, min_val, max_val
+  from pg_settings where name like 'pgcascade.%' order by name;
+
+-- Wrong values name the setting and the range.
+set pgcascade.tick_interval = 0;
+set pgcascade.tick_interval = '2min';
+set pgcascade.fixed_output = 'perhaps';
+-- An unknown setting under the prefix is refused.
+set pgcascade.no_such_setting = 1;
+
+\getenv abs_srcdir PG_ABS_SRCDIR
+\set manual :abs_srcdir '/sql/../../docs/settings.md'
+create temp table manual (line text);
+\set load '\\copy manual from ' :'manual' ' with (format csv, delimiter E''\\x01'', quote E''\\x02'')'
+:load
+-- Settings that the manual describes wrongly or not at all; none.
+select format('| `%s` | %s | %s | %s | %s |', name, boot_val, coalesce(unit, ''), context, short_desc)
+  from pg_settings where name like 'pgcascade.%'
+except
+select line from manual;
+-- Settings that only the manual has; none.
+select substring(line from '`(pgcascade\.[a-z_]+)` \|') from manual where line like '| `pgcascade.%'
+except
+select name from pg_settings;

@@ -1,0 +1,18 @@
+-- The end of the installation: say what works without the background ticker, and have it started where it is loaded.
+-- A warning, because CREATE EXTENSION hides notices.
+
+do $finish$
+begin
+    if not exists (
+        select from regexp_split_to_table(current_setting('shared_preload_libraries'), '\s*,\s*') library
+         where trim(both '"' from regexp_replace(library, '^.*/', '')) = 'pgcascade')
+    then
+        raise warning using
+            message = 'pgcascade is not in shared_preload_libraries, so no background worker ticks and maintains the queues of this database',
+            hint = 'Everything else works, and pgq.ticker() can be called from outside. To have it done by the server, '
+                   'add pgcascade to shared_preload_libraries and restart it.';
+    end if;
+end
+$finish$;
+
+select pgcascade.wake_launcher();

@@ -1,0 +1,76 @@
+-- Who may do what. Nothing is executable by everybody unless it is said so here.
+--
+-- public looks, pgq_reader consumes, pgq_writer produces, pgq_admin makes queues and keeps them running. pgq_admin is a
+-- member of the other two.
+
+revoke all on all functions in schema pgq, pgcascade from public;
+
+-- Tables. Administrators update pgq.queue and pgq.subscription directly.
+grant select on pgq.consumer, pgq.queue, pgq.tick, pgq.subscription to public;
+grant select on pgq.consumer, pgq.queue, pgq.tick, pgq.subscription, pgq.event_template to pgq_reader;
+grant select, insert, update, delete
+    on pgq.consumer, pgq.queue, pgq.tick, pgq.subscription, pgq.retry_queue to pgq_admin;
+-- Event tables get the grants of this one, see pgq.grant_perms().
+grant select, insert, truncate on pgq.event_template to pgq_admin;
+
+grant execute on function
+    pgq.get_queue_info(), pgq.get_queue_info(text),
+    pgq.get_consumer_info(), pgq.get_consumer_info(text), pgq.get_consumer_info(text, text),
+    pgq.seq_getval(text),
+    pgq.quote_fqname(text),
+    pgq.version()
+to public;
+
+grant execute on function
+    pgq.register_consumer(text, text),
+    pgq.register_consumer_at(text, text, bigint),
+    pgq.unregister_consumer(text, text),
+    pgq.next_batch(text, text),
+    pgq.next_batch_info(text, text),
+    pgq.next_batch_custom(text, text, interval, integer, interval),
+    pgq.find_tick_helper(integer, bigint, timestamptz, bigint, bigint, interval),
+    pgq.get_batch_info(bigint),
+    pgq.get_batch_events(bigint),
+    pgq.get_batch_cursor(bigint, text, integer),
+    pgq.get_batch_cursor(bigint, text, integer, text),
+    pgq.batch_event_sql(bigint),
+    pgq.batch_event_tables(bigint),
+    pgq.finish_batch(bigint),
+    pgq.event_retry(bigint, bigint, timestamptz),
+    pgq.event_retry(bigint, bigint, integer),
+    pgq.batch_retry(bigint, integer),
+    pgq.force_tick(text),
+    pgcascade.tick_event_sql(integer, bigint, bigint, integer)
+to pgq_reader;
+
+grant execute on function
+    pgq.insert_event(text, text, text),
+    pgq.insert_event(text, text, text, text, text, text, text),
+    pgq.current_event_table(text),
+    pgq.logutriga(),
+    pgq.sqltriga(),
+    pgq.jsontriga()
+to pgq_writer;
+
+grant execute on function
+    pgq.create_queue(text),
+    pgq.drop_queue(text),
+    pgq.drop_queue(text, boolean),
+    pgq.set_queue_config(text, text, text),
+    pgq.grant_perms(text),
+    pgq._grant_perms_from(text, text, text, text),
+    pgq.tune_storage(text),
+    pgq.upgrade_schema(),
+    pgq.ticker(),
+    pgq.ticker(text),
+    pgq.ticker(text, bigint, timestamptz, bigint),
+    pgq.maint_operations(),
+    pgq.maint_rotate_tables_step1(text),
+    pgq.maint_rotate_tables_step2(),
+    pgq.maint_retry_events(),
+    pgq.maint_tables_to_vacuum(),
+    pgq.seq_setval(text, bigint),
+    pgq.insert_event_raw(text, bigint, timestamptz, integer, integer, text, text, text, text, text, text),
+    pgq.event_retry_raw(text, text, timestamptz, bigint, timestamptz, integer, text, text, text, text, text, text),
+    pgcascade.queues_due(boolean)
+to pgq_admin;

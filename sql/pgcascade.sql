@@ -1,0 +1,206 @@
+-- What pgcascade adds inside: the events between two ticks, when a queue is due for a tick, what must hold for a queue
+-- to be trusted. Used by the functions of schema pgq, by the background worker and by the consumer.
+
+-- pgcascade.tick_event_sql(4)
+--     The SELECT for the events between two ticks of a queue, ordered by event id.
+--     i_prev_tick, i_cur_tick   the two ticks; events visible in cur and not in prev are wanted
+--     i_sub_id                  retried events of this subscription are included; null: nobody's are
+--     Returns SQL text with the columns ev_id, ev_time, ev_txid, ev_retry, ev_type, ev_data, ev_extra1 .. ev_extra4.
+--     Errors: the queue or one of the ticks does not exist. Locks and writes nothing.
+--
+-- Which transactions are wanted, given snapshots as (xmin, xmax, in progress):
+--     1. those that began after prev:  xmax(prev) <= xid < xmax(cur), except those in progress in cur;
+--     2. those in progress in prev that are finished in cur.
+-- (1) is one range of the ev_txid index. (2) is looked up by value: a range from xmin(prev) would read again everything
+-- written since the oldest transaction that was open then. The two do not overlap. In (1) the visibility function
+-- is left out when no transaction of the range was in progress.
+-- The parent table is read, so every event table is probed, whatever the control row says about rotation: a
+-- transaction that read the control row before a rotation may have written to the table of before.
+create function pgcascade.tick_event_sql(
+    i_queue_id integer, i_prev_tick bigint, i_cur_tick bigint, i_sub_id integer
+) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    events text;
+    prev txid_snapshot;
+    cur txid_snapshot;
+    late bigint[];
+    running boolean;
+    wanted text;
+    result text;
+begin
+    select 'select ev_id, ev_time, ev_txid, ev_retry, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4'
+               || ' from ' || q.queue_data_pfx || ' ev where ',
+           p.tick_snapshot, c.tick_snapshot
+      into events, prev, cur
+      from pgq.queue q
+      join pgq.tick p on p.tick_queue = q.queue_id and p.tick_id = i_prev_tick
+      join pgq.tick c on c.tick_queue = q.queue_id and c.tick_id = i_cur_tick
+     where q.queue_id = i_queue_id;
+    if not found then
+        raise exception using
+            errcode = 'undefined_object',
+            message = format('queue %s does not have both ticks %s and %s', i_queue_id, i_prev_tick, i_cur_tick),
+            hint = 'Ticks older than the last rotation are forgotten; see pgq.tick for those that are left.';
+    end if;
+
+    late := array(select xid from txid_snapshot_xip(prev) xid where txid_visible_in_snapshot(xid, cur) order by 1);
+    running := exists (select from txid_snapshot_xip(cur) xid where xid >= txid_snapshot_xmax(prev));
+    wanted := case when i_sub_id is null then ' and ev_owner is null'
+                   else format(' and (ev_owner is null or ev_owner = %s)', i_sub_id) end;
+
+    result := events
+        || format('ev_txid >= %s and ev_txid < %s', txid_snapshot_xmax(prev), txid_snapshot_xmax(cur))
+        || case when running then
+               format(' and pg_catalog.txid_visible_in_snapshot(ev_txid, %L::pg_catalog.txid_snapshot)', cur)
+           else '' end
+        || wanted;
+    if cardinality(late) > 0 then
+        result := result || ' union all ' || events
+            || format('ev_txid = any (%L::pg_catalog.int8[])', late)
+            || wanted;
+    end if;
+    return result || ' order by 1';
+end
+$$;
+
+-- pgcascade.tick_due_in(6)
+--     How long a queue has to wait for its next tick if nothing more happens; zero or less: tick now. The one home of that
+--     decision.
+--     i_new_events   event ids drawn since the last tick
+--     i_lag          age of the last tick; i_gap: time between the last two ticks, null when there is only one
+--     and the three settings of the queue.
+--     With new events: when there are enough, or they have waited long enough. Without: idle ticks, whose distance
+--     doubles up to the idle period. A sequence or a clock that was set back is no reason to stop ticking.
+create function pgcascade.tick_due_in(
+    i_new_events bigint, i_lag interval, i_gap interval,
+    i_max_count integer, i_max_lag interval, i_idle_period interval
+) returns interval
+language sql immutable
+return case
+    when i_lag < interval '0' or i_new_events < 0 then interval '0'
+    when i_new_events >= greatest(i_max_count, 1) then interval '0'
+    when i_new_events > 0 then i_max_lag - i_lag
+    when i_gap is null then interval '0'
+    else greatest(i_max_lag / 2, least(i_gap * 2, i_idle_period)) - i_lag
+end;
+
+-- pgcascade.queues_due(1)
+--     The queues that the ticker has to look at, and in how many milliseconds (0: now) if nothing more happens; neither
+--     external nor paused ones. Called by the background worker at each look. Assigns no transaction id.
+--     i_late   also look for events whose ids were drawn before the last tick and which were committed after it: their
+--              sequence does not move again. It costs a look into the events of every queue without new ones.
+--     A queue that is broken is due, so that its tick reports it. A sequence at 1 does not say whether event 1 was drawn
+--     before or after the last tick: then the ticker looks.
+create function pgcascade.queues_due(i_late boolean, out queue_name text, out due_ms bigint) returns setof record
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    queue record;
+    now_xmax bigint := txid_snapshot_xmax(txid_current_snapshot());
+begin
+    for queue in
+        select q.queue_name, q.queue_data_pfx, q.queue_ticker_max_count, q.queue_ticker_max_lag, q.queue_ticker_idle_period,
+               last.tick_snapshot, clock_timestamp() - last.tick_time as lag, last.tick_time - prev.tick_time as gap,
+               case when seq.drawn = 1 and last.tick_event_seq = 1 then 1
+                    else coalesce(seq.drawn, 1) - last.tick_event_seq end as new_events
+          from pgq.queue q
+          left join lateral (
+                   select t.tick_id, t.tick_time, t.tick_event_seq, t.tick_snapshot
+                     from pgq.tick t
+                    where t.tick_queue = q.queue_id
+                    order by t.tick_id desc limit 1) last on true
+          left join lateral (
+                   select t.tick_time
+                     from pgq.tick t
+                    where t.tick_queue = q.queue_id and t.tick_id < last.tick_id
+                    order by t.tick_id desc limit 1) prev on true
+         cross join lateral (
+                   select pg_sequence_last_value(to_regclass(q.queue_event_seq)) as drawn) seq
+         where not q.queue_external_ticker
+           and not q.queue_ticker_paused
+         order by q.queue_id
+    loop
+        if i_late and queue.new_events = 0
+           -- Something was finished since the last tick; only then look into the events.
+           and (now_xmax > txid_snapshot_xmax(queue.tick_snapshot)
+                or exists (select from txid_snapshot_xip(queue.tick_snapshot) xid
+                            where txid_visible_in_snapshot(xid, txid_current_snapshot())))
+           and pgcascade.has_undelivered(queue.queue_data_pfx, queue.tick_snapshot)
+        then
+            queue.new_events := 1;
+        end if;
+        queue_name := queue.queue_name;
+        due_ms := coalesce(ceil(extract(epoch from greatest(interval '0',
+                      pgcascade.tick_due_in(queue.new_events, queue.lag, queue.gap, queue.queue_ticker_max_count,
+                                            queue.queue_ticker_max_lag, queue.queue_ticker_idle_period))) * 1000), 0);
+        return next;
+    end loop;
+end
+$$;
+
+-- pgcascade.check_queue(1)
+--     Refuses a queue whose order of events or whose durability cannot be relied on any more. Called at each tick.
+--     Order within a batch is that of event ids, which is the order of writing only if ids are drawn one by one and
+--     upwards. An event table that is not logged would be empty after a crash, while its ticks are not.
+create function pgcascade.check_queue(i_queue_id integer) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    seq text;
+    unlogged regclass;
+begin
+    select q.queue_event_seq into seq
+      from pgq.queue q
+      join pg_sequence s on s.seqrelid = to_regclass(q.queue_event_seq)
+     where q.queue_id = i_queue_id
+       and (s.seqcache <> 1 or s.seqincrement < 1 or s.seqcycle);
+    if found then
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = format('event sequence %s does not issue event ids in order', seq),
+            hint = format('Run ALTER SEQUENCE %s CACHE 1 INCREMENT BY 1 NO CYCLE.', seq);
+    end if;
+
+    select c.oid into unlogged
+      from pgq.queue q
+      join pg_inherits i on i.inhparent = to_regclass(q.queue_data_pfx)
+      join pg_class c on c.oid = i.inhrelid
+     where q.queue_id = i_queue_id and c.relpersistence <> 'p'
+     limit 1;
+    if found then
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = format('event table %s would lose its events in a crash', unlogged),
+            hint = format('Run ALTER TABLE %s SET LOGGED.', unlogged);
+    end if;
+end
+$$;
+
+-- A changed control row makes every session forget its cached copy (pgext/src/control.rs). ALWAYS: also for sessions
+-- that replay with session_replication_role = replica.
+create function pgcascade.control_changed() returns trigger
+language c as 'MODULE_PATHNAME', 'control_changed_wrapper';
+
+create trigger pgcascade_control_changed
+    after insert or update or delete on pgq.queue
+    for each row execute function pgcascade.control_changed();
+alter table pgq.queue enable always trigger pgcascade_control_changed;
+
+-- Tells the launcher of the background workers to look for new databases once this transaction commits.
+create function pgcascade.wake_launcher() returns void
+language c as 'MODULE_PATHNAME', 'wake_launcher_wrapper';
+
+comment on function pgcascade.tick_event_sql(integer, bigint, bigint, integer) is
+    'SQL text that reads the events between two ticks of a queue';
+comment on function pgcascade.tick_due_in(bigint, interval, interval, integer, interval, interval) is
+    'how long a queue with these figures waits for its next tick';
+comment on function pgcascade.queues_due(boolean) is 'queues that the ticker looks at, and when they are due';
+comment on function pgcascade.check_queue(integer) is
+    'raise an error if a queue cannot keep its events in order or safe';
+comment on function pgcascade.control_changed() is 'trigger on pgq.queue: invalidates cached control rows';
+comment on function pgcascade.wake_launcher() is 'make the launcher look for databases with pgcascade';

@@ -1,0 +1,278 @@
+-- Queues: making, dropping, setting and granting them.
+--
+-- A queue is a row of pgq.queue, a parent event table pgq.event_N with one child per rotation slot, and two sequences.
+-- These per-queue objects are not members of the extension: they hold data, and they keep the extension from being
+-- dropped while a queue exists.
+
+-- pgq.create_queue(1)
+--     Make a queue with its tables, sequences, grants and first tick. Returns 1, or 0 if it was there.
+--     Errors: the name is null.
+--     Writes pgq.queue, pgq.tick. Of two sessions that create one queue, the second waits and gets 0.
+create function pgq.create_queue(i_queue_name text) returns integer
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    id integer;
+    prefix text;
+    event_seq text;
+    tick_seq text;
+    n_tables integer;
+    slot text;
+begin
+    if i_queue_name is null then
+        raise exception using errcode = 'null_value_not_allowed', message = 'Invalid NULL value',
+            hint = 'Give the name of the queue.';
+    end if;
+
+    -- Looked for first so that calling it again and again does not use up queue ids.
+    if exists (select from pgq.queue where queue_name = i_queue_name) then
+        return 0;
+    end if;
+
+    id := nextval('pgq.queue_queue_id_seq');
+    prefix := 'pgq.event_' || id;
+    event_seq := prefix || '_id_seq';
+    tick_seq := prefix || '_tick_seq';
+    insert into pgq.queue (queue_id, queue_name, queue_data_pfx, queue_event_seq, queue_tick_seq)
+    values (id, i_queue_name, prefix, event_seq, tick_seq)
+    on conflict (queue_name) do nothing
+    returning queue_ntables into n_tables;
+    if not found then
+        return 0;
+    end if;
+
+    execute format('create sequence %s cache 1', tick_seq);
+    execute format('create sequence %s cache 1', event_seq);
+    execute format('create table %s () inherits (pgq.event_template)', prefix);
+    for i in 0 .. n_tables - 1 loop
+        slot := prefix || '_' || i;
+        execute format('create table %s () inherits (%s)', slot, prefix);
+        execute format('alter table %s alter column ev_id set default nextval(%L)', slot, event_seq);
+        execute format('create index %I on %s (ev_txid)', 'event_' || id || '_' || i || '_txid_idx', slot);
+    end loop;
+
+    perform pgq.grant_perms(i_queue_name);
+    perform pgq.tune_storage(i_queue_name);
+
+    -- The first tick. Nobody else can see the queue yet, so this needs neither the ticker's lock nor its checks.
+    insert into pgq.tick (tick_queue, tick_id, tick_event_seq)
+    values (id, nextval(tick_seq), pgq.seq_getval(event_seq));
+    return 1;
+end
+$$;
+
+-- pgq.drop_queue(2)
+--     Drop a queue and all its events. Returns 1.
+--     x_force    drop it although consumers are attached
+--     Errors: no such queue; consumers attached and not x_force.
+--     Writes retry_queue, tick, subscription, queue. Locks the queue's row, so nobody can register meanwhile.
+create function pgq.drop_queue(x_queue_name text, x_force bool) returns integer
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    q pgq.queue;
+    tables text;
+begin
+    select * into q from pgq.queue where queue_name = x_queue_name for update;
+    if not found then
+        raise exception using errcode = 'undefined_object', message = 'No such event queue',
+            detail = format('Queue name: %s', coalesce(quote_literal(x_queue_name), 'NULL')),
+            hint = 'pgq.get_queue_info() lists the queues.';
+    end if;
+
+    if x_force then
+        delete from pgq.subscription where sub_queue = q.queue_id;
+    elsif exists (select from pgq.subscription where sub_queue = q.queue_id) then
+        raise exception using errcode = 'dependent_objects_still_exist',
+            message = 'cannot drop queue, consumers still attached',
+            detail = format('Queue name: %L', x_queue_name),
+            hint = 'Unregister the consumers that pgq.get_consumer_info() lists, or use pgq.drop_queue(name, true).';
+    end if;
+    delete from pgq.retry_queue where ev_queue = q.queue_id;
+    delete from pgq.tick where tick_queue = q.queue_id;
+    delete from pgq.queue where queue_id = q.queue_id;
+
+    -- One statement without CASCADE: what users built on these tables is not dropped silently.
+    select string_agg(i.inhrelid::regclass::text, ', ' order by i.inhrelid) into tables
+      from pg_inherits i where i.inhparent = q.queue_data_pfx::regclass;
+    execute 'drop table ' || concat_ws(', ', tables, q.queue_data_pfx);
+    execute format('drop sequence %s, %s', q.queue_tick_seq, q.queue_event_seq);
+    return 1;
+end
+$$;
+
+-- pgq.drop_queue(1)
+--     Drop a queue that has no consumers. Returns 1.
+create function pgq.drop_queue(x_queue_name text) returns integer
+language plpgsql volatile strict
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return pgq.drop_queue(x_queue_name, false);
+end
+$$;
+
+-- pgq.set_queue_config(3)
+--     Change one setting of a queue. Returns 1.
+--     x_param_name   ticker_max_count, ticker_max_lag, ticker_idle_period, ticker_paused, rotation_period or
+--                    external_ticker; the other columns of pgq.queue are for UPDATE by an administrator
+--     Errors: a null argument, no such queue, not one of these settings, not a fitting value.
+--     Writes pgq.queue.
+create function pgq.set_queue_config(x_queue_name text, x_param_name text, x_param_value text) returns integer
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    param_type text;
+    example text;
+    negative boolean := false;
+begin
+    if x_queue_name is null or x_param_name is null or x_param_value is null then
+        raise exception using errcode = 'null_value_not_allowed', message = 'Invalid NULL value',
+            hint = 'Give the queue, the name of the setting and its value.';
+    end if;
+    if not exists (select from pgq.queue where queue_name = x_queue_name) then
+        raise exception using errcode = 'undefined_object', message = 'No such event queue',
+            detail = format('Queue name: %L', x_queue_name),
+            hint = 'pgq.get_queue_info() lists the queues.';
+    end if;
+
+    case x_param_name
+        when 'ticker_max_count' then param_type := 'integer'; example := '500';
+        when 'ticker_max_lag', 'ticker_idle_period', 'rotation_period' then param_type := 'interval'; example := '3 seconds';
+        when 'ticker_paused', 'external_ticker' then param_type := 'boolean'; example := 'true';
+        else
+            raise exception using errcode = 'invalid_parameter_value',
+                message = format('cannot change parameter "%s"', x_param_name),
+                hint = 'Settings are ticker_max_count, ticker_max_lag, ticker_idle_period, ticker_paused, '
+                       'rotation_period and external_ticker; per_tx_limit, disable_insert and extra_maint '
+                       'are changed by UPDATE pgq.queue.';
+    end case;
+
+    begin
+        if param_type <> 'boolean' then
+            execute format('select $1::%s < %L::%s', param_type, '0', param_type) into negative using x_param_value;
+        end if;
+        if not negative then
+            execute format('update pgq.queue set %I = $1::%s where queue_name = $2', 'queue_' || x_param_name, param_type)
+              using x_param_value, x_queue_name;
+        end if;
+    exception when data_exception then
+        raise exception using errcode = sqlstate, message = sqlerrm,
+            hint = format('%s takes a value of type %s, for example %L.', x_param_name, param_type, example);
+    end;
+    if negative then
+        raise exception using errcode = 'invalid_parameter_value',
+            message = format('%s cannot be negative: %s', x_param_name, x_param_value),
+            hint = format('Use a value of type %s, for example %L.', param_type, example);
+    end if;
+    return 1;
+end
+$$;
+
+-- pgq.grant_perms(1)
+--     Give a queue's tables the grants of pgq.event_template and its sequences theirs. Returns 1.
+--     Errors: no such queue.
+create function pgq.grant_perms(x_queue_name text) returns integer
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    q pgq.queue;
+    event_table name;
+begin
+    select * into q from pgq.queue where queue_name = x_queue_name;
+    if not found then
+        raise exception using errcode = 'undefined_object', message = 'Queue not found',
+            detail = format('Queue name: %s', coalesce(quote_literal(x_queue_name), 'NULL')),
+            hint = 'pgq.get_queue_info() lists the queues.';
+    end if;
+
+    -- Everybody may see how far a queue is; an administrator may draw event ids (COPY into an event table does).
+    execute format('grant select on sequence %s, %s to public', q.queue_event_seq, q.queue_tick_seq);
+    execute format('grant usage on sequence %s to pgq_admin', q.queue_event_seq);
+
+    for event_table in
+        select c.relname from pg_class c where c.oid = q.queue_data_pfx::regclass
+        union all
+        select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid
+         where i.inhparent = q.queue_data_pfx::regclass
+    loop
+        perform pgq._grant_perms_from('pgq', 'event_template', 'pgq', event_table);
+    end loop;
+    return 1;
+end
+$$;
+
+-- pgq._grant_perms_from(4)
+--     Copy the grants of one table to another. Returns 1. The caller must be allowed to grant on the second.
+--     The owner of the first is left out: the second has its own.
+create function pgq._grant_perms_from(src_schema text, src_table text, dst_schema text, dst_table text) returns integer
+language plpgsql volatile strict
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    acl record;
+begin
+    for acl in
+        select a.privilege_type, a.is_grantable,
+               case when a.grantee = 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end as grantee
+          from pg_class c
+          join pg_namespace n on n.oid = c.relnamespace
+         cross join lateral aclexplode(c.relacl) a
+         where n.nspname = src_schema and c.relname = src_table and a.grantee <> c.relowner
+    loop
+        execute format('grant %s on %I.%I to %s', acl.privilege_type, dst_schema, dst_table, acl.grantee)
+            || case when acl.is_grantable then ' with grant option' else '' end;
+    end loop;
+    return 1;
+end
+$$;
+
+-- pgq.tune_storage(1)
+--     Storage settings for tables that are only ever appended to and truncated: no room for updates, no autovacuum.
+--     Returns 1, or 0 if there is no such queue. The caller must own the tables.
+create function pgq.tune_storage(i_queue_name text) returns integer
+language plpgsql volatile strict
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    event_table regclass;
+    result integer := 0;
+begin
+    for event_table in
+        select i.inhrelid from pgq.queue q join pg_inherits i on i.inhparent = q.queue_data_pfx::regclass
+         where q.queue_name = i_queue_name
+    loop
+        execute format(
+            'alter table %s set (fillfactor = 100, autovacuum_enabled = off, toast.autovacuum_enabled = off)',
+            event_table);
+        result := 1;
+    end loop;
+    return result;
+end
+$$;
+
+-- pgq.upgrade_schema()
+--     For clients that call it after an update: upgrades are done by ALTER EXTENSION, so there is nothing to do.
+--     Returns the number of changes: 0.
+create function pgq.upgrade_schema() returns int4
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return 0;
+end
+$$;
+
+comment on function pgq.create_queue(text) is 'create a queue; 1 if created, 0 if it was there';
+comment on function pgq.drop_queue(text, boolean) is 'drop a queue; with true although consumers are attached';
+comment on function pgq.drop_queue(text) is 'drop a queue that has no consumers';
+comment on function pgq.set_queue_config(text, text, text) is
+    'change a setting of a queue: ticker_max_count, ticker_max_lag, ticker_idle_period, ticker_paused, rotation_period, external_ticker';
+comment on function pgq.grant_perms(text) is 'set the grants of a queue''s tables and sequences again';
+comment on function pgq._grant_perms_from(text, text, text, text) is 'copy the grants of one table to another';
+comment on function pgq.tune_storage(text) is 'set the storage options of a queue''s event tables again';
+comment on function pgq.upgrade_schema() is 'kept for clients that call it; upgrades are done by ALTER EXTENSION';

@@ -1,0 +1,157 @@
+-- Retried events: a consumer that cannot deal with an event now has it delivered again, to itself only.
+--
+-- The event is copied to pgq.retry_queue. When its time has come maint_retry_events() inserts it again, with the same
+-- event id and with ev_owner set to the subscription. The original stays where it is.
+
+-- pgq.event_retry(3), time given
+--     Deliver one event of an open batch again, not before x_retry_time. Returns 1, or 0 if it is waiting already.
+--     Errors: no such event in that batch, no such batch; both are "event not found".
+--     Writes pgq.retry_queue. The condition on ev_id goes into the batch query, so only the event itself is read.
+create function pgq.event_retry(x_batch_id bigint, x_event_id bigint, x_retry_time timestamptz) returns integer
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    sub pgq.subscription;
+    ev record;
+begin
+    select * into sub from pgq.subscription where sub_batch = x_batch_id;
+    if found then
+        execute 'select * from (' || pgq.batch_event_sql(x_batch_id) || ') ev where ev_id = $1 limit 1'
+           into ev using x_event_id;
+    end if;
+    if sub.sub_id is null or ev.ev_id is null then
+        raise exception using errcode = 'no_data_found', message = 'event not found',
+            detail = format('Batch id: %s, event id: %s',
+                            coalesce(x_batch_id::text, 'NULL'), coalesce(x_event_id::text, 'NULL')),
+            hint = 'Only events of an open batch can be retried, before finish_batch().';
+    end if;
+
+    insert into pgq.retry_queue (ev_retry_after, ev_queue, ev_id, ev_time, ev_owner, ev_retry,
+                                 ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4)
+    values (x_retry_time, sub.sub_queue, ev.ev_id, ev.ev_time, sub.sub_id, coalesce(ev.ev_retry, 0) + 1,
+            ev.ev_type, ev.ev_data, ev.ev_extra1, ev.ev_extra2, ev.ev_extra3, ev.ev_extra4)
+    on conflict (ev_owner, ev_id) do nothing;
+    return found::integer;
+end
+$$;
+
+-- pgq.event_retry(3), seconds given
+--     The same, not before x_retry_seconds from now.
+create function pgq.event_retry(x_batch_id bigint, x_event_id bigint, x_retry_seconds integer) returns integer
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return pgq.event_retry(x_batch_id, x_event_id, now() + make_interval(secs => x_retry_seconds));
+end
+$$;
+
+-- pgq.batch_retry(2)
+--     Deliver all events of an open batch again, not before i_retry_seconds from now.
+--     Returns how many were put into the retry queue; those that wait there already are not counted.
+--     Errors: no such batch.
+--     Writes pgq.retry_queue.
+create function pgq.batch_retry(i_batch_id bigint, i_retry_seconds integer) returns integer
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    sub pgq.subscription;
+    result integer;
+begin
+    select * into sub from pgq.subscription where sub_batch = i_batch_id;
+    if not found then
+        raise exception using errcode = 'undefined_object',
+            message = format('batch_retry: batch %s not found', coalesce(i_batch_id::text, '<NULL>')),
+            hint = 'Only an open batch can be retried, before finish_batch().';
+    end if;
+
+    insert into pgq.retry_queue (ev_retry_after, ev_queue, ev_id, ev_time, ev_owner, ev_retry,
+                                 ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4)
+    select now() + make_interval(secs => i_retry_seconds), sub.sub_queue,
+           e.ev_id, e.ev_time, sub.sub_id, coalesce(e.ev_retry, 0) + 1,
+           e.ev_type, e.ev_data, e.ev_extra1, e.ev_extra2, e.ev_extra3, e.ev_extra4
+      from pgq.get_batch_events(i_batch_id) e
+    on conflict (ev_owner, ev_id) do nothing;
+    get diagnostics result = row_count;
+    return result;
+end
+$$;
+
+-- pgq.event_retry_raw(12)
+--     Put an event made up by the caller into the retry queue of one consumer. Returns its id.
+--     x_ev_id   null: drawn from the queue's sequence
+--     Errors: consumer not registered; no time given; an event with that id waits already.
+--     Writes pgq.retry_queue.
+create function pgq.event_retry_raw(
+    x_queue text, x_consumer text, x_retry_after timestamptz,
+    x_ev_id bigint, x_ev_time timestamptz, x_ev_retry integer, x_ev_type text, x_ev_data text,
+    x_ev_extra1 text, x_ev_extra2 text, x_ev_extra3 text, x_ev_extra4 text
+) returns bigint
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    sub record;
+    id bigint;
+begin
+    select s.sub_queue, s.sub_id, q.queue_event_seq into sub
+      from pgq.subscription s
+      join pgq.queue q on q.queue_id = s.sub_queue
+      join pgq.consumer c on c.co_id = s.sub_consumer
+     where q.queue_name = x_queue and c.co_name = x_consumer;
+    if not found then
+        raise exception using errcode = 'undefined_object', message = 'consumer not registered',
+            detail = format('Queue name: %s, consumer name: %s',
+                            coalesce(quote_literal(x_queue), 'NULL'), coalesce(quote_literal(x_consumer), 'NULL')),
+            hint = 'pgq.get_consumer_info() lists the consumers.';
+    end if;
+
+    id := coalesce(x_ev_id, nextval(sub.queue_event_seq));
+    insert into pgq.retry_queue (ev_retry_after, ev_queue, ev_id, ev_time, ev_owner, ev_retry,
+                                 ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4)
+    values (x_retry_after, sub.sub_queue, id, x_ev_time, sub.sub_id, x_ev_retry,
+            x_ev_type, x_ev_data, x_ev_extra1, x_ev_extra2, x_ev_extra3, x_ev_extra4);
+    return id;
+end
+$$;
+
+-- pgq.maint_retry_events()
+--     Insert events whose time has come into their queues again. Returns how many: call it until it returns 0.
+--     Ten at a time keeps the transactions short. The lock keeps a second session from inserting the same events.
+--     Events of a queue that takes no inserts stay, so that they do not stop those of the others.
+--     Writes pgq.retry_queue and event tables.
+create function pgq.maint_retry_events() returns integer
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    ev record;
+    result integer := 0;
+begin
+    lock table pgq.retry_queue in share update exclusive mode;
+    for ev in
+        select q.queue_name, r.*
+          from pgq.retry_queue r
+          join pgq.queue q on q.queue_id = r.ev_queue
+         where r.ev_retry_after <= now()
+           and (not q.queue_disable_insert or current_setting('session_replication_role') = 'replica')
+         order by r.ev_retry_after
+         limit 10
+    loop
+        perform pgq.insert_event_raw(ev.queue_name, ev.ev_id, ev.ev_time, ev.ev_owner, ev.ev_retry,
+                                     ev.ev_type, ev.ev_data, ev.ev_extra1, ev.ev_extra2, ev.ev_extra3, ev.ev_extra4);
+        delete from pgq.retry_queue where ev_owner = ev.ev_owner and ev_id = ev.ev_id;
+        result := result + 1;
+    end loop;
+    return result;
+end
+$$;
+
+comment on function pgq.event_retry(bigint, bigint, timestamptz) is 'deliver an event of an open batch again at a later time';
+comment on function pgq.event_retry(bigint, bigint, integer) is 'deliver an event of an open batch again after some seconds';
+comment on function pgq.batch_retry(bigint, integer) is 'deliver all events of an open batch again after some seconds';
+comment on function pgq.event_retry_raw(text, text, timestamptz, bigint, timestamptz, integer, text, text, text, text, text, text) is
+    'put an event into the retry queue of one consumer';
+comment on function pgq.maint_retry_events() is 'insert due retried events again; call until it returns 0';

@@ -1,0 +1,255 @@
+-- The ticker: recording snapshots. Called by the background worker, and by anybody else who is an administrator.
+--
+-- What batches rely on: every tick of a queue sees all that the tick before it saw. So the order is
+--     1. the queue's ticker lock, held until the transaction ends, so that the tick before is committed;
+--     2. the snapshot, in a new statement, so that it is younger than the tick before;
+-- which needs READ COMMITTED: any other level would keep the snapshot of before the lock.
+
+-- pgcascade.lock_ticker(1)
+--     Become the only ticker of a queue until the end of the transaction; waits for another one.
+--     Errors: the isolation level is not READ COMMITTED. 1885823843 is 'pgcc', a class of advisory locks of our own.
+create function pgcascade.lock_ticker(i_queue_id integer) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
+        raise exception using errcode = 'active_sql_transaction',
+            message = format('a tick cannot be made in a %s transaction', current_setting('transaction_isolation')),
+            hint = 'Its snapshot may be older than the last tick. Use READ COMMITTED.';
+    end if;
+    perform pg_advisory_xact_lock(1885823843, i_queue_id);
+end
+$$;
+
+-- pgcascade.write_tick(4)
+--     Insert a tick with the snapshot of now, and announce it on channel pgcascade_tick as "queue_id tick_id".
+--     The caller holds the ticker lock.
+--     Errors: the queue's storage is not sound; the tick id or the snapshot does not follow the last tick.
+create function pgcascade.write_tick(
+    i_queue_id integer, i_tick_id bigint, i_tick_time timestamptz, i_event_seq bigint
+) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    last pgq.tick;
+    snap txid_snapshot;
+begin
+    perform pgcascade.check_queue(i_queue_id);
+    select * into last from pgq.tick where tick_queue = i_queue_id order by tick_id desc limit 1;
+    snap := txid_current_snapshot();
+
+    -- A snapshot from before the last one means that transaction ids went backwards: the queue was restored into a
+    -- younger cluster, or the cluster to an earlier time. Batches across that point would lose events.
+    if txid_snapshot_xmin(last.tick_snapshot) > txid_snapshot_xmax(snap) then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = format('Invalid PgQ state: old xmin=%s, old xmax=%s, cur txid=%s',
+                             txid_snapshot_xmin(last.tick_snapshot), txid_snapshot_xmax(last.tick_snapshot),
+                             txid_snapshot_xmax(snap)),
+            hint = 'The queue comes from another cluster or from its future. Create it anew, or move this cluster''s '
+                   'next transaction id beyond the old one with pg_resetwal -x and -e.';
+    elsif txid_snapshot_xmax(last.tick_snapshot) > txid_snapshot_xmax(snap)
+          or exists (select from txid_snapshot_xip(snap) xid
+                      where xid < txid_snapshot_xmax(last.tick_snapshot)
+                        and txid_visible_in_snapshot(xid, last.tick_snapshot))
+    then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = format('Dubious PgQ state: old xmax=%s, cur txid=%s',
+                             txid_snapshot_xmax(last.tick_snapshot), txid_snapshot_xmax(snap)),
+            detail = format('Transactions that were finished at tick %s are not finished now.', last.tick_id),
+            hint = 'The queue comes from another cluster or from its future. Create it anew, or move this cluster''s '
+                   'next transaction id beyond the old one with pg_resetwal -x and -e.';
+    end if;
+    if i_tick_id < last.tick_id then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = format('tick %s cannot follow tick %s', i_tick_id, last.tick_id),
+            hint = 'Tick ids only grow. If the tick sequence of the queue was set back, set it beyond the last tick.';
+    end if;
+
+    -- Whoever sees this tick may rely on it after a crash, and so on every event before it.
+    if current_setting('synchronous_commit') = 'off' then
+        perform set_config('synchronous_commit', 'local', true);
+    end if;
+    insert into pgq.tick (tick_queue, tick_id, tick_time, tick_snapshot, tick_event_seq)
+    values (i_queue_id, i_tick_id, i_tick_time, snap, i_event_seq);
+    perform pg_notify('pgcascade_tick', i_queue_id || ' ' || i_tick_id);
+end
+$$;
+
+-- pgcascade.has_undelivered(2)
+--     Whether there are committed events that the snapshot of the last tick does not see. Used when the event sequence
+--     has not moved: its numbers are drawn when an event is written, which may be long before it is committed.
+create function pgcascade.has_undelivered(i_events text, i_last txid_snapshot) returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    finished bigint[] := array(
+        select xid from txid_snapshot_xip(i_last) xid where txid_visible_in_snapshot(xid, txid_current_snapshot()));
+    result boolean;
+begin
+    execute format('select exists (select from %1$s where ev_txid >= $1)'
+                   ' or exists (select from %1$s where ev_txid = any ($2))', i_events)
+       into result using txid_snapshot_xmax(i_last), finished;
+    return result;
+end
+$$;
+
+-- pgq.ticker(1)
+--     Tick a queue if it is due. Returns the tick id, or null if it is not due.
+--     Errors: no such queue, ticks come from elsewhere, paused; those of write_tick() and lock_ticker().
+--     Writes pgq.tick; assigns a transaction id only then. Waits for another ticker of the same queue.
+create function pgq.ticker(i_queue_name text) returns bigint
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    q pgq.queue;
+    id integer;
+    last pgq.tick;
+    seq bigint;
+    new_events bigint;
+    lag interval;
+    gap interval;
+    due boolean;
+    tick bigint;
+begin
+    select queue_id into id from pgq.queue where queue_name = i_queue_name;
+    perform pgcascade.lock_ticker(id);
+
+    -- Everything below is read under the lock: the ticker before us may have changed it.
+    select * into q from pgq.queue where queue_name = i_queue_name;
+    if not found then
+        raise exception using errcode = 'undefined_object', message = 'no such queue',
+            detail = format('Queue name: %s', coalesce(quote_literal(i_queue_name), 'NULL')),
+            hint = 'pgq.get_queue_info() lists the queues.';
+    end if;
+    if q.queue_external_ticker then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = 'This queue has external tick source.',
+            detail = format('Queue name: %L', i_queue_name),
+            hint = 'Its ticks come from its provider, by pgq.ticker(queue, tick_id, time, event_seq).';
+    end if;
+    if q.queue_ticker_paused then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = 'Ticker has been paused for this queue',
+            detail = format('Queue name: %L', i_queue_name),
+            hint = format('Resume it with pgq.set_queue_config(%L, ''ticker_paused'', ''false'').', i_queue_name);
+    end if;
+
+    seq := pgq.seq_getval(q.queue_event_seq);
+    select * into last from pgq.tick where tick_queue = q.queue_id order by tick_id desc limit 1;
+    if found then
+        new_events := seq - last.tick_event_seq;
+        if new_events < 0 then
+            raise warning 'Negative new_events?  old=% cur=%', last.tick_event_seq, seq;
+        end if;
+        lag := clock_timestamp() - last.tick_time;
+        gap := last.tick_time - (select t.tick_time from pgq.tick t
+                                  where t.tick_queue = q.queue_id and t.tick_id < last.tick_id
+                                  order by t.tick_id desc limit 1);
+        due := pgcascade.tick_due_in(new_events, lag, gap, q.queue_ticker_max_count,
+                                     q.queue_ticker_max_lag, q.queue_ticker_idle_period) <= interval '0';
+        if not due and new_events = 0 and pgcascade.has_undelivered(q.queue_data_pfx, last.tick_snapshot) then
+            due := pgcascade.tick_due_in(1, lag, gap, q.queue_ticker_max_count,
+                                         q.queue_ticker_max_lag, q.queue_ticker_idle_period) <= interval '0';
+        end if;
+        if not due then
+            return null;
+        end if;
+    end if;
+
+    tick := nextval(q.queue_tick_seq);
+    perform pgcascade.write_tick(q.queue_id, tick, clock_timestamp(), seq);
+    return tick;
+end
+$$;
+
+-- pgq.ticker()
+--     Tick all queues that are due, except external and paused ones. Returns how many were ticked.
+--     A queue that cannot be ticked is a warning and does not keep the others from being ticked.
+create function pgq.ticker() returns bigint
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    queue record;
+    ticked bigint := 0;
+begin
+    for queue in
+        select queue_id, queue_name from pgq.queue
+         where not queue_external_ticker and not queue_ticker_paused
+         order by queue_id       -- one order, so that two of us cannot wait for each other
+    loop
+        perform pgcascade.lock_ticker(queue.queue_id);
+        begin
+            ticked := ticked + (pgq.ticker(queue.queue_name) is not null)::integer;
+        exception when others then
+            raise warning using errcode = sqlstate,
+                message = format('queue "%s" was not ticked: %s', queue.queue_name, sqlerrm);
+        end;
+    end loop;
+    return ticked;
+end
+$$;
+
+-- pgq.ticker(4)
+--     Record a tick that was made elsewhere, on a queue with external ticker. Returns the tick id.
+--     Both sequences of the queue are moved forward, never back.
+--     Errors: no such queue, not external, or paused; a null argument; those of write_tick() and lock_ticker().
+create function pgq.ticker(
+    i_queue_name text, i_tick_id bigint, i_orig_timestamp timestamptz, i_event_seq bigint
+) returns bigint
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    q pgq.queue;
+    id integer;
+begin
+    select queue_id into id from pgq.queue where queue_name = i_queue_name;
+    perform pgcascade.lock_ticker(id);
+    select * into q from pgq.queue
+     where queue_name = i_queue_name and queue_external_ticker and not queue_ticker_paused;
+    if not found then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = format('queue not found or ticker disabled: %s', coalesce(i_queue_name, '<NULL>')),
+            hint = 'The queue must exist, with external_ticker true and ticker_paused false; see pgq.get_queue_info().';
+    end if;
+
+    perform pgcascade.write_tick(q.queue_id, i_tick_id, i_orig_timestamp, i_event_seq);
+    perform pgq.seq_setval(q.queue_tick_seq, i_tick_id);
+    perform pgq.seq_setval(q.queue_event_seq, i_event_seq);
+    return i_tick_id;
+end
+$$;
+
+-- pgq.force_tick(1)
+--     Make the next run of the ticker tick this queue, by moving its event sequence on. Does not tick.
+--     Returns the last tick id; call it until that changes. Null for an unknown, external or paused queue.
+create function pgq.force_tick(i_queue_name text) returns bigint
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    q pgq.queue;
+begin
+    select * into q from pgq.queue
+     where queue_name = i_queue_name and not queue_external_ticker and not queue_ticker_paused;
+    if not found then
+        return null;
+    end if;
+    perform pgq.seq_setval(q.queue_event_seq,
+                           pgq.seq_getval(q.queue_event_seq) + q.queue_ticker_max_count::bigint * 2 + 1000);
+    return (select t.tick_id from pgq.tick t where t.tick_queue = q.queue_id order by t.tick_id desc limit 1);
+end
+$$;
+
+comment on function pgcascade.lock_ticker(integer) is 'become the only ticker of a queue until the end of the transaction';
+comment on function pgcascade.write_tick(integer, bigint, timestamptz, bigint) is 'insert a tick and announce it';
+comment on function pgcascade.has_undelivered(text, txid_snapshot) is 'whether committed events wait for a tick';
+comment on function pgq.ticker(text) is 'tick a queue if it is due; tick id or null';
+comment on function pgq.ticker() is 'tick all queues that are due; how many were';
+comment on function pgq.ticker(text, bigint, timestamptz, bigint) is 'record a tick made elsewhere, for a queue with external ticker';
+comment on function pgq.force_tick(text) is 'make the next run of the ticker tick this queue; returns its last tick';
