@@ -42,7 +42,9 @@ begin
     if not found then
         raise exception using
             errcode = 'undefined_object',
-            message = format('queue %s does not have both ticks %s and %s', i_queue_id, i_prev_tick, i_cur_tick),
+            message = format('queue %s does not have both ticks %s and %s',
+                             coalesce((select quote_literal(queue_name) from pgq.queue where queue_id = i_queue_id),
+                                      'number ' || i_queue_id), i_prev_tick, i_cur_tick),
             hint = 'Ticks older than the last rotation are forgotten; see pgq.tick for those that are left.';
     end if;
 

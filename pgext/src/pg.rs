@@ -308,21 +308,21 @@ pub(crate) fn invalidate_relation(relation: pg_sys::Oid) {
 
 /// The primary key's index, or `None`.
 ///
+/// Not RelationGetPrimaryKeyIndex(): before PostgreSQL 18 it does not know of a deferrable primary key.
+///
 /// # Safety
 /// `relation` must be open.
 pub(crate) unsafe fn primary_key_index(relation: pg_sys::Relation) -> Option<pg_sys::Oid> {
-    // SAFETY: as promised by the caller.
-    let oid = unsafe {
-        #[cfg(feature = "pg18")]
-        {
-            pg_sys::RelationGetPrimaryKeyIndex(relation, true)
-        }
-        #[cfg(not(feature = "pg18"))]
-        {
-            pg_sys::RelationGetPrimaryKeyIndex(relation)
-        }
-    };
-    (oid != pg_sys::InvalidOid).then_some(oid)
+    // SAFETY: as promised by the caller; each index is open while its description is read.
+    unsafe {
+        let indexes = pg_sys::RelationGetIndexList(relation);
+        pgrx::PgList::<c_void>::from_pg(indexes).iter_oid().find(|oid| {
+            let index = pg_sys::index_open(*oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+            let primary = (*(*index).rd_index).indisprimary;
+            pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+            primary
+        })
+    }
 }
 
 /// Column `index` (from 0) of a descriptor.

@@ -54,7 +54,7 @@ impl Expression {
         // A column that the text does not mention need not be passed; one too many does no harm.
         let used: Vec<&Visible> = columns
             .iter()
-            .filter(|column| contains(&lower, &column.name.to_ascii_lowercase()))
+            .filter(|column| contains(&lower, &spelled(column.name)))
             .collect();
         let mut query = b"select (".to_vec();
         query.extend_from_slice(text);
@@ -184,6 +184,18 @@ fn settings() -> SettingsNest {
         }
     }
     nest
+}
+
+/// A name as it stands in an expression, quoted or not, in lower case: quotes inside it are doubled.
+fn spelled(name: &[u8]) -> Vec<u8> {
+    let mut spelled = Vec::with_capacity(name.len());
+    for byte in name {
+        if *byte == b'"' {
+            spelled.push(b'"');
+        }
+        spelled.push(byte.to_ascii_lowercase());
+    }
+    spelled
 }
 
 fn contains(text: &[u8], part: &[u8]) -> bool {

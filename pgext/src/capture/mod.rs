@@ -166,11 +166,20 @@ fn store(capture: &Capture, format: Format, operation: Operation, scratch: &mut 
     {
         return;
     }
-    let fixed = guc::fixed_output().then(|| Fixed::hold(capture.settings));
     let mut texts = [None; 6];
     texts[0] = Some(capture.event_type(operation));
     texts[2] = Some(capture.table);
-    // Fields that something else replaces are not made first.
+    // Expressions come first: they set settings of their own, and a setting that is stacked while `Fixed` holds other values
+    // in its variable would be restored to those by an ERROR.
+    if operation != Operation::Truncate {
+        for (text, expression) in texts.iter_mut().zip(&capture.fields) {
+            if let Some(expression) = expression {
+                *text = expression.text(row).map(|value| pg::text_datum(&value));
+            }
+        }
+    }
+    let fixed = guc::fixed_output().then(|| Fixed::hold(capture.settings));
+    // Fields that something else replaces are not made.
     let replaced = |field: usize| capture.fields[field].is_some() || capture.magic[field].is_some();
     if !replaced(1) {
         data.clear();
@@ -183,12 +192,12 @@ fn store(capture: &Capture, format: Format, operation: Operation, scratch: &mut 
         texts[3] = Some(pg::text_datum(data));
     }
     if operation != Operation::Truncate {
-        for (field, text) in texts.iter_mut().enumerate() {
-            if let Some(expression) = &capture.fields[field] {
-                *text = expression.text(row).map(|value| pg::text_datum(&value));
-            } else if let Some(position) = capture.magic[field] {
-                let column = &capture.columns[position];
-                *text = row.get(column.index).map(|value| {
+        for (field, position) in capture.magic.iter().enumerate() {
+            if let Some(position) = position
+                && capture.fields[field].is_none()
+            {
+                let column = &capture.columns[*position];
+                texts[field] = row.get(column.index).map(|value| {
                     // SAFETY: the value is one of this column.
                     unsafe { column.output.text(value, pg::text_datum) }
                 });

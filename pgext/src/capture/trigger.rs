@@ -2,7 +2,8 @@
 //! ready once instead of for every row.
 //!
 //! Cached per trigger. Invalidated by a relcache message for its table (columns, key, trigger changed), and altogether by
-//! any message about schemas, whose renaming sends nothing about the tables in them, or about types. The callbacks only set
+//! any message about schemas, whose renaming sends nothing about the tables in them. (The output function of a type cannot
+//! change.) The callbacks only set
 //! flags; an entry is made again when it is next used. One that is in use while it goes stale stays alive (`Rc`) to the end
 //! of its row.
 

@@ -18,8 +18,11 @@ use crate::pg::ActingAs;
 /// Longest time between two looks at the queues: idle ticks and limits in time fall due without a commit.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Shortest time between two looks for events that were committed long after they were written.
+/// Shortest time between two looks for events that were committed after a tick had counted them. They are looked for after a
+/// commit woke us;
 const LOOK_LATE: Duration = Duration::from_millis(100);
+/// and without that at this distance, for commits that wake nobody (COMMIT PREPARED).
+const LOOK_LATE_UNASKED: Duration = Duration::from_secs(10);
 
 /// What the ticker sets for itself, whatever the database or the role says: it must not wait or stop for reasons meant for
 /// applications, and it needs a new snapshot per statement.
@@ -147,6 +150,7 @@ fn run(settings: String) -> End {
     let mut log = Log::default();
     let mut settings_read = Instant::now();
     let mut looked_late: Option<Instant> = None;
+    let mut woken = true;
     let mut maintained: Option<Instant> = None;
     let mut retried: Option<Instant> = None;
     loop {
@@ -168,10 +172,12 @@ fn run(settings: String) -> End {
             return end;
         }
 
-        let late = looked_late.is_none_or(|last: Instant| last.elapsed() >= LOOK_LATE);
+        let since = looked_late.map_or(Duration::MAX, |last| last.elapsed());
+        let late = since >= if woken { LOOK_LATE } else { LOOK_LATE_UNASKED };
         if late {
             looked_late = Some(look);
-        } else {
+            woken = false;
+        } else if woken {
             next = LOOK_LATE;
         }
         let mut due = Vec::new();
@@ -198,7 +204,10 @@ fn run(settings: String) -> End {
             maintained = Some(Instant::now());
             maintain(&mut log);
         }
-        pause(look, next);
+        // Workers have to do this themselves; autovacuum of the tick table depends on it.
+        // SAFETY: outside of any transaction, as the server wants it.
+        unsafe { pg_sys::pgstat_report_stat(false) };
+        woken |= pause(look, next);
     }
 }
 
@@ -283,14 +292,15 @@ fn quoted(function: &str) -> Result<String, spi::Error> {
 }
 
 /// Waits until the next look: `pgcascade.tick_interval` after the last one if a commit wakes us, else `longest` after it.
-fn pause(look: Instant, longest: Duration) {
+/// Returns whether we were woken.
+fn pause(look: Instant, longest: Duration) -> bool {
     let mut woken = false;
     loop {
         let interval = guc::tick_interval();
         let wanted = if woken { interval } else { longest.max(interval) };
         let left = wanted.saturating_sub(look.elapsed());
         if left.is_zero() {
-            return;
+            return woken;
         }
         // Less than a millisecond would be a wait of nothing.
         woken |= super::wait(left.max(Duration::from_millis(1)));
