@@ -1,0 +1,187 @@
+//! The command line: what a user may type, and nothing of what it means.
+//!
+//! Every flag's help text is its doc comment here, so `--help` and the reference in docs/configuration.md (compared by
+//! a test in config.rs) say the same. clap exits with 2 on a wrong command line, which is our code for wrong usage.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::ReplaySettings;
+
+/// Replays pgcascade queues into other databases, shows how far they are, and prints their events.
+#[derive(Parser)]
+#[command(name = "consumer", version, max_term_width = 110, after_help = AFTER_HELP, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const AFTER_HELP: &str = "\
+CONNINFO is a libpq connection string, as keywords (\"host=db1 dbname=app user=replay\") or as a URI
+(postgresql://replay@db1/app).
+Keep passwords in ~/.pgpass (or PGPASSFILE): what stands in a command line, everybody on the machine can read.
+
+Exit codes: 0 done, or stopped by SIGTERM or SIGINT; 1 something failed; 2 wrong usage or configuration;
+130 or 143 a second SIGINT or SIGTERM.";
+
+/// What goes to stderr; the same for every command.
+#[derive(Args)]
+pub(crate) struct LogArgs {
+    /// Log more: -v adds what each step does, -vv everything, the libraries included. RUST_LOG overrides it.
+    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
+    pub(crate) verbose: u8,
+    /// Log warnings and errors only, and show no progress.
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+    /// How log lines look. With json there are never progress bars.
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT")]
+    pub(crate) log_format: LogFormat,
+}
+
+/// How a log line looks.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// Time, level, sentence, fields.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Copy tables into another database and keep them up to date from a queue.
+    ///
+    /// Makes what is missing (the queue, the triggers that capture changes, the registration, the state on the
+    /// subscriber), copies the tables, and then applies every batch in one transaction together with the position:
+    /// exactly once. Started again, it goes on where it was. A position that the provider no longer has is an error;
+    /// replay never starts "from now" by itself.
+    Replay(Box<ReplayArgs>),
+    /// Show lag, position, tables and errors.
+    ///
+    /// Exits with 1 if one of the ends cannot be reached; what the other one knows is shown all the same.
+    Status(Box<StatusArgs>),
+    /// Print the events of a queue, one JSON object per line.
+    ///
+    /// Prints the last events (10, or as many as -n says), like tail(1); with --follow also those that come. With
+    /// --from, prints what comes after that tick, and -n is where it stops. Reads beside every consumer: registers none
+    /// and changes nothing, so rotation may remove events before they are read; then it stops and says so.
+    Tail(Box<TailArgs>),
+}
+
+#[derive(Args)]
+pub(crate) struct ReplayArgs {
+    /// Read settings from this TOML file; its keys are the flags below without the dashes. A flag overrides the file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) settings: ReplaySettings,
+}
+
+#[derive(Args)]
+pub(crate) struct StatusArgs {
+    /// Take provider, subscriber, queue and consumer from replay's configuration file. A flag overrides the file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The database that changes are captured in.
+    #[arg(long, value_name = "CONNINFO")]
+    pub(crate) provider: Option<String>,
+    /// The database that they are replayed into.
+    #[arg(long, value_name = "CONNINFO")]
+    pub(crate) subscriber: Option<String>,
+    /// Show this queue only [default: every queue that the subscriber replays].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) queue: Option<String>,
+    /// Show this consumer only [default: every consumer that the subscriber knows].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) consumer: Option<String>,
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct TailArgs {
+    /// The queue to read.
+    pub(crate) queue: String,
+    /// Take the provider from replay's configuration file. A flag overrides the file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The database that the queue is in.
+    #[arg(long, value_name = "CONNINFO")]
+    pub(crate) provider: Option<String>,
+    /// Print the events after this tick, oldest first; `oldest` stands for the oldest tick that is still there.
+    #[arg(long, value_name = "TICK", value_parser = parse_from)]
+    pub(crate) from: Option<From>,
+    /// Without --from: how many of the last events are printed [default: 10]. With --from: stop after this many.
+    #[arg(short = 'n', long, value_name = "N")]
+    pub(crate) lines: Option<u64>,
+    /// Wait for more at the end of the queue, until stopped.
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+}
+
+/// Where `tail` begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum From {
+    /// After the oldest tick.
+    Oldest,
+    /// After this tick.
+    Tick(i64),
+}
+
+fn parse_from(text: &str) -> Result<From, String> {
+    if text == "oldest" {
+        return Ok(From::Oldest);
+    }
+    match text.parse() {
+        Ok(tick) if tick >= 0 => Ok(From::Tick(tick)),
+        _ => Err("neither a tick's number nor `oldest`".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_says_what_it_does() {
+        fn check(command: &clap::Command) {
+            for argument in command.get_arguments() {
+                assert!(
+                    argument.get_help().is_some(),
+                    "{} {}",
+                    command.get_name(),
+                    argument.get_id()
+                );
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+    }
+
+    #[test]
+    fn a_wrong_command_line_exits_with_2() {
+        for line in [
+            &["consumer", "replay", "--nonsense"][..],
+            &["consumer", "tail"],
+            &["consumer", "tail", "q", "--from", "yesterday"],
+            &["consumer", "tail", "q", "--from", "-1"],
+            &["consumer", "nonsense"],
+            &["consumer", "-v", "-q", "status"],
+        ] {
+            let error = Cli::try_parse_from(line).err().unwrap();
+            assert_eq!(error.exit_code(), 2, "{line:?}");
+        }
+    }
+}

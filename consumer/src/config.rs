@@ -1,0 +1,282 @@
+//! What `replay` is to do, from flags and from the configuration file.
+//!
+//! In two steps. [`ReplaySettings`] is exactly what somebody wrote, and the same structure for both sources: each field
+//! is the flag `--field` and the key `field` of the file, so neither can have what the other lacks. [`ReplayConfig`] is
+//! what it comes to: complete, checked, ready to use. Whatever is wrong is a usage error (exit code 2) that names the
+//! flag, or the file, line and key. Messages never quote a value of the file, which may hold a password.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Duration;
+
+use clap::Args;
+use serde::Deserialize;
+
+use crate::conninfo::ConnInfo;
+use crate::error::{Doing, Error, Result};
+
+/// What somebody wrote, on the command line or in the file.
+#[derive(Args, Deserialize, Default)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub(crate) struct ReplaySettings {
+    /// The database that changes are captured in. It must have the extension pgcascade.
+    #[arg(long, value_name = "CONNINFO")]
+    pub(crate) provider: Option<String>,
+    /// The database that they are replayed into. It needs no extension.
+    #[arg(long, value_name = "CONNINFO")]
+    pub(crate) subscriber: Option<String>,
+    /// The queue on the provider that holds the changes; made when missing.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) queue: Option<String>,
+    /// A table to replay, as schema.table; `*` and `?` stand for any characters, and without a schema it is public's.
+    /// May be given several times, in the file as a list.
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) table: Vec<String>,
+    /// The consumer's name, under which the provider and the subscriber keep the position. Two subscribers of one queue
+    /// need two names [default: replay_ and the subscriber's host, port (unless 5432) and database].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) consumer: Option<String>,
+    /// Make the tables that the subscriber lacks, with columns, defaults and keys like the provider's.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub(crate) create: Option<bool>,
+    /// Do not copy the rows that are already there: the subscriber's tables hold them, or do not need them.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub(crate) no_copy: Option<bool>,
+    /// Empty a table on the subscriber before the provider's rows are copied into it. Without this a table that has
+    /// rows is refused.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub(crate) truncate: Option<bool>,
+    /// Exit with 0 as soon as everything up to the provider's last tick at the start is applied.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub(crate) until_caught_up: Option<bool>,
+    /// How many bytes of events are gathered before they are sent to the subscriber: 65536 to 268435456 [default:
+    /// 4194304].
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) chunk_bytes: Option<u64>,
+    /// Seconds after which the provider is asked for a batch although no notification came: 1 to 3600 [default: 1].
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) poll_interval: Option<u64>,
+    /// The longest pause, in seconds, between two attempts to connect again after a connection was lost: 1 to 3600
+    /// [default: 30].
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) retry_max: Option<u64>,
+}
+
+/// Everything that `replay` needs to know, checked.
+#[derive(Debug, Clone)]
+pub(crate) struct ReplayConfig {
+    /// Where changes are captured.
+    pub(crate) provider: ConnInfo,
+    /// Where they are replayed.
+    pub(crate) subscriber: ConnInfo,
+    /// The queue on the provider; made when missing.
+    pub(crate) queue: String,
+    /// The consumer's name, on the provider and in the position.
+    pub(crate) consumer: String,
+    /// Patterns of tables: `schema.table`, with `*` and `?`; a pattern without a schema means `public`.
+    pub(crate) tables: Vec<String>,
+    /// Make tables that the subscriber lacks.
+    pub(crate) create: bool,
+    /// Copy the rows that are there when a table is added.
+    pub(crate) copy: bool,
+    /// Empty the subscriber's table before it is copied.
+    pub(crate) truncate: bool,
+    /// Exit 0 once everything up to the last tick at the start is applied.
+    pub(crate) until_caught_up: bool,
+    /// How many bytes of events are held before they are sent to the subscriber.
+    pub(crate) chunk_bytes: usize,
+    /// How often the provider is asked for a batch when no notification comes.
+    pub(crate) poll_interval: Duration,
+    /// The longest pause between two attempts to connect.
+    pub(crate) retry_max: Duration,
+}
+
+impl ReplaySettings {
+    /// These settings, and what is not among them from the file, if there is one.
+    pub(crate) fn with_file(self, file: Option<&Path>) -> Result<Self> {
+        // What cannot be read will be refused with its flag's name later.
+        if holds_password(&self).unwrap_or(false) {
+            tracing::warn!(
+                "everybody on this machine can read a password on the command line; ~/.pgpass or PGPASSFILE keeps it"
+            );
+        }
+        match file {
+            Some(path) => Ok(self.over(read_file(path)?)),
+            None => Ok(self),
+        }
+    }
+
+    fn over(self, file: Self) -> Self {
+        Self {
+            provider: self.provider.or(file.provider),
+            subscriber: self.subscriber.or(file.subscriber),
+            queue: self.queue.or(file.queue),
+            table: if self.table.is_empty() { file.table } else { self.table },
+            consumer: self.consumer.or(file.consumer),
+            create: self.create.or(file.create),
+            no_copy: self.no_copy.or(file.no_copy),
+            truncate: self.truncate.or(file.truncate),
+            until_caught_up: self.until_caught_up.or(file.until_caught_up),
+            chunk_bytes: self.chunk_bytes.or(file.chunk_bytes),
+            poll_interval: self.poll_interval.or(file.poll_interval),
+            retry_max: self.retry_max.or(file.retry_max),
+        }
+    }
+
+    /// The complete configuration, or what is missing or wrong.
+    pub(crate) fn resolve(self) -> Result<ReplayConfig> {
+        let provider = conninfo("provider", self.provider.as_deref())?;
+        let subscriber = conninfo("subscriber", self.subscriber.as_deref())?;
+        let queue = name("queue", self.queue.as_deref().ok_or_else(|| missing("queue", "NAME"))?)?;
+        let consumer = match self.consumer.as_deref() {
+            Some(consumer) => name("consumer", consumer)?,
+            None => subscriber.default_consumer(),
+        };
+        if self.table.is_empty() {
+            return Err(
+                missing("table", "PATTERN").hint("--table 'public.*' replays every table of the schema public.")
+            );
+        }
+        for pattern in &self.table {
+            name("table", pattern)?;
+        }
+        let no_copy = self.no_copy.unwrap_or(false);
+        let truncate = self.truncate.unwrap_or(false);
+        if no_copy && truncate {
+            return Err(Error::usage("--no-copy and --truncate contradict each other")
+                .hint("--truncate empties a table in order to copy it; leave one of the two out."));
+        }
+        let chunk_bytes = within("chunk-bytes", self.chunk_bytes.unwrap_or(4 << 20), 64 << 10, 256 << 20)?;
+        let seconds = |flag, given: Option<u64>, default| {
+            within(flag, given.unwrap_or(default), 1, 3600).map(Duration::from_secs)
+        };
+        Ok(ReplayConfig {
+            provider,
+            subscriber,
+            queue,
+            consumer,
+            tables: self.table,
+            create: self.create.unwrap_or(false),
+            copy: !no_copy,
+            truncate,
+            until_caught_up: self.until_caught_up.unwrap_or(false),
+            chunk_bytes: usize::try_from(chunk_bytes).unwrap_or(4 << 20),
+            poll_interval: seconds("poll-interval", self.poll_interval, 1)?,
+            retry_max: seconds("retry-max", self.retry_max, 30)?,
+        })
+    }
+}
+
+/// The connection string of `--flag`, which must be there.
+pub(crate) fn conninfo(flag: &str, text: Option<&str>) -> Result<ConnInfo> {
+    let text = text.ok_or_else(|| missing(flag, "CONNINFO"))?;
+    ConnInfo::parse(text).map_err(|error| error.within(format_args!("--{flag}")))
+}
+
+fn missing(flag: &str, value: &str) -> Error {
+    Error::usage(format!("--{flag} is missing")).hint(format!(
+        "Give --{flag} {value}, or the key {flag} in the file of --config."
+    ))
+}
+
+/// A name that the server can store: not empty, and without the byte 0.
+fn name(flag: &str, text: &str) -> Result<String> {
+    if text.is_empty() {
+        return Err(Error::usage(format!("--{flag} is empty")));
+    }
+    if text.contains('\0') {
+        return Err(Error::usage(format!("--{flag} holds a zero byte, which no name can")));
+    }
+    Ok(text.to_owned())
+}
+
+fn within(flag: &str, value: u64, least: u64, most: u64) -> Result<u64> {
+    if (least..=most).contains(&value) {
+        return Ok(value);
+    }
+    Err(Error::usage(format!(
+        "--{flag} is {value}, but must be from {least} to {most}"
+    )))
+}
+
+/// Reads the file, and refuses one that gives a password away.
+fn read_file(path: &Path) -> Result<ReplaySettings> {
+    let shown = path.display();
+    let usage = |error: Error| Error::usage(error.to_string());
+    let mut file = File::open(path)
+        .doing(|| format!("open the configuration file {shown}"))
+        .map_err(usage)?;
+    // Of the open file, so that it is the one that is read even if somebody puts another in its place.
+    let mode = file
+        .metadata()
+        .doing(|| format!("look at the configuration file {shown}"))
+        .map_err(usage)?
+        .mode();
+    let mut text = String::new();
+    file.read_to_string(&mut text)
+        .doing(|| format!("read the configuration file {shown}"))
+        .map_err(usage)?;
+    let settings = parse_file(&text).map_err(|error| error.within(shown.to_string()))?;
+    if mode & 0o077 != 0 && holds_password(&settings)? {
+        return Err(Error::usage(format!(
+            "{shown} holds a password and others than its owner may read it (mode {:03o})",
+            mode & 0o777
+        ))
+        .hint(format!("Run: chmod 600 '{shown}'. Or put the password into ~/.pgpass.")));
+    }
+    Ok(settings)
+}
+
+fn holds_password(settings: &ReplaySettings) -> Result<bool> {
+    for text in [&settings.provider, &settings.subscriber].into_iter().flatten() {
+        if crate::conninfo::mentions_password(text)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The file's keys; the error names line and key, but no value.
+fn parse_file(text: &str) -> Result<ReplaySettings> {
+    toml::from_str(text).map_err(|error| {
+        let at = error.span().map_or(text.len(), |span| span.start.min(text.len()));
+        let line = text.get(..at).unwrap_or(text).matches('\n').count() + 1;
+        let message = without_value(error.message());
+        match key_at(text, line) {
+            Some(key) => Error::usage(format!("line {line}: {key}: {message}")),
+            None => Error::usage(format!("line {line}: {message}")),
+        }
+    })
+}
+
+/// The key that a line belongs to: its own, or that of the list that it is a part of.
+fn key_at(text: &str, line: usize) -> Option<&str> {
+    let lines: Vec<&str> = text.lines().take(line).collect();
+    lines.iter().rev().find_map(|line| {
+        let (key, _) = line.split_once('=')?;
+        let key = key.trim().trim_matches('"');
+        let is_key = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+        is_key.then_some(key)
+    })
+}
+
+/// serde quotes the value that it could not use; that may be a connection string.
+fn without_value(message: &str) -> String {
+    let message = message.trim().replace('\n', ", ");
+    for start in ["invalid type: ", "invalid value: "] {
+        if let Some(rest) = message.strip_prefix(start)
+            && let Some(kind) = ["string", "integer", "floating point", "boolean"]
+                .iter()
+                .find(|kind| rest.starts_with(**kind))
+            && let Some(expected) = rest.rfind(", expected ")
+        {
+            return format!("{start}{kind}{}", rest.get(expected..).unwrap_or(""));
+        }
+    }
+    message
+}
+
+#[cfg(test)]
+mod tests;

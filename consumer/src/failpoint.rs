@@ -1,0 +1,152 @@
+//! Named places at which a test can make the process fail.
+//!
+//! The environment variable PGCASCADE_FAILPOINTS holds `name=action` pairs, separated by `;`. The actions:
+//!
+//! | action | what happens when the place is reached |
+//! |---|---|
+//! | `kill` | the process sends itself SIGKILL: nothing is cleaned up, no buffer is flushed |
+//! | `kill:N` | the same, when the place is reached for the Nth time |
+//! | `error:N` | the process exits with code N, without cleaning up |
+//! | `pause:FILE` | the thread stops until FILE exists |
+//!
+//! It is always compiled in, so that what is tested is what is shipped. When the variable is not set a failpoint costs
+//! one load. The replay engine calls it around its commits; who calls it, names it: after_read, before_commit,
+//! after_commit, in_copy, after_copy_commit.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use once_cell::sync::OnceCell;
+
+use crate::error::{Error, Result};
+
+const VARIABLE: &str = "PGCASCADE_FAILPOINTS";
+
+static POINTS: OnceCell<Vec<Point>> = OnceCell::new();
+
+#[derive(Debug)]
+struct Point {
+    name: String,
+    action: Action,
+    reached: AtomicU64,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Action {
+    Kill { at: u64 },
+    Exit(u8),
+    Pause(PathBuf),
+}
+
+/// Reads the variable; called once at the start, so that a misspelt action is an error and not a test that passes by
+/// accident.
+pub(crate) fn arm() -> Result<()> {
+    let points = match std::env::var(VARIABLE) {
+        Ok(text) => parse(&text)?,
+        Err(_) => Vec::new(),
+    };
+    if !points.is_empty() {
+        tracing::warn!(
+            failpoints = points.len(),
+            "{VARIABLE} is set: this process will fail on purpose"
+        );
+    }
+    let _ = POINTS.set(points);
+    Ok(())
+}
+
+/// The place called `name` is reached.
+pub(crate) fn failpoint(name: &str) {
+    let Some(points) = POINTS.get() else { return };
+    for point in points {
+        if point.name == name {
+            point.act();
+        }
+    }
+}
+
+impl Point {
+    fn act(&self) {
+        let reached = self.reached.fetch_add(1, Ordering::Relaxed) + 1;
+        match &self.action {
+            Action::Kill { at } if reached == *at => {
+                // SIGKILL to oneself is delivered before the call returns; should it ever not be, abort is the next
+                // best thing.
+                let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+                std::process::abort();
+            }
+            Action::Kill { .. } => {}
+            Action::Exit(code) => std::process::exit(i32::from(*code)),
+            // Blocks the thread on purpose: a paused process should do nothing at all.
+            Action::Pause(file) => {
+                while !file.exists() {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+            }
+        }
+    }
+}
+
+fn parse(text: &str) -> Result<Vec<Point>> {
+    let pairs = text.split(';').map(str::trim).filter(|pair| !pair.is_empty());
+    pairs
+        .map(|pair| {
+            let wrong = || {
+                Error::usage(format!("{VARIABLE}: \"{pair}\" is not name=action"))
+                    .hint("The actions are kill, kill:N, error:N and pause:FILE.")
+            };
+            let (name, action) = pair.split_once('=').ok_or_else(wrong)?;
+            let action = match action.split_once(':') {
+                None if action == "kill" => Action::Kill { at: 1 },
+                Some(("kill", at)) => Action::Kill {
+                    at: at.parse().map_err(|_| wrong())?,
+                },
+                Some(("error", code)) => Action::Exit(code.parse().map_err(|_| wrong())?),
+                Some(("pause", file)) if !file.is_empty() => Action::Pause(PathBuf::from(file)),
+                _ => return Err(wrong()),
+            };
+            Ok(Point {
+                name: name.trim().to_owned(),
+                action,
+                reached: AtomicU64::new(0),
+            })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+    use super::*;
+
+    #[test]
+    fn every_action_is_read() {
+        let points = parse("after_read=kill; before_commit=kill:3;;a=error:2;b=pause:/tmp/x:y").unwrap();
+        let actions: Vec<_> = points
+            .iter()
+            .map(|point| (point.name.as_str(), &point.action))
+            .collect();
+        assert_eq!(
+            actions,
+            [
+                ("after_read", &Action::Kill { at: 1 }),
+                ("before_commit", &Action::Kill { at: 3 }),
+                ("a", &Action::Exit(2)),
+                ("b", &Action::Pause(PathBuf::from("/tmp/x:y"))),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_misspelt_action_is_refused() {
+        for text in ["after_read", "a=die", "a=error:", "a=error:300", "a=pause:", "a=kill:x"] {
+            assert_eq!(parse(text).unwrap_err().exit_code(), 2, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_unarmed_failpoint_does_nothing() {
+        failpoint("after_read");
+    }
+}

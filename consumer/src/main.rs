@@ -1,0 +1,70 @@
+//! The consumer: replays pgcascade queues into other databases, shows how far they are, and prints their events.
+//!
+//! This file tells the story: the command line becomes settings, settings become a command, the command runs until it
+//! is done or told to stop, and what came of it becomes the exit code: 0 done, 1 something failed, 2 wrong usage or
+//! configuration.
+
+mod cli;
+mod config;
+mod connect;
+mod conninfo;
+mod error;
+mod failpoint;
+mod log;
+mod progress;
+#[cfg(test)]
+mod reference;
+mod replay;
+mod shutdown;
+mod status;
+mod tail;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Command};
+use crate::error::{Doing, Result};
+use crate::progress::Progress;
+use crate::shutdown::Shutdown;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let long_running = matches!(cli.command, Command::Replay(_));
+    if let Err(error) = log::start(&cli.log) {
+        eprintln!("consumer: error: {error:#}");
+        return ExitCode::from(error.exit_code());
+    }
+    let log_args = cli.log;
+    match run(cli.command, &log_args) {
+        Ok(code) => code,
+        Err(error) => {
+            log::report(&error, &log_args, long_running);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run(command: Command, log_args: &cli::LogArgs) -> Result<ExitCode> {
+    failpoint::arm()?;
+    // Two threads: one per connection is what a batch can keep busy.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .doing(|| "start the asynchronous runtime".to_owned())?;
+    runtime.block_on(async {
+        let shutdown = Shutdown::on_signals().doing(|| "listen for signals".to_owned())?;
+        match command {
+            Command::Replay(args) => {
+                let config = args.settings.with_file(args.config.as_deref())?.resolve()?;
+                let progress = Progress::new(log_args);
+                let outcome = replay::run(config, shutdown, progress.clone()).await;
+                progress.finish();
+                outcome.map(|()| ExitCode::SUCCESS)
+            }
+            Command::Status(args) => status::run(*args, shutdown).await,
+            Command::Tail(args) => tail::run(*args, shutdown).await.map(|()| ExitCode::SUCCESS),
+        }
+    })
+}

@@ -1,0 +1,403 @@
+//! A chunk's rows, applied in their order inside the batch's transaction.
+//!
+//! Long runs of inserts into one table go in by COPY, which may stretch over several chunks; everything else as prepared statements,
+//! one per row, many on their way at once. In the careful mode nothing goes by COPY: that is how the row at fault is found when a COPY
+//! fails, as the server names a line and not the event. A row that does not do exactly what it did on the provider (an update or
+//! delete that meets no row, a key that exists already) ends replay: the two ends differ, and going on would hide it.
+
+use std::collections::{HashMap, VecDeque};
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{SinkExt, poll};
+use tokio_postgres::{Client, CopyInSink, Statement};
+use wire::event_type::Operation;
+
+use super::setup::Target;
+use super::statement::{self, Text};
+use super::stream::{Chunk, Row, Shape};
+use super::table::Table;
+use crate::error::{Doing, Error, Result};
+
+/// Fewer inserts in a row than this are cheaper as statements: a COPY needs an answer before its first row and after its last.
+const COPY_FROM: usize = 24;
+
+/// How many statements are on their way at once. Enough to keep the server busy; few enough for its answers to fit into the
+/// buffers of the connection.
+const IN_FLIGHT: usize = 512;
+
+/// Why a batch could not be applied.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) error: Error,
+    /// Which target it happened in.
+    pub(super) table: Option<usize>,
+    /// Which row it was is not known; the careful mode will tell.
+    pub(super) unclear: bool,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self {
+            error,
+            table: None,
+            unclear: false,
+        }
+    }
+}
+
+/// Applies chunks to one session. Lives as long as that session, for the sake of the prepared statements.
+pub(super) struct Applier {
+    tables: Vec<Arc<Table>>,
+    prepared: HashMap<usize, Prepared>,
+    copies: HashMap<usize, Statement>,
+    open: Option<OpenCopy>,
+}
+
+#[derive(Clone)]
+struct Prepared {
+    statement: Statement,
+    parameters: Arc<[usize]>,
+}
+
+struct OpenCopy {
+    shape: Arc<Shape>,
+    sink: Pin<Box<CopyInSink<Bytes>>>,
+    rows: u64,
+    first_event: i64,
+}
+
+type Answer<'a> = Pin<Box<dyn Future<Output = Result<u64, tokio_postgres::Error>> + Send + 'a>>;
+
+impl Applier {
+    pub(super) fn new(targets: &[Target]) -> Self {
+        let tables = targets.iter().map(|target| Arc::clone(&target.subscriber)).collect();
+        Self {
+            tables,
+            prepared: HashMap::new(),
+            copies: HashMap::new(),
+            open: None,
+        }
+    }
+
+    /// Applies the chunk. A run of inserts at its end may still be open afterwards; [`Applier::finish`] closes it.
+    pub(super) async fn apply(&mut self, client: &Client, chunk: &Chunk, careful: bool) -> Result<(), Failure> {
+        let mut waiting: VecDeque<(Answer<'_>, &Row)> = VecDeque::with_capacity(IN_FLIGHT);
+        let mut at = 0;
+        while let Some(row) = chunk.rows.get(at) {
+            let shape = chunk.shape(row);
+            let run = chunk.rows[at..]
+                .iter()
+                .take_while(|next| next.shape == row.shape)
+                .count();
+            let rows = &chunk.rows[at..at + run];
+            let continues = self.open.as_ref().is_some_and(|open| open.shape.id == shape.id);
+            if !continues {
+                self.close_copy().await?;
+            }
+            match shape.operation {
+                Operation::Truncate => {
+                    self.drain(chunk, &mut waiting, 0).await?;
+                    // One after the other as the events came, so tables that refer to each other are emptied together.
+                    let run = chunk.rows[at..]
+                        .iter()
+                        .take_while(|next| chunk.shape(next).operation == Operation::Truncate)
+                        .count();
+                    self.truncate(client, chunk, &chunk.rows[at..at + run]).await?;
+                    at += run;
+                    continue;
+                }
+                Operation::Insert if !careful && (continues || run >= COPY_FROM) && !shape.columns.is_empty() => {
+                    self.drain(chunk, &mut waiting, 0).await?;
+                    self.copy(client, chunk, rows).await?;
+                }
+                _ => {
+                    if !self.prepared.contains_key(&shape.id) {
+                        // While the answer to PREPARE is awaited nobody takes the others'.
+                        self.drain(chunk, &mut waiting, 0).await?;
+                        self.prepare(client, shape).await?;
+                    }
+                    let Some(prepared) = self.prepared.get(&shape.id).cloned() else {
+                        continue;
+                    };
+                    for row in rows {
+                        if waiting.len() >= IN_FLIGHT {
+                            self.drain(chunk, &mut waiting, IN_FLIGHT / 2).await?;
+                        }
+                        let statement = prepared.statement.clone();
+                        let parameters = Arc::clone(&prepared.parameters);
+                        let mut answer: Answer<'_> = Box::pin(async move {
+                            client
+                                .execute_raw(
+                                    &statement,
+                                    parameters.iter().map(|&column| Text(chunk.value(row, column))),
+                                )
+                                .await
+                        });
+                        // A statement is sent when its future is polled first. Polling here keeps the rows in their order.
+                        match poll!(&mut answer) {
+                            std::task::Poll::Pending => waiting.push_back((answer, row)),
+                            std::task::Poll::Ready(result) => self.check(chunk, row, result)?,
+                        }
+                    }
+                }
+            }
+            at += run;
+        }
+        self.drain(chunk, &mut waiting, 0).await
+    }
+
+    /// After the batch's last chunk.
+    pub(super) async fn finish(&mut self) -> Result<(), Failure> {
+        self.close_copy().await
+    }
+
+    /// Waits until at most `left` answers are outstanding. In order, so the first error is the cause of all the others.
+    async fn drain(
+        &self,
+        chunk: &Chunk,
+        waiting: &mut VecDeque<(Answer<'_>, &Row)>,
+        left: usize,
+    ) -> Result<(), Failure> {
+        while waiting.len() > left {
+            let Some((answer, row)) = waiting.pop_front() else {
+                break;
+            };
+            self.check(chunk, row, answer.await)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the row did what it should.
+    fn check(&self, chunk: &Chunk, row: &Row, result: Result<u64, tokio_postgres::Error>) -> Result<(), Failure> {
+        match result {
+            Ok(1) => Ok(()),
+            Ok(count) => {
+                let table = &self.tables[chunk.shape(row).table].name;
+                let sentence = format!(
+                    "event {} of the provider {} of table {table}",
+                    row.ev_id,
+                    self.deed(chunk, row)
+                );
+                let error = if count == 0 {
+                    Error::failure(format!("{sentence}, and the subscriber has no such row"))
+                } else {
+                    Error::failure(format!("{sentence}, and the subscriber has {count} such rows"))
+                };
+                Err(self.failure(chunk, row, error.hint(DIFFERS)))
+            }
+            Err(error) => {
+                let table = &self.tables[chunk.shape(row).table].name;
+                let error = Err::<(), _>(error).doing(|| {
+                    format!(
+                        "apply event {}, which {} of table {table}",
+                        row.ev_id,
+                        self.deed(chunk, row)
+                    )
+                });
+                match error {
+                    Ok(()) => Ok(()),
+                    Err(error)
+                        if error.get_hint().is_none()
+                            && error.sqlstate().is_some_and(|state| state.code().starts_with("23")) =>
+                    {
+                        Err(self.failure(chunk, row, error.hint(DIFFERS)))
+                    }
+                    Err(error) => Err(self.failure(chunk, row, error)),
+                }
+            }
+        }
+    }
+
+    fn failure(&self, chunk: &Chunk, row: &Row, error: Error) -> Failure {
+        Failure {
+            error,
+            table: Some(chunk.shape(row).table),
+            unclear: false,
+        }
+    }
+
+    /// "updates row (id)=(5)", for messages.
+    fn deed(&self, chunk: &Chunk, row: &Row) -> String {
+        let shape = chunk.shape(row);
+        let (verb, names) = match shape.operation {
+            Operation::Insert => ("inserts", self.tables[shape.table].primary_key().to_vec()),
+            Operation::Update => ("updates", shape.key.iter().map(|&i| shape.columns[i].clone()).collect()),
+            Operation::Delete => ("deletes", shape.key.iter().map(|&i| shape.columns[i].clone()).collect()),
+            Operation::Truncate => ("truncates", Vec::new()),
+        };
+        if names.is_empty() {
+            return format!("{verb} a row");
+        }
+        let values: Vec<String> = names
+            .iter()
+            .map(|name| {
+                match shape
+                    .columns
+                    .iter()
+                    .position(|column| column == name)
+                    .map(|i| chunk.value(row, i))
+                {
+                    None | Some(None) => "null".to_owned(),
+                    Some(Some(value)) => String::from_utf8_lossy(&value[..value.len().min(64)]).into_owned(),
+                }
+            })
+            .collect();
+        format!("{verb} row ({})=({})", names.join(", "), values.join(", "))
+    }
+
+    async fn prepare(&mut self, client: &Client, shape: &Arc<Shape>) -> Result<(), Failure> {
+        let table = &self.tables[shape.table];
+        if let Some(row_sql) = statement::row_sql(shape, table) {
+            let statement = client
+                .prepare(&row_sql.sql)
+                .await
+                .doing(|| format!("prepare to apply events of table {}", table.name))
+                .map_err(|error| Failure {
+                    error,
+                    table: Some(shape.table),
+                    unclear: false,
+                })?;
+            self.prepared.insert(
+                shape.id,
+                Prepared {
+                    statement,
+                    parameters: row_sql.parameters.into(),
+                },
+            );
+        }
+        Ok(())
+    }
+
+    async fn truncate(&self, client: &Client, chunk: &Chunk, rows: &[Row]) -> Result<(), Failure> {
+        let mut tables: Vec<usize> = rows.iter().map(|row| chunk.shape(row).table).collect();
+        tables.sort_unstable();
+        tables.dedup();
+        let names: Vec<String> = tables.iter().map(|&table| self.tables[table].name.quoted()).collect();
+        let events = rows.first().map_or(0, |row| row.ev_id);
+        client
+            .batch_execute(&format!("truncate {}", names.join(", ")))
+            .await
+            .doing(|| format!("apply event {events}, which truncates {}", names.join(", ")))
+            .map_err(|error| Failure {
+                error,
+                table: tables.first().copied(),
+                unclear: false,
+            })
+    }
+
+    async fn copy(&mut self, client: &Client, chunk: &Chunk, rows: &[Row]) -> Result<(), Failure> {
+        let Some(first) = rows.first() else { return Ok(()) };
+        let shape = chunk.shape(first);
+        if self.open.is_none() {
+            let statement = match self.copies.get(&shape.id) {
+                Some(statement) => statement.clone(),
+                None => {
+                    let sql = statement::copy_sql(shape, &self.tables[shape.table]);
+                    let statement = client
+                        .prepare(&sql)
+                        .await
+                        .map_err(|error| self.copy_failure(shape, first.ev_id, error))?;
+                    self.copies.insert(shape.id, statement.clone());
+                    statement
+                }
+            };
+            let sink = client
+                .copy_in::<_, Bytes>(&statement)
+                .await
+                .map_err(|error| self.copy_failure(shape, first.ev_id, error))?;
+            self.open = Some(OpenCopy {
+                shape: Arc::clone(shape),
+                sink: Box::pin(sink),
+                rows: 0,
+                first_event: first.ev_id,
+            });
+        }
+        let mut piece = BytesMut::with_capacity(PIECE_BYTES + PIECE_BYTES / 4);
+        for row in rows {
+            statement::push_copy_row(
+                &mut piece,
+                (0..shape.columns.len()).map(|column| chunk.value(row, column)),
+            );
+            if piece.len() >= PIECE_BYTES {
+                self.send(piece.split().freeze()).await?;
+                piece.reserve(PIECE_BYTES + PIECE_BYTES / 4);
+            }
+        }
+        if let Some(open) = &mut self.open {
+            open.rows += rows.len() as u64;
+        }
+        if !piece.is_empty() {
+            self.send(piece.freeze()).await?;
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, piece: Bytes) -> Result<(), Failure> {
+        let Some(open) = &mut self.open else { return Ok(()) };
+        match open.sink.send(piece).await {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let (shape, first_event) = (Arc::clone(&open.shape), open.first_event);
+                // The reason comes with the answer to the end of the COPY; what the sink says is that there was one.
+                let reason = match self.open.take() {
+                    Some(mut open) => open.sink.as_mut().finish().await.err(),
+                    None => None,
+                };
+                Err(self.copy_failure(&shape, first_event, reason.unwrap_or(error)))
+            }
+        }
+    }
+
+    async fn close_copy(&mut self) -> Result<(), Failure> {
+        let Some(mut open) = self.open.take() else {
+            return Ok(());
+        };
+        let stored = open
+            .sink
+            .as_mut()
+            .finish()
+            .await
+            .map_err(|error| self.copy_failure(&open.shape, open.first_event, error))?;
+        if stored == open.rows {
+            return Ok(());
+        }
+        let table = &self.tables[open.shape.table].name;
+        let error = Error::failure(format!(
+            "{} rows were sent to table {table} of the subscriber, and {stored} were stored",
+            open.rows
+        ))
+        .hint("a trigger on that table that fires always swallows rows: remove it");
+        Err(Failure {
+            error,
+            table: Some(open.shape.table),
+            unclear: false,
+        })
+    }
+
+    fn copy_failure(&self, shape: &Shape, first_event: i64, error: tokio_postgres::Error) -> Failure {
+        let table = &self.tables[shape.table].name;
+        match Err::<(), _>(error)
+            .doing(|| format!("insert the rows of event {first_event} and following into table {table}"))
+        {
+            Err(error) => Failure {
+                unclear: !error.is_transient(),
+                error,
+                table: Some(shape.table),
+            },
+            Ok(()) => Failure {
+                error: Error::failure("unknown"),
+                table: Some(shape.table),
+                unclear: true,
+            },
+        }
+    }
+}
+
+/// Sent on at this size.
+const PIECE_BYTES: usize = 64 * 1024;
+
+const DIFFERS: &str = "nothing of the batch was applied. Somebody else changed the subscriber's table, or the copy began elsewhere: put the \
+                       row right and start replay again, or copy the table again (leave it out of --table for one start, then name it \
+                       again, with --truncate)";

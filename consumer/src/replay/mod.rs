@@ -1,0 +1,133 @@
+//! The replay engine: keeps a subscriber's tables equal to a provider's, batch by batch, exactly once.
+//!
+//! [`run`] is called by `main` and returns when it is told to stop, when `--until-caught-up` is reached, or with an error that needs
+//! somebody to look. Everything transient (a lost connection, a deadlock, a server that restarts) it survives by starting again from
+//! the position, which is cheap, because that is all the state there is:
+//!
+//! 1. setup.rs opens and checks both sessions and makes what is missing, copy.rs fills new tables;
+//! 2. the provider is asked for its next batch: the events between the tick that the subscriber has reached and a later one;
+//! 3. stream.rs reads them and apply.rs applies them, at the same time, in one transaction on the subscriber, which
+//! 4. ends by moving the position (position.rs), and commits;
+//! 5. the provider is told that the batch is finished, and may forget it.
+//!
+//! A crash before the commit leaves nothing; a crash after it leaves the position at the batch's end, and when the provider offers the
+//! same batch again it is only finished. No future of the database is ever dropped half way in order to stop: shutdown is looked for
+//! between batches and chunks. An attempt that fails drops both sessions, and with them whatever was on its way.
+
+mod apply;
+mod backoff;
+mod batch;
+mod copy;
+mod create;
+mod event;
+mod findings;
+mod goal;
+mod pattern;
+mod position;
+mod preflight;
+mod session;
+mod setup;
+mod statement;
+mod stream;
+mod table;
+mod table_state;
+
+use crate::config::ReplayConfig;
+use crate::connect::{End, connect};
+use crate::error::{Error, Result};
+use crate::progress::Progress;
+use crate::shutdown::Shutdown;
+use backoff::Backoff;
+use pattern::Pattern;
+use position::Who;
+use table::Name;
+
+/// What outlives a lost connection.
+#[derive(Debug, Default)]
+struct Memory {
+    /// Both ends could be reached at least once: from now on a lost connection is an incident and not a misspelt address.
+    connected: bool,
+    /// Something was committed since the last failure.
+    advanced: bool,
+    /// The batch that ends with this tick is to be applied row by row, to find the row at fault.
+    careful: Option<i64>,
+    /// Whether to begin that at once.
+    again: bool,
+    /// The table that the last failure was about.
+    failed_table: Option<Name>,
+    /// The tables without a key were named.
+    told_of_keyless: bool,
+    /// Errors of an earlier run are wiped from the table states.
+    errors_wiped: bool,
+    /// What `--until-caught-up` has to reach: the provider's snapshot at the start.
+    goal: Option<wire::snapshot::Snapshot>,
+}
+
+/// Replays until stopped.
+pub(crate) async fn run(config: ReplayConfig, shutdown: Shutdown, progress: Progress) -> Result<()> {
+    let patterns = config
+        .tables
+        .iter()
+        .map(|text| Pattern::parse(text))
+        .collect::<Result<Vec<_>>>()?;
+    let mut memory = Memory::default();
+    let mut backoff = Backoff::new(config.retry_max);
+    loop {
+        let Err(error) = Box::pin(attempt(&config, &patterns, &shutdown, &progress, &mut memory)).await else {
+            return Ok(());
+        };
+        if std::mem::take(&mut memory.again) {
+            tracing::warn!("{error}; the batch is applied again row by row, to find the row");
+            continue;
+        }
+        if !error.is_transient() || !memory.connected {
+            if let Some(table) = memory.failed_table.take() {
+                record(&config, &table, &error).await;
+            }
+            return Err(error);
+        }
+        if std::mem::take(&mut memory.advanced) {
+            backoff.reset();
+        }
+        let pause = backoff.next_pause();
+        tracing::warn!(
+            retry_in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
+            "{error}"
+        );
+        // Both are cancel-safe.
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = shutdown.wait() => return Ok(()),
+        }
+    }
+}
+
+/// One life of the two sessions.
+async fn attempt(
+    config: &ReplayConfig,
+    patterns: &[Pattern],
+    shutdown: &Shutdown,
+    progress: &Progress,
+    memory: &mut Memory,
+) -> Result<()> {
+    let mut ready = setup::prepare(config, patterns, memory).await?;
+    if !copy::copy_missing(&mut ready, config, shutdown, progress, memory).await? {
+        return Ok(());
+    }
+    batch::stream(ready, config, shutdown, progress, memory).await
+}
+
+/// Leaves the reason where `consumer status` finds it. The failure itself is reported by the caller; this one is not worth another.
+async fn record(config: &ReplayConfig, table: &Name, error: &Error) {
+    let who = Who {
+        consumer: config.consumer.clone(),
+        queue: config.queue.clone(),
+    };
+    let outcome = async {
+        let session = connect(&config.subscriber, End::Subscriber, "pgcascade replay").await?;
+        table_state::set_error(&session.client, &who, Some(table), Some(&error.to_string())).await
+    };
+    if let Err(error) = outcome.await {
+        tracing::debug!("the reason could not be recorded: {error}");
+    }
+}

@@ -1,0 +1,189 @@
+//! The two ends, once connected: what they are, the settings that replay needs there, and the lock that keeps a second replay out.
+//!
+//! Called by setup.rs at every start, before anything else. What is wrong here is wrong with the whole end, so each is an error of its own
+//! and not a finding.
+
+use std::time::Duration;
+
+use tokio_postgres::Client;
+
+use super::position::Who;
+use super::table::literal;
+use crate::connect::End;
+use crate::error::{Doing, Error, Result};
+
+/// The oldest extension whose functions replay can use.
+const OLDEST_EXTENSION: (u32, u32) = (0, 1);
+
+/// How long a lock is waited for: a replay that was killed a moment ago leaves a session that has not noticed yet.
+pub(super) const LOCK_PATIENCE: Duration = Duration::from_secs(3);
+
+/// The same after a lost connection, where the session that holds it is most likely our own former one.
+pub(super) const LOCK_PATIENCE_AGAIN: Duration = Duration::from_secs(60);
+
+/// Who and what the provider is.
+pub(super) struct ProviderFacts {
+    /// System identifier and database oid, joined by a colon.
+    pub(super) identity: String,
+    pub(super) encoding: String,
+    pub(super) role: String,
+}
+
+/// Who and what the subscriber is.
+pub(super) struct SubscriberFacts {
+    pub(super) identity: String,
+    pub(super) role: String,
+    /// Whether replay has been there before.
+    pub(super) installed: bool,
+}
+
+pub(super) async fn provider_facts(client: &Client) -> Result<ProviderFacts> {
+    let row = client
+        .query_one(include_str!("sql/provider_facts.sql"), &[])
+        .await
+        .doing(|| "identify the provider".to_owned())?;
+    let database: String = row.get("database");
+    if row.get("standby") {
+        return Err(Error::failure(format!(
+            "the provider (database \"{database}\") is a standby, which cannot be replayed from"
+        ))
+        .hint("name its primary in --provider"));
+    }
+    match row.get::<_, Option<&str>>("version") {
+        None => {
+            return Err(Error::failure(format!(
+                "database \"{database}\" of the provider does not have the extension pgcascade"
+            ))
+            .hint("create extension pgcascade"));
+        }
+        Some(version) if version_of(version) < OLDEST_EXTENSION => {
+            let (major, minor) = OLDEST_EXTENSION;
+            return Err(Error::failure(format!(
+                "database \"{database}\" of the provider has pgcascade {version}, and replay needs {major}.{minor} or later"
+            ))
+            .hint("install the new version there, then: alter extension pgcascade update"));
+        }
+        Some(_) => {}
+    }
+    Ok(ProviderFacts {
+        identity: row.get("identity"),
+        encoding: row.get("encoding"),
+        role: row.get("role"),
+    })
+}
+
+/// The first two numbers; 0 for what is none.
+fn version_of(version: &str) -> (u32, u32) {
+    let mut numbers = version.split('.').map(|part| part.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+pub(super) async fn subscriber_facts(client: &Client) -> Result<SubscriberFacts> {
+    let row = client
+        .query_one(include_str!("sql/subscriber_facts.sql"), &[])
+        .await
+        .doing(|| "identify the subscriber".to_owned())?;
+    let database: String = row.get("database");
+    if row.get("standby") {
+        return Err(Error::failure(format!(
+            "the subscriber (database \"{database}\") is a standby, which cannot be written to"
+        ))
+        .hint("name its primary in --subscriber"));
+    }
+    Ok(SubscriberFacts {
+        identity: row.get("identity"),
+        role: row.get("role"),
+        installed: row.get("installed"),
+    })
+}
+
+/// Settings that only replay needs, beyond those that every session of ours has.
+pub(super) async fn set_up_sessions(provider: &Client, subscriber: &Client, facts: &ProviderFacts) -> Result<()> {
+    // What the provider was told must not be forgotten by its crash, nor the position by the subscriber's: the next step on the other
+    // end relies on it. Stricter settings than `on` stay.
+    const DURABLE: &str = "select pg_catalog.set_config('synchronous_commit', 'on', false)
+                            where pg_catalog.current_setting('synchronous_commit') = 'off'";
+    // A replay that dies, or whose machine does, must not hold its locks for hours.
+    const NOTICE_DEATH: &str =
+        "set tcp_keepalives_idle = 20; set tcp_keepalives_interval = 5; set tcp_keepalives_count = 3;
+                                set tcp_user_timeout = '60s'; set client_connection_check_interval = '2s'";
+    for (client, end) in [(provider, End::Provider), (subscriber, End::Subscriber)] {
+        let what = || format!("set up the session on the {end}");
+        client.batch_execute(DURABLE).await.doing(what)?;
+        if let Err(error) = client.batch_execute(NOTICE_DEATH).await.doing(what) {
+            // Not every platform can.
+            tracing::debug!(%end, "{error}");
+        }
+    }
+    // Values are escaped in the event byte by byte in the provider's encoding, so that is what arrives; the subscriber converts it.
+    // From SQL_ASCII nobody can convert: what is not UTF-8 is refused by the subscriber.
+    if !matches!(facts.encoding.as_str(), "UTF8" | "SQL_ASCII") {
+        subscriber
+            .batch_execute(&format!("set client_encoding = {}", literal(&facts.encoding)))
+            .await
+            .doing(|| {
+                format!(
+                    "let the subscriber convert from the provider's encoding {}",
+                    facts.encoding
+                )
+            })?;
+    }
+    Ok(())
+}
+
+/// Takes the consumer's lock, which the session holds until it ends.
+pub(super) async fn lock(client: &Client, end: End, who: &Who, patience: Duration) -> Result<()> {
+    let what = || format!("lock the consumer on the {end}");
+    let deadline = tokio::time::Instant::now() + patience;
+    loop {
+        let row = client
+            .query_one("select pg_catalog.pg_try_advisory_lock($1)", &[&who.lock_key()])
+            .await
+            .doing(what)?;
+        if row.get(0) {
+            return Ok(());
+        }
+        if tokio::time::Instant::now() >= deadline {
+            break;
+        }
+        // Polled, as a wait for the lock could not be given up without cancelling a statement.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let holder = client
+        .query_opt(
+            "select l.pid, coalesce(a.client_addr::text, 'a local connection') as place
+               from pg_catalog.pg_locks l left join pg_catalog.pg_stat_activity a using (pid)
+              where l.locktype = 'advisory' and l.granted and l.objsubid = 1
+                and l.database = (select oid from pg_catalog.pg_database where datname = pg_catalog.current_database())
+                and ((l.classid::int8 << 32) | l.objid::int8) = $1",
+            &[&who.lock_key()],
+        )
+        .await
+        .ok()
+        .flatten()
+        .map_or_else(String::new, |row| {
+            format!(
+                " (from {}, server process {} of the {end})",
+                row.get::<_, &str>(1),
+                row.get::<_, i32>(0)
+            )
+        });
+    Err(Error::failure(format!(
+        "consumer \"{}\" of queue \"{}\" is being replayed already{holder}",
+        who.consumer, who.queue
+    ))
+    .hint("stop that replay first, or choose another --consumer name"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions() {
+        assert_eq!(version_of("0.1.0"), (0, 1));
+        assert_eq!(version_of("12.3"), (12, 3));
+        assert!(version_of("0.0.9") < OLDEST_EXTENSION);
+        assert!(version_of("") < OLDEST_EXTENSION);
+    }
+}

@@ -1,0 +1,20 @@
+-- The columns of tables, in order.
+-- $1: oids of the tables
+select a.attrelid as table, a.attname::text as name, pg_catalog.format_type(a.atttypid, a.atttypmod) as type,
+       pg_catalog.format_type(a.atttypid, null) as bare_type,
+       a.attnotnull as not_null, a.attidentity::text as identity, a.attgenerated::text as generated,
+       pg_catalog.pg_get_expr(d.adbin, d.adrelid) as expression,
+       -- A default that depends on nothing but what every server has. (What initdb made has no entries in pg_depend.)
+       not exists (select from pg_catalog.pg_depend p
+                    where p.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass and p.objid = d.oid
+                      and not (p.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass and p.refobjid = a.attrelid)) as portable,
+       case when a.attcollation <> t.typcollation then
+         (select pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.collname)
+            from pg_catalog.pg_collation c join pg_catalog.pg_namespace n on n.oid = c.collnamespace
+           where c.oid = a.attcollation)
+       end as collation
+  from pg_catalog.pg_attribute a
+  join pg_catalog.pg_type t on t.oid = a.atttypid
+  left join pg_catalog.pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+ where a.attrelid = any ($1::oid[]) and a.attnum > 0 and not a.attisdropped
+ order by a.attrelid, a.attnum

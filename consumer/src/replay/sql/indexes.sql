@@ -1,0 +1,26 @@
+-- The indexes of tables: which of them are keys, over which columns, and with which operator a row is found by them.
+-- $1: oids of the tables
+select i.indrelid as table, x.relname::text as name, i.indisprimary as is_primary,
+       i.indisunique and i.indisvalid and i.indpred is null and i.indexprs is null as is_key,
+       i.indpred is null and i.indexprs is null as is_simple,
+       k.columns, k.operators,
+       c.conname::text as constraint_name, pg_catalog.pg_get_constraintdef(c.oid) as constraint_definition,
+       pg_catalog.pg_get_indexdef(i.indexrelid) as definition
+  from pg_catalog.pg_index i
+  join pg_catalog.pg_class x on x.oid = i.indexrelid
+  left join pg_catalog.pg_constraint c on c.conindid = i.indexrelid and c.conrelid = i.indrelid and c.contype in ('p', 'u', 'x')
+ cross join lateral (
+       select pg_catalog.array_agg(a.attname::text order by u.position) as columns,
+              -- Strategy 3 of a btree is equality. An operator outside pg_catalog (citext's, say) is not found by `=` alone.
+              pg_catalog.array_agg((select pg_catalog.quote_ident(n.nspname) || '.' || o.oprname
+                                      from pg_catalog.pg_opclass p
+                                      join pg_catalog.pg_amop m on m.amopfamily = p.opcfamily and m.amopstrategy = 3
+                                                               and m.amoplefttype = p.opcintype and m.amoprighttype = p.opcintype
+                                      join pg_catalog.pg_operator o on o.oid = m.amopopr
+                                      join pg_catalog.pg_namespace n on n.oid = o.oprnamespace
+                                     where p.oid = i.indclass[u.position - 1]) order by u.position) as operators
+         from pg_catalog.unnest(i.indkey::int2[]) with ordinality u(attnum, position)
+         join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = u.attnum
+        where u.position <= i.indnkeyatts) k
+ where i.indrelid = any ($1::oid[])
+ order by i.indrelid, i.indisprimary desc, x.relname

@@ -1,0 +1,10 @@
+-- Who and what the provider is. One row, whatever is installed there.
+select s.system_identifier::text || ':' || d.oid::text as identity,
+       pg_catalog.pg_is_in_recovery() as standby,
+       pg_catalog.getdatabaseencoding()::text as encoding,
+       current_user::text as role,
+       d.datname::text as database,
+       (select e.extversion from pg_catalog.pg_extension e where e.extname = 'pgcascade') as version,
+       pg_catalog.current_setting('server_version_num')::int4 as server
+  from pg_catalog.pg_control_system() s, pg_catalog.pg_database d
+ where d.datname = pg_catalog.current_database()

@@ -1,0 +1,197 @@
+//! The statements that apply rows of one shape, and their parameters.
+//!
+//! Values are text in the provider's fixed formats, and the subscriber reads them with its own columns' input functions: parameters
+//! are sent as text, without a type, so that a column of any type takes them. What is not written: columns that the subscriber
+//! generates, and, on update, columns that are GENERATED ALWAYS AS IDENTITY (PostgreSQL would take nothing but DEFAULT for them).
+
+use std::error::Error as StdError;
+
+use bytes::BytesMut;
+use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
+use wire::event_type::Operation;
+
+use super::stream::Shape;
+use super::table::{Table, quoted};
+
+/// A parameter: a value as text, of whatever type the server wants there.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Text<'a>(pub(super) Option<&'a [u8]>);
+
+impl ToSql for Text<'_> {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn StdError + Sync + Send>> {
+        match self.0 {
+            None => Ok(IsNull::Yes),
+            Some(value) => {
+                out.extend_from_slice(value);
+                Ok(IsNull::No)
+            }
+        }
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    fn encode_format(&self, _: &Type) -> Format {
+        Format::Text
+    }
+
+    to_sql_checked!();
+}
+
+/// A statement for one row: its text, and which of the shape's columns are its parameters.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct RowSql {
+    pub(super) sql: String,
+    pub(super) parameters: Vec<usize>,
+}
+
+/// The statement that applies one row. Truncates are not rows: None.
+pub(super) fn row_sql(shape: &Shape, table: &Table) -> Option<RowSql> {
+    match shape.operation {
+        Operation::Insert => Some(insert(shape, table)),
+        Operation::Update => Some(update(shape, table)),
+        Operation::Delete => Some(delete(shape, table)),
+        Operation::Truncate => None,
+    }
+}
+
+/// The COPY that stores many rows of a shape.
+pub(super) fn copy_sql(shape: &Shape, table: &Table) -> String {
+    let columns: Vec<String> = shape.columns.iter().map(|column| quoted(column)).collect();
+    format!("copy {} ({}) from stdin", table.name.quoted(), columns.join(", "))
+}
+
+fn insert(shape: &Shape, table: &Table) -> RowSql {
+    let columns: Vec<String> = shape.columns.iter().map(|column| quoted(column)).collect();
+    let values: Vec<String> = (1..=columns.len()).map(|i| format!("${i}")).collect();
+    let sql = if columns.is_empty() {
+        format!("insert into {} default values", table.name.quoted())
+    } else {
+        format!(
+            "insert into {} ({}) overriding system value values ({})",
+            table.name.quoted(),
+            columns.join(", "),
+            values.join(", ")
+        )
+    };
+    RowSql {
+        sql,
+        parameters: (0..shape.columns.len()).collect(),
+    }
+}
+
+fn update(shape: &Shape, table: &Table) -> RowSql {
+    let settable = |&i: &usize| {
+        table
+            .column(&shape.columns[i])
+            .is_some_and(|column| column.identity != "a")
+    };
+    let mut set: Vec<usize> = (0..shape.columns.len())
+        .filter(|i| !shape.key.contains(i))
+        .filter(settable)
+        .collect();
+    let mut parameters = shape.key.clone();
+    // A table of nothing but its key: the row must be there all the same, so something has to be set.
+    let mut assignments = Vec::new();
+    if set.is_empty() {
+        set = shape.key.iter().copied().filter(settable).collect();
+    }
+    for column in set {
+        let number = parameters.iter().position(|&i| i == column).unwrap_or_else(|| {
+            parameters.push(column);
+            parameters.len() - 1
+        });
+        assignments.push(format!("{} = ${}", quoted(&shape.columns[column]), number + 1));
+    }
+    let sql = if assignments.is_empty() {
+        // Its key is GENERATED ALWAYS: there is nothing that may be set, only a row to be found.
+        format!(
+            "select from {}{} where {} for update",
+            only(table),
+            table.name.quoted(),
+            condition(shape, table)
+        )
+    } else {
+        format!(
+            "update {}{} set {} where {}",
+            only(table),
+            table.name.quoted(),
+            assignments.join(", "),
+            condition(shape, table)
+        )
+    };
+    RowSql { sql, parameters }
+}
+
+fn delete(shape: &Shape, table: &Table) -> RowSql {
+    let sql = format!(
+        "delete from {}{} where {}",
+        only(table),
+        table.name.quoted(),
+        condition(shape, table)
+    );
+    RowSql {
+        sql,
+        parameters: shape.key.clone(),
+    }
+}
+
+/// The key equals the first parameters.
+fn condition(shape: &Shape, table: &Table) -> String {
+    let names: Vec<String> = shape.key.iter().map(|&i| shape.columns[i].clone()).collect();
+    let index = table.key_over(&names);
+    let terms: Vec<String> = names
+        .iter()
+        .enumerate()
+        .map(|(i, name)| {
+            let at = index.and_then(|index| index.columns.iter().position(|column| column == name));
+            let operator = index
+                .zip(at)
+                .and_then(|(index, at)| index.operators.get(at)?.as_deref())
+                .unwrap_or("pg_catalog.=");
+            format!("{} operator({operator}) ${}", quoted(name), i + 1)
+        })
+        .collect();
+    terms.join(" and ")
+}
+
+/// A parent's children have rows of their own, which are not the event's. A partitioned table has no others.
+fn only(table: &Table) -> &'static str {
+    if table.kind == "r" && table.has_children {
+        "only "
+    } else {
+        ""
+    }
+}
+
+/// Appends a row in COPY's text format.
+pub(super) fn push_copy_row<'a>(out: &mut BytesMut, values: impl Iterator<Item = Option<&'a [u8]>>) {
+    for (i, value) in values.enumerate() {
+        if i > 0 {
+            out.extend_from_slice(b"\t");
+        }
+        match value {
+            None => out.extend_from_slice(b"\\N"),
+            Some(value) => push_copy_value(out, value),
+        }
+    }
+    out.extend_from_slice(b"\n");
+}
+
+fn push_copy_value(out: &mut BytesMut, value: &[u8]) {
+    let mut start = 0;
+    for (i, byte) in value.iter().enumerate() {
+        let escaped = match byte {
+            b'\\' => b"\\\\",
+            b'\n' => b"\\n",
+            b'\r' => b"\\r",
+            b'\t' => b"\\t",
+            _ => continue,
+        };
+        out.extend_from_slice(&value[start..i]);
+        out.extend_from_slice(escaped);
+        start = i + 1;
+    }
+    out.extend_from_slice(&value[start..]);
+}

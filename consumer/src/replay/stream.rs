@@ -1,0 +1,412 @@
+//! A batch's events, from the provider's COPY to rows of values that can be applied.
+//!
+//! [`Decoder::read`] takes the events as they arrive, leaves out what is not for this replay (other tables, what a copy holds already)
+//! and sends the rest on in chunks of bounded size through a channel that holds one: while a chunk is applied the next one is being
+//! read, and nothing further is. A row's values lie one behind the other in its chunk's buffer, so that a row costs no allocation; its
+//! columns are described by a [`Shape`], which all rows of the same table, operation and columns share.
+
+use std::collections::{HashMap, HashSet};
+use std::pin::pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tokio::sync::mpsc;
+use tokio_postgres::CopyOutStream;
+use wire::event_type::{self, Operation};
+use wire::snapshot::Snapshot;
+use wire::urlenc;
+
+use super::event::{self, Event};
+use super::setup::Target;
+use super::table::Name;
+use super::table_state::State;
+use crate::error::{Doing, Error, Result};
+
+/// However small the events are: what is pipelined on the subscriber is bounded, too.
+const CHUNK_EVENTS: usize = 16 * 1024;
+
+/// What rows of one table, one operation and one list of columns have in common.
+#[derive(Debug)]
+pub(super) struct Shape {
+    /// Counts from 0; an index into what the applier prepares per shape.
+    pub(super) id: usize,
+    /// Which target.
+    pub(super) table: usize,
+    pub(super) operation: Operation,
+    /// The names of the columns whose values are in a row, in that order: the key's alone for a delete.
+    pub(super) columns: Vec<String>,
+    /// For an update or delete: where the key's columns are in `columns`.
+    pub(super) key: Vec<usize>,
+    /// The event type as it came.
+    event_type: Vec<u8>,
+    /// The names as they come in the event, and whether the value is kept.
+    names: Vec<(Vec<u8>, bool)>,
+}
+
+/// One event; its values are `chunk.value(row, ..)`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Row {
+    pub(super) ev_id: i64,
+    /// Index into the chunk's shapes.
+    pub(super) shape: usize,
+    first_field: usize,
+}
+
+/// Events in the order of their ids.
+#[derive(Debug, Default)]
+pub(super) struct Chunk {
+    pub(super) rows: Vec<Row>,
+    pub(super) shapes: Vec<Arc<Shape>>,
+    values: Vec<u8>,
+    /// Start and end in `values`; `NULL` for both is NULL.
+    fields: Vec<(u32, u32)>,
+}
+
+const NULL: (u32, u32) = (u32::MAX, u32::MAX);
+
+impl Chunk {
+    /// The row's shape.
+    pub(super) fn shape(&self, row: &Row) -> &Arc<Shape> {
+        &self.shapes[row.shape]
+    }
+
+    /// The row's value in one of its shape's columns; None is NULL.
+    pub(super) fn value(&self, row: &Row, column: usize) -> Option<&[u8]> {
+        let (start, end) = self.fields[row.first_field + column];
+        if (start, end) == NULL {
+            None
+        } else {
+            Some(&self.values[start as usize..end as usize])
+        }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.values.len()
+    }
+
+    fn push(&mut self, value: Option<&[u8]>) -> Result<(), &'static str> {
+        let Some(value) = value else {
+            self.fields.push(NULL);
+            return Ok(());
+        };
+        let start = self.values.len();
+        let end = u32::try_from(start + value.len())
+            .ok()
+            .filter(|&end| end != u32::MAX)
+            .ok_or("row of more than four gigabytes")?;
+        self.values.extend_from_slice(value);
+        self.fields.push((u32::try_from(start).unwrap_or(end), end));
+        Ok(())
+    }
+}
+
+/// A batch in numbers.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Summary {
+    /// All events of the batch, also those that are not for us.
+    pub(super) events: u64,
+    /// Bytes of their data.
+    pub(super) bytes: u64,
+}
+
+/// What the decoder knows of a table.
+struct Route {
+    name: Name,
+    /// Every column of the subscriber: is it stored (not generated)? Names as bytes in the event's encoding.
+    columns: HashMap<Vec<u8>, (String, bool)>,
+    /// Columns of the provider that the subscriber need not have.
+    left_out: HashSet<Vec<u8>>,
+    /// Events that this sees are in the copy.
+    copied: Option<Snapshot>,
+    /// The shape of the last insert, update, delete, truncate: nearly always that of the next.
+    last: [Option<usize>; 4],
+}
+
+/// Turns events into rows. Lives as long as the sessions; knows the tables as they were then.
+pub(super) struct Decoder {
+    routes: Vec<Route>,
+    by_name: HashMap<Vec<u8>, usize>,
+    shapes: Vec<Arc<Shape>>,
+    /// Tables and types of events that are not for us, to say so once.
+    ignored: HashSet<Vec<u8>>,
+    /// The table whose event could not be read.
+    pub(super) failed: Option<usize>,
+    chunk_bytes: usize,
+}
+
+impl Decoder {
+    pub(super) fn new(targets: &[Target], chunk_bytes: usize) -> Self {
+        let routes: Vec<Route> = targets
+            .iter()
+            .map(|target| Route {
+                name: target.provider.name.clone(),
+                columns: target
+                    .subscriber
+                    .columns
+                    .iter()
+                    .map(|column| {
+                        (
+                            column.name.clone().into_bytes(),
+                            (column.name.clone(), !column.generated),
+                        )
+                    })
+                    .collect(),
+                left_out: target
+                    .provider
+                    .columns
+                    .iter()
+                    .filter(|column| column.generated && target.subscriber.column(&column.name).is_none())
+                    .map(|column| column.name.clone().into_bytes())
+                    .collect(),
+                copied: match &target.state {
+                    State::CatchingUp(snapshot) => Some(snapshot.clone()),
+                    _ => None,
+                },
+                last: [None; 4],
+            })
+            .collect();
+        let by_name = routes
+            .iter()
+            .enumerate()
+            .map(|(i, route)| (route.name.on_the_wire(), i))
+            .collect();
+        Self {
+            routes,
+            by_name,
+            shapes: Vec::new(),
+            ignored: HashSet::new(),
+            failed: None,
+            chunk_bytes,
+        }
+    }
+
+    /// The tables whose copy this tick leaves behind: none of its snapshot's events can come any more. They are not filtered from the
+    /// next batch on.
+    pub(super) fn caught_up(&self, tick: &Snapshot) -> Vec<usize> {
+        let behind = |snapshot: &Snapshot| tick.xmin >= snapshot.xmax;
+        (0..self.routes.len())
+            .filter(|&i| self.routes[i].copied.as_ref().is_some_and(behind))
+            .collect()
+    }
+
+    /// To be called when the transaction that says so is committed.
+    pub(super) fn stop_filtering(&mut self, table: usize) {
+        self.routes[table].copied = None;
+    }
+
+    /// Reads a whole batch. Ends early, without an error, when nobody takes the chunks any more.
+    pub(super) async fn read(&mut self, source: CopyOutStream, chunks: mpsc::Sender<Chunk>) -> Result<Summary> {
+        let what = || "read the batch from the provider".to_owned();
+        let mut source = pin!(source);
+        let mut summary = Summary::default();
+        let mut chunk = Chunk::default();
+        let mut header_seen = false;
+        while let Some(message) = source.next().await {
+            let mut message: Bytes = message.doing(what)?;
+            if !header_seen {
+                message = event::without_header(message)?;
+                header_seen = true;
+                if message.is_empty() {
+                    continue;
+                }
+            }
+            let Some(event) = Event::parse(&message)? else { break };
+            summary.events += 1;
+            summary.bytes += event.data.map_or(0, <[u8]>::len) as u64;
+            if let Err((table, error)) = self.decode(&event, &mut chunk) {
+                self.failed = Some(table);
+                return Err(error);
+            }
+            if chunk.bytes() >= self.chunk_bytes || chunk.rows.len() >= CHUNK_EVENTS {
+                let full = self.finish(&mut chunk);
+                if chunks.send(full).await.is_err() {
+                    return Ok(summary);
+                }
+            }
+        }
+        if !chunk.rows.is_empty() {
+            // Whoever stopped taking them knows why.
+            let _ = chunks.send(self.finish(&mut chunk)).await;
+        }
+        Ok(summary)
+    }
+
+    fn finish(&self, chunk: &mut Chunk) -> Chunk {
+        chunk.shapes.clone_from(&self.shapes);
+        std::mem::take(chunk)
+    }
+
+    /// Adds the event to the chunk, unless it is not for us.
+    fn decode(&mut self, event: &Event<'_>, chunk: &mut Chunk) -> Result<(), (usize, Error)> {
+        let Some(route) = self.route(event) else { return Ok(()) };
+        self.decode_for(route, event, chunk).map_err(|error| (route, error))
+    }
+
+    fn decode_for(&mut self, route: usize, event: &Event<'_>, chunk: &mut Chunk) -> Result<()> {
+        if self.routes[route]
+            .copied
+            .as_ref()
+            .is_some_and(|snapshot| snapshot.sees(event.txid))
+        {
+            return Ok(());
+        }
+        let fields = chunk.fields.len();
+        let values = chunk.values.len();
+        let kind = match event.event_type.first() {
+            Some(b'I') => 0,
+            Some(b'U') => 1,
+            Some(b'D') => 2,
+            _ => 3,
+        };
+        if let Some(shape) = self.routes[route].last[kind] {
+            match fill(&self.shapes[shape], event, chunk) {
+                Ok(true) => {
+                    chunk.rows.push(Row {
+                        ev_id: event.id,
+                        shape,
+                        first_field: fields,
+                    });
+                    return Ok(());
+                }
+                Ok(false) => {
+                    chunk.fields.truncate(fields);
+                    chunk.values.truncate(values);
+                }
+                Err(what) => return Err(self.unreadable(route, event, &what)),
+            }
+        }
+        let shape = self.shape(route, event)?;
+        self.routes[route].last[kind] = Some(shape);
+        match fill(&self.shapes[shape], event, chunk) {
+            Ok(true) => {
+                chunk.rows.push(Row {
+                    ev_id: event.id,
+                    shape,
+                    first_field: fields,
+                });
+                Ok(())
+            }
+            Ok(false) => Err(self.unreadable(route, event, "it changed its columns while it was read")),
+            Err(what) => Err(self.unreadable(route, event, &what)),
+        }
+    }
+
+    fn route(&mut self, event: &Event<'_>) -> Option<usize> {
+        let name = event.table.unwrap_or_default();
+        if let Some(&route) = self.by_name.get(name) {
+            return Some(route);
+        }
+        let seen = if name.is_empty() { event.event_type } else { name };
+        if !self.ignored.contains(seen) {
+            self.ignored.insert(seen.to_vec());
+            let table = String::from_utf8_lossy(name);
+            let event_type = String::from_utf8_lossy(event.event_type);
+            tracing::warn!(ev_id = event.id, %table, %event_type, "events that belong to no table of --table are ignored (said once)");
+        }
+        None
+    }
+
+    /// The shape of the event; a new one if there is none like it.
+    fn shape(&mut self, route: usize, event: &Event<'_>) -> Result<usize> {
+        let parsed = event_type::parse(event.event_type)
+            .map_err(|error| self.unreadable(route, event, &format!("its type is not logutriga's: {error}")))?;
+        let mut names = Vec::new();
+        if parsed.operation != Operation::Truncate {
+            for pair in urlenc::pairs(event.data.unwrap_or_default()) {
+                let (name, _) = pair.map_err(|error| self.unreadable(route, event, &error.to_string()))?;
+                names.push(name.into_owned());
+            }
+        }
+        if let Some(shape) = self.shapes.iter().find(|shape| {
+            shape.table == route
+                && shape.event_type == event.event_type
+                && shape.names.iter().map(|(name, _)| name).eq(names.iter())
+        }) {
+            return Ok(shape.id);
+        }
+        let keyed = matches!(parsed.operation, Operation::Update | Operation::Delete);
+        let mut columns = Vec::new();
+        let mut kept = Vec::new();
+        for name in names {
+            let keep = match self.routes[route].columns.get(&name) {
+                Some((_, stored)) => {
+                    *stored && (parsed.operation != Operation::Delete || parsed.key.iter().any(|key| **key == *name))
+                }
+                None if self.routes[route].left_out.contains(&name) => false,
+                None => {
+                    let column = String::from_utf8_lossy(&name).into_owned();
+                    return Err(Error::failure(format!(
+                        "table {} on the subscriber has no column \"{column}\", which event {} of the provider has",
+                        self.routes[route].name, event.id
+                    ))
+                    .hint(
+                        "add the column on the subscriber, then start replay again; nothing of the batch was applied",
+                    ));
+                }
+            };
+            if keep && let Some((column, _)) = self.routes[route].columns.get(&name) {
+                columns.push(column.clone());
+            }
+            kept.push((name, keep));
+        }
+        let mut key = Vec::new();
+        if keyed {
+            if parsed.key.is_empty() {
+                return Err(self.unreadable(route, event, "it changes a row and names no key"));
+            }
+            for name in &parsed.key {
+                let at = columns.iter().position(|column| column.as_bytes() == &**name);
+                key.push(at.ok_or_else(|| {
+                    self.unreadable(
+                        route,
+                        event,
+                        &format!("its key column \"{}\" has no value", String::from_utf8_lossy(name)),
+                    )
+                })?);
+            }
+        }
+        let id = self.shapes.len();
+        self.shapes.push(Arc::new(Shape {
+            id,
+            table: route,
+            operation: parsed.operation,
+            columns,
+            key,
+            event_type: event.event_type.to_vec(),
+            names: kept,
+        }));
+        Ok(id)
+    }
+
+    fn unreadable(&self, route: usize, event: &Event<'_>, why: &str) -> Error {
+        Error::failure(format!(
+            "event {} of table {} cannot be read: {why}",
+            event.id, self.routes[route].name
+        ))
+        .hint("events of replayed tables are written by pgq.logutriga; see it with: consumer tail")
+    }
+}
+
+/// Puts the event's values into the chunk. False if the event does not have this shape; the caller takes back what was put in.
+fn fill(shape: &Shape, event: &Event<'_>, chunk: &mut Chunk) -> Result<bool, String> {
+    if shape.event_type != event.event_type {
+        return Ok(false);
+    }
+    if shape.operation == Operation::Truncate {
+        return Ok(true);
+    }
+    let mut names = shape.names.iter();
+    for pair in urlenc::pairs(event.data.unwrap_or_default()) {
+        let (name, value) = pair.map_err(|error| error.to_string())?;
+        match names.next() {
+            Some((expected, keep)) if **expected == *name => {
+                if *keep {
+                    chunk.push(value.as_deref())?;
+                }
+            }
+            _ => return Ok(false),
+        }
+    }
+    Ok(names.next().is_none())
+}

@@ -1,0 +1,283 @@
+//! What the catalogues of either end say about a table.
+//!
+//! [`inspect`] reads everything that setup, copy and apply need to know of a set of tables, in three queries however many tables
+//! there are, and changes nothing. Names are kept as the catalogue has them and are quoted by [`quoted`], the one function for that.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use tokio_postgres::{Client, Row};
+
+use crate::connect::End;
+use crate::error::{Doing, Result};
+
+/// A table's name, as in the catalogue.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Name {
+    pub(super) schema: String,
+    pub(super) table: String,
+}
+
+impl Name {
+    pub(super) fn new(schema: impl Into<String>, table: impl Into<String>) -> Self {
+        Self {
+            schema: schema.into(),
+            table: table.into(),
+        }
+    }
+
+    /// For SQL: both parts quoted, whatever they are.
+    pub(super) fn quoted(&self) -> String {
+        format!("{}.{}", quoted(&self.schema), quoted(&self.table))
+    }
+
+    /// As `ev_extra1` has it.
+    pub(super) fn on_the_wire(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        wire::name::push_qualified(&mut out, self.schema.as_bytes(), self.table.as_bytes());
+        out
+    }
+}
+
+/// For messages: quoted only where that is needed.
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, part) in [&self.schema, &self.table].into_iter().enumerate() {
+            if i > 0 {
+                f.write_str(".")?;
+            }
+            let plain = part
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+                && !part.starts_with(|c: char| c.is_ascii_digit());
+            if plain && !part.is_empty() {
+                f.write_str(part)?
+            } else {
+                f.write_str(&quoted(part))?
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An identifier for SQL. Always quoted: a list of reserved words would be one version's.
+pub(super) fn quoted(identifier: &str) -> String {
+    format!("\"{}\"", identifier.replace('"', "\"\""))
+}
+
+/// A string for SQL, where no parameter can stand.
+pub(super) fn literal(text: &str) -> String {
+    let mut out = Vec::new();
+    wire::literal::push(&mut out, text.as_bytes());
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// One column.
+#[derive(Debug, Clone)]
+pub(super) struct Column {
+    pub(super) name: String,
+    /// With its modifier, as in `numeric(10,2)`.
+    pub(super) type_name: String,
+    /// Without it.
+    pub(super) bare_type: String,
+    pub(super) not_null: bool,
+    /// `a` always, `d` by default, empty.
+    pub(super) identity: String,
+    pub(super) generated: bool,
+    /// The default, or the expression of a generated column.
+    pub(super) expression: Option<String>,
+    /// Whether that depends on nothing but what every server has.
+    pub(super) portable: bool,
+    /// Only when it is not the type's own.
+    pub(super) collation: Option<String>,
+}
+
+impl Column {
+    /// Whether a row can be stored without naming it.
+    pub(super) fn is_optional(&self) -> bool {
+        !self.not_null || self.expression.is_some() || !self.identity.is_empty()
+    }
+}
+
+/// One index.
+#[derive(Debug, Clone)]
+pub(super) struct Index {
+    pub(super) name: String,
+    pub(super) is_primary: bool,
+    /// Unique over plain columns of all rows: a row can be found by it.
+    pub(super) is_key: bool,
+    pub(super) is_simple: bool,
+    pub(super) columns: Vec<String>,
+    /// The equality operator of each column, qualified; None for an access method that has none.
+    pub(super) operators: Vec<Option<String>>,
+    pub(super) constraint: Option<(String, String)>,
+    pub(super) definition: String,
+}
+
+/// One table.
+#[derive(Debug, Clone)]
+pub(super) struct Table {
+    pub(super) oid: u32,
+    pub(super) name: Name,
+    /// `pg_class.relkind`.
+    pub(super) kind: String,
+    pub(super) has_children: bool,
+    /// The planner's estimate; None when it has none.
+    pub(super) rows: Option<u64>,
+    pub(super) bytes: u64,
+    pub(super) row_security: bool,
+    privileges: Vec<String>,
+    pub(super) schema_usage: bool,
+    pub(super) columns: Vec<Column>,
+    pub(super) indexes: Vec<Index>,
+}
+
+impl Table {
+    pub(super) fn column(&self, name: &str) -> Option<&Column> {
+        self.columns.iter().find(|column| column.name == name)
+    }
+
+    /// The columns of the primary key; empty when there is none.
+    pub(super) fn primary_key(&self) -> &[String] {
+        self.indexes
+            .iter()
+            .find(|index| index.is_primary)
+            .map_or(&[], |index| &index.columns)
+    }
+
+    /// The unique index over exactly these columns, in whatever order.
+    pub(super) fn key_over(&self, columns: &[String]) -> Option<&Index> {
+        self.indexes.iter().find(|index| {
+            index.is_key
+                && index.columns.len() == columns.len()
+                && columns.iter().all(|column| index.columns.contains(column))
+        })
+    }
+
+    pub(super) fn may(&self, privilege: &str) -> bool {
+        self.privileges.iter().any(|held| held == privilege)
+    }
+
+    /// What it is, when it is not a table that rows are stored in.
+    pub(super) fn kind_name(&self) -> &'static str {
+        kind_name(&self.kind)
+    }
+}
+
+/// The kind of a relation, for messages.
+pub(super) fn kind_name(kind: &str) -> &'static str {
+    match kind {
+        "r" => "table",
+        "p" => "partitioned table",
+        "v" => "view",
+        "m" => "materialized view",
+        "f" => "foreign table",
+        _ => "relation of an unknown kind",
+    }
+}
+
+/// The tables among `names` that exist.
+pub(super) async fn inspect(client: &Client, end: End, names: &[Name]) -> Result<HashMap<Name, Table>> {
+    let what = || format!("read the catalogue of the {end}");
+    let schemas: Vec<&str> = names.iter().map(|name| name.schema.as_str()).collect();
+    let tables: Vec<&str> = names.iter().map(|name| name.table.as_str()).collect();
+    let rows = client
+        .query(include_str!("sql/tables.sql"), &[&schemas, &tables])
+        .await
+        .doing(what)?;
+    let mut found: HashMap<u32, Table> = rows
+        .iter()
+        .map(|row| table(row).map(|table| (table.oid, table)))
+        .collect::<Result<_, _>>()
+        .doing(what)?;
+    let oids: Vec<u32> = found.keys().copied().collect();
+    for row in client
+        .query(include_str!("sql/columns.sql"), &[&oids])
+        .await
+        .doing(what)?
+    {
+        let column = column(&row).doing(what)?;
+        if let Some(table) = found.get_mut(&row.try_get::<_, u32>("table").doing(what)?) {
+            table.columns.push(column);
+        }
+    }
+    for row in client
+        .query(include_str!("sql/indexes.sql"), &[&oids])
+        .await
+        .doing(what)?
+    {
+        let index = index(&row).doing(what)?;
+        if let Some(table) = found.get_mut(&row.try_get::<_, u32>("table").doing(what)?) {
+            table.indexes.push(index);
+        }
+    }
+    Ok(found.into_values().map(|table| (table.name.clone(), table)).collect())
+}
+
+fn table(row: &Row) -> Result<Table, tokio_postgres::Error> {
+    let rows: f64 = row.try_get("rows")?;
+    Ok(Table {
+        oid: row.try_get("oid")?,
+        name: Name {
+            schema: row.try_get("schema")?,
+            table: row.try_get("name")?,
+        },
+        kind: row.try_get("kind")?,
+        has_children: row.try_get("has_children")?,
+        // -1: never analysed. An `as` from a float saturates.
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "checked to be positive, and an estimate"
+        )]
+        rows: (rows >= 1.0).then_some(rows as u64),
+        bytes: u64::try_from(row.try_get::<_, i64>("bytes")?).unwrap_or(0),
+        row_security: row.try_get("row_security")?,
+        privileges: row.try_get("privileges")?,
+        schema_usage: row.try_get("schema_usage")?,
+        columns: Vec::new(),
+        indexes: Vec::new(),
+    })
+}
+
+fn column(row: &Row) -> Result<Column, tokio_postgres::Error> {
+    Ok(Column {
+        name: row.try_get("name")?,
+        type_name: row.try_get("type")?,
+        bare_type: row.try_get("bare_type")?,
+        not_null: row.try_get("not_null")?,
+        identity: row.try_get("identity")?,
+        generated: !row.try_get::<_, &str>("generated")?.is_empty(),
+        expression: row.try_get("expression")?,
+        portable: row.try_get("portable")?,
+        collation: row.try_get("collation")?,
+    })
+}
+
+fn index(row: &Row) -> Result<Index, tokio_postgres::Error> {
+    let constraint: Option<String> = row.try_get("constraint_name")?;
+    let definition: Option<String> = row.try_get("constraint_definition")?;
+    Ok(Index {
+        name: row.try_get("name")?,
+        is_primary: row.try_get("is_primary")?,
+        is_key: row.try_get("is_key")?,
+        is_simple: row.try_get("is_simple")?,
+        columns: row.try_get::<_, Option<_>>("columns")?.unwrap_or_default(),
+        operators: row.try_get::<_, Option<_>>("operators")?.unwrap_or_default(),
+        constraint: constraint.zip(definition),
+        definition: row.try_get("definition")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_for_people_and_for_sql() {
+        assert_eq!(Name::new("public", "t1").to_string(), "public.t1");
+        assert_eq!(Name::new("Odd", "a\"b").to_string(), "\"Odd\".\"a\"\"b\"");
+        assert_eq!(Name::new("public", "t1").quoted(), "\"public\".\"t1\"");
+        assert_eq!(Name::new("a.b", "c").on_the_wire(), b"\"a.b\".c");
+    }
+}

@@ -1,0 +1,113 @@
+//! The state as text for a person: one line per end, one block per consumer, one line per table.
+
+use std::fmt::Write as _;
+use std::io::{self, ErrorKind, Write as _};
+
+use super::{Consumer, Reached, Status, Table};
+use crate::error::{Error, Result};
+
+/// Prints to stdout; nobody reading it is no error.
+pub(super) fn print(text: &str) -> Result<()> {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(Error::failure(format!("could not write to stdout: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The whole state. (Writing into a String cannot fail, so the outcome of each `write!` is dropped.)
+pub(super) fn text(status: &Status) -> String {
+    let mut out = String::new();
+    end(&mut out, "provider", &status.provider);
+    end(&mut out, "subscriber", &status.subscriber);
+    for consumer in &status.consumers {
+        out.push('\n');
+        block(&mut out, consumer);
+    }
+    if status.consumers.is_empty() && status.subscriber.error.is_none() {
+        out.push_str("\nNothing is replayed into this subscriber (or nothing that was asked for).\n");
+    }
+    out
+}
+
+fn end(out: &mut String, name: &str, reached: &Reached) {
+    let _ = writeln!(
+        out,
+        "{name:<11} {}: {}",
+        reached.address,
+        if reached.error.is_none() { "reached" } else { "FAILED" }
+    );
+    if let Some(error) = &reached.error {
+        let _ = writeln!(out, "            {error}");
+    }
+    if let Some(hint) = &reached.hint {
+        let _ = writeln!(out, "            HINT: {hint}");
+    }
+}
+
+fn block(out: &mut String, consumer: &Consumer) {
+    let _ = writeln!(out, "consumer {} of queue {}", consumer.consumer, consumer.queue);
+    match &consumer.position {
+        Some(position) => {
+            let tick = position
+                .tick
+                .map_or_else(|| "none yet".to_owned(), |tick| format!("tick {tick}"));
+            let since = position.updated.as_deref().unwrap_or("an unknown time");
+            let _ = writeln!(out, "  position  {tick}, since {since}");
+        }
+        None => out.push_str("  position  unknown\n"),
+    }
+    match &consumer.registration {
+        Some(registration) => {
+            let tick = |tick: Option<i64>| tick.map_or_else(|| "-".to_owned(), |tick| tick.to_string());
+            let _ = write!(
+                out,
+                "  provider  at tick {} of {}",
+                tick(registration.last_tick),
+                tick(registration.newest_tick)
+            );
+            if let Some(open) = registration.open_batch {
+                let _ = write!(out, ", a batch up to tick {open} is open");
+            }
+            out.push('\n');
+        }
+        None => out.push_str("  provider  not registered, or not known\n"),
+    }
+    match &consumer.lag {
+        Some(lag) => {
+            let _ = writeln!(
+                out,
+                "  lag       {} ticks, {} events, {} s",
+                lag.ticks, lag.events, lag.seconds
+            );
+        }
+        None => out.push_str("  lag       unknown\n"),
+    }
+    if let Some(error) = &consumer.error {
+        let _ = writeln!(out, "  ERROR     {error}");
+    }
+    tables(out, &consumer.tables);
+}
+
+fn tables(out: &mut String, tables: &[Table]) {
+    let width = tables
+        .iter()
+        .map(|table| table.table.chars().count())
+        .max()
+        .unwrap_or(0);
+    for table in tables {
+        let name = &table.table;
+        let _ = write!(out, "  table     {name:<width$}  {:<11}", table.state);
+        if let Some(rows) = table.copied_rows {
+            let _ = write!(out, "  {rows} rows copied");
+        }
+        if table.subscriber_table != table.table {
+            let _ = write!(out, "  into {}", table.subscriber_table);
+        }
+        if let Some(error) = &table.error {
+            let _ = write!(out, "  ERROR: {error}");
+        }
+        out.push('\n');
+    }
+}

@@ -1,0 +1,499 @@
+//! Real throw-away clusters for the tests, by way of `regress/cluster`, and the real binary run against them.
+//!
+//! [`pair`] gives a test two fresh databases, one on each of two clusters that all tests of the process share; a test that stops or
+//! kills servers makes [`Cluster`]s of its own. Whatever becomes of the test process, its clusters are killed and removed: a shell
+//! waits for the end of a pipe that only this process holds open. Nothing here sleeps for a fixed time: [`eventually`] waits for a
+//! condition, with a deadline.
+
+use std::fmt::Write as _;
+use std::future::Future;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, LazyLock, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+
+/// The longest that anything here is waited for.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running PostgreSQL of its own.
+pub(crate) struct Cluster {
+    dir: PathBuf,
+    port: u16,
+    password: String,
+    _guard: Child,
+}
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+fn script() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../regress/cluster")
+}
+
+fn script_run(arguments: &[&str], dir: &Path) {
+    let output = Command::new(script())
+        .arg(arguments[0])
+        .arg(dir)
+        .args(&arguments[1..])
+        .stdin(Stdio::null())
+        .output()
+        .expect("regress/cluster can be run");
+    assert!(
+        output.status.success(),
+        "regress/cluster {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+impl Cluster {
+    /// Starts one. `options` are more arguments of `regress/cluster start`.
+    pub(crate) fn start(name: &str, options: &[&str]) -> Self {
+        let mut arguments = vec!["start"];
+        arguments.extend_from_slice(options);
+        // fsync off: what these tests kill is PostgreSQL, never the machine.
+        arguments.extend_from_slice(&["-o", "fsync=off"]);
+        Self::made(name, &arguments)
+    }
+
+    /// Starts a streaming standby of this one.
+    pub(crate) fn standby(&self, name: &str) -> Self {
+        Self::made(name, &["standby", self.dir.to_str().expect("a path of ours")])
+    }
+
+    fn made(name: &str, arguments: &[&str]) -> Self {
+        let n = COUNT.fetch_add(1, Ordering::Relaxed);
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}-{n}", std::process::id()));
+        let guard = Command::new("sh")
+            .arg("-c")
+            .arg("read -r _; \"$1\" kill \"$2\"; rm -rf \"$2\"")
+            .args(["sh".as_ref(), script().as_os_str(), dir.as_os_str()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("sh can be run");
+        script_run(arguments, &dir);
+        let pgpass = std::fs::read_to_string(dir.join("pgpass")).expect("pgpass is there");
+        let fields: Vec<&str> = pgpass.lines().next().unwrap_or_default().split(':').collect();
+        Self {
+            port: fields[1].parse().expect("a port"),
+            password: fields[4].to_owned(),
+            dir,
+            _guard: guard,
+        }
+    }
+
+    /// What the server has logged.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+    }
+
+    /// For the consumer, which finds the password in the file.
+    pub(crate) fn conninfo(&self, database: &str) -> String {
+        format!(
+            "host=127.0.0.1 port={} user=postgres dbname={database} passfile={}",
+            self.port,
+            self.dir.join("pgpass").display()
+        )
+    }
+
+    /// The same for another role with a password, which need not be right.
+    pub(crate) fn conninfo_as(&self, database: &str, role: &str, password: &str) -> String {
+        format!(
+            "host=127.0.0.1 port={} user={role} password={password} dbname={database}",
+            self.port
+        )
+    }
+
+    /// The connection string with the password in it, for a port that the password file does not know.
+    pub(crate) fn with_password(&self, conninfo: &str) -> String {
+        format!("{conninfo} password={}", self.password)
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// A session as superuser.
+    pub(crate) async fn connect(&self, database: &str) -> Db {
+        self.try_connect(database)
+            .await
+            .unwrap_or_else(|error| panic!("connect to {database}: {error:?}"))
+    }
+
+    pub(crate) async fn try_connect(&self, database: &str) -> Result<Db, tokio_postgres::Error> {
+        let mut settings = tokio_postgres::Config::new();
+        settings
+            .host("127.0.0.1")
+            .port(self.port)
+            .user("postgres")
+            .password(&self.password)
+            .dbname(database);
+        let (client, connection) = settings.connect(NoTls).await?;
+        tokio::spawn(connection);
+        Ok(Db { client })
+    }
+
+    /// `immediate` leaves crash recovery to the next start.
+    pub(crate) fn restart(&self, mode: &str) {
+        script_run(&["stop", mode], &self.dir);
+        script_run(&["start"], &self.dir);
+    }
+
+    /// SIGKILL to all of it, then a start.
+    pub(crate) fn crash(&self) {
+        script_run(&["kill"], &self.dir);
+        script_run(&["start"], &self.dir);
+    }
+
+    /// SIGKILL to all of it.
+    pub(crate) fn kill(&self) {
+        script_run(&["kill"], &self.dir);
+    }
+
+    pub(crate) fn start_again(&self) {
+        script_run(&["start"], &self.dir);
+    }
+}
+
+/// A session.
+pub(crate) struct Db {
+    pub(crate) client: Client,
+}
+
+impl Db {
+    /// Runs statements.
+    pub(crate) async fn run(&self, sql: &str) {
+        self.client
+            .batch_execute(sql)
+            .await
+            .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    }
+
+    /// Rows as psql's unaligned mode prints them: `|` between values, a line per row.
+    pub(crate) async fn text(&self, sql: &str) -> String {
+        self.try_text(sql)
+            .await
+            .unwrap_or_else(|error| panic!("{sql}: {error:?}"))
+    }
+
+    pub(crate) async fn try_text(&self, sql: &str) -> Result<String, tokio_postgres::Error> {
+        let mut out = String::new();
+        for message in self.client.simple_query(sql).await? {
+            if let SimpleQueryMessage::Row(row) = message {
+                for i in 0..row.len() {
+                    let _ = write!(
+                        out,
+                        "{}{}",
+                        if i > 0 { "|" } else { "" },
+                        row.get(i).unwrap_or("<null>")
+                    );
+                }
+                out.push('\n');
+            }
+        }
+        Ok(out.trim_end().to_owned())
+    }
+}
+
+static PROVIDER: LazyLock<Cluster> = LazyLock::new(|| Cluster::start("provider", &["-o", "max_worker_processes=40"]));
+static SUBSCRIBER: LazyLock<Cluster> = LazyLock::new(|| Cluster::start("subscriber", &["--no-preload"]));
+
+static CREATE_EXTENSION: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+/// Two databases, and what to run the consumer with.
+pub(crate) struct Pair {
+    pub(crate) provider_cluster: Arc<Side>,
+    pub(crate) subscriber_cluster: Arc<Side>,
+    pub(crate) database: String,
+    pub(crate) provider: Db,
+    pub(crate) subscriber: Db,
+}
+
+/// One of the shared clusters, or a test's own.
+pub(crate) enum Side {
+    Shared(&'static Cluster),
+    Own(Cluster),
+}
+
+impl std::ops::Deref for Side {
+    type Target = Cluster;
+
+    fn deref(&self) -> &Cluster {
+        match self {
+            Side::Shared(cluster) => cluster,
+            Side::Own(cluster) => cluster,
+        }
+    }
+}
+
+/// Two fresh databases with nothing in them but the extension on the provider.
+pub(crate) async fn pair() -> Pair {
+    pair_on(Arc::new(Side::Shared(&PROVIDER)), Arc::new(Side::Shared(&SUBSCRIBER))).await
+}
+
+/// The same on clusters that may be stopped.
+pub(crate) async fn own_pair() -> Pair {
+    let provider = Cluster::start("own-provider", &[]);
+    let subscriber = Cluster::start("own-subscriber", &["--no-preload"]);
+    pair_on(Arc::new(Side::Own(provider)), Arc::new(Side::Own(subscriber))).await
+}
+
+async fn pair_on(provider_cluster: Arc<Side>, subscriber_cluster: Arc<Side>) -> Pair {
+    let database = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
+    for side in [&provider_cluster, &subscriber_cluster] {
+        side.connect("postgres")
+            .await
+            .run(&format!("create database {database}"))
+            .await;
+    }
+    let provider = provider_cluster.connect(&database).await;
+    let subscriber = subscriber_cluster.connect(&database).await;
+    {
+        // Two at once would both make the roles.
+        let _one = CREATE_EXTENSION.lock().await;
+        provider.run("create extension pgcascade").await;
+    }
+    Pair {
+        provider_cluster,
+        subscriber_cluster,
+        database,
+        provider,
+        subscriber,
+    }
+}
+
+impl Pair {
+    /// `consumer replay` with both ends, queue `q` and consumer `c`; add what else is wanted.
+    pub(crate) fn replay(&self) -> Replay {
+        Replay::new(
+            &self.provider_cluster.conninfo(&self.database),
+            &self.subscriber_cluster.conninfo(&self.database),
+        )
+    }
+
+    /// Replays what is there and asserts that it went well.
+    pub(crate) async fn catch_up(&self, arguments: &[&str]) -> Output {
+        let output = self.replay().args(arguments).arg("--until-caught-up").output().await;
+        assert_eq!(output.code(), Some(0), "{}", output.stderr);
+        output
+    }
+
+    /// Fails with the two lists of rows that differ.
+    pub(crate) async fn assert_equal(&self, table: &str) {
+        let query = format!("select t::text from {table} t order by t::text collate \"C\"");
+        let (theirs, ours) = (self.provider.text(&query).await, self.subscriber.text(&query).await);
+        if theirs != ours {
+            let theirs: Vec<&str> = theirs.lines().collect();
+            let ours: Vec<&str> = ours.lines().collect();
+            let lost: Vec<_> = theirs.iter().filter(|row| !ours.contains(row)).take(10).collect();
+            let extra: Vec<_> = ours.iter().filter(|row| !theirs.contains(row)).take(10).collect();
+            panic!(
+                "{table}: {} rows on the provider, {} on the subscriber; missing {lost:?}, extra {extra:?}",
+                theirs.len(),
+                ours.len()
+            );
+        }
+    }
+
+    /// Closes the sessions and drops the databases, so that their background workers end.
+    pub(crate) async fn drop(self) {
+        let Self {
+            provider_cluster,
+            subscriber_cluster,
+            database,
+            provider,
+            subscriber,
+        } = self;
+        drop((provider, subscriber));
+        for side in [provider_cluster, subscriber_cluster] {
+            side.connect("postgres")
+                .await
+                .run(&format!("drop database {database} with (force)"))
+                .await;
+        }
+    }
+}
+
+/// A run of the real binary, to be.
+pub(crate) struct Replay {
+    command: Command,
+}
+
+/// What came of it.
+pub(crate) struct Output {
+    pub(crate) status: ExitStatus,
+    /// With the quotes inside values as they were, not escaped as the log line has them.
+    pub(crate) stderr: String,
+    /// The greatest resident memory, in kB, as last seen.
+    pub(crate) peak_kb: u64,
+}
+
+impl Output {
+    pub(crate) fn code(&self) -> Option<i32> {
+        self.status.code()
+    }
+}
+
+impl Replay {
+    pub(crate) fn new(provider: &str, subscriber: &str) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_consumer"));
+        command.args([
+            "replay",
+            "--provider",
+            provider,
+            "--subscriber",
+            subscriber,
+            "--queue",
+            "q",
+            "--consumer",
+            "c",
+        ]);
+        command
+            .env_remove("PGCASCADE_FAILPOINTS")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        Self { command }
+    }
+
+    pub(crate) fn args(mut self, arguments: &[&str]) -> Self {
+        self.command.args(arguments);
+        self
+    }
+
+    pub(crate) fn arg(self, argument: &str) -> Self {
+        self.args(&[argument])
+    }
+
+    pub(crate) fn failpoints(mut self, points: &str) -> Self {
+        self.command.env("PGCASCADE_FAILPOINTS", points);
+        self
+    }
+
+    /// Starts it.
+    pub(crate) fn spawn(mut self) -> Running {
+        let mut child = self.command.spawn().expect("the consumer can be run");
+        let stderr = Arc::new(Mutex::new(String::new()));
+        let pipe = BufReader::new(child.stderr.take().expect("a pipe"));
+        let lines = Arc::clone(&stderr);
+        let reader = std::thread::spawn(move || {
+            for line in pipe.split(b'\n').map_while(Result::ok) {
+                let mut text = lines.lock().expect("no panic in between");
+                text.push_str(&String::from_utf8_lossy(&line));
+                text.push('\n');
+            }
+        });
+        Running {
+            child,
+            stderr,
+            reader: Some(reader),
+            peak_kb: 0,
+        }
+    }
+
+    /// Runs it to its end.
+    pub(crate) async fn output(self) -> Output {
+        self.spawn().wait().await
+    }
+}
+
+/// A run of the binary. Killed when dropped.
+pub(crate) struct Running {
+    child: Child,
+    stderr: Arc<Mutex<String>>,
+    reader: Option<std::thread::JoinHandle<()>>,
+    peak_kb: u64,
+}
+
+impl Running {
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it wrote so far.
+    pub(crate) fn stderr(&self) -> String {
+        self.stderr.lock().expect("no panic in between").replace("\\\"", "\"")
+    }
+
+    /// Waits for its end, ten minutes at most.
+    pub(crate) async fn wait(mut self) -> Output {
+        let deadline = Instant::now() + 10 * PATIENCE;
+        loop {
+            self.look_at_memory();
+            if let Some(status) = self.child.try_wait().expect("it is our child") {
+                if let Some(reader) = self.reader.take() {
+                    let _ = reader.join();
+                }
+                return Output {
+                    status,
+                    stderr: self.stderr(),
+                    peak_kb: self.peak_kb,
+                };
+            }
+            assert!(Instant::now() < deadline, "the consumer did not end: {}", self.stderr());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("kill")
+            .arg(format!("-{name}"))
+            .arg(self.pid().to_string())
+            .status()
+            .expect("kill can be run");
+        assert!(sent.success());
+    }
+
+    /// SIGTERM, and an exit code of 0.
+    pub(crate) async fn stop(self) -> Output {
+        self.signal("TERM");
+        let output = self.wait().await;
+        assert_eq!(output.code(), Some(0), "{}", output.stderr);
+        output
+    }
+
+    /// SIGKILL.
+    pub(crate) async fn kill(self) -> Output {
+        self.signal("KILL");
+        self.wait().await
+    }
+
+    pub(crate) async fn until_it_says(&self, text: &str) {
+        eventually(&format!("the consumer says \"{text}\""), async || {
+            self.stderr().contains(text)
+        })
+        .await;
+    }
+
+    fn look_at_memory(&mut self) {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
+        if let Some(line) = status.lines().find(|line| line.starts_with("VmHWM:")) {
+            self.peak_kb = line
+                .split_whitespace()
+                .nth(1)
+                .and_then(|kb| kb.parse().ok())
+                .unwrap_or(0)
+                .max(self.peak_kb);
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits until the condition holds.
+pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition().await {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -1,0 +1,23 @@
+//! `consumer replay`, the real binary, against real clusters. Needs `make install` into the tree of `regress/cluster`.
+#![allow(missing_docs, dead_code, reason = "a test binary has no interface")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod cluster;
+
+#[path = "replay/basics.rs"]
+mod basics;
+#[path = "replay/crashes.rs"]
+mod crashes;
+#[path = "replay/findings.rs"]
+mod findings;
+#[path = "replay/refusals.rs"]
+mod refusals;
+#[path = "replay/servers.rs"]
+mod servers;
+#[path = "replay/size.rs"]
+mod size;

@@ -1,0 +1,387 @@
+//! What replay does when nothing goes wrong.
+
+use std::time::Duration;
+
+use crate::cluster::{eventually, pair};
+
+#[tokio::test]
+async fn copies_and_then_streams() {
+    let pair = pair().await;
+    pair.provider
+        .run(
+            r#"
+            create table plain (id int primary key, v text, n numeric(10,2) default 1.5);
+            create table composite (a text, b int, v text, primary key (b, a));
+            create schema "Odd.Schema";
+            create table "Odd.Schema"."Ta,b:l""e" ("Ke y" int, "co.l,2" text, "q""" text, primary key ("Ke y", "co.l,2"));
+            create table keyless (v text);
+            create table only_key (id int primary key);
+            create table generated (id int primary key, a int, twice int generated always as (a * 2) stored);
+            create table identity (id int generated always as identity primary key, v text);
+            create table identity_beside (k text primary key, id int generated always as identity, v text);
+            insert into plain select i, 'v' || i from generate_series(1, 1000) i;
+            insert into composite values ('x', 1, null), ('x', 2, '');
+            insert into "Odd.Schema"."Ta,b:l""e" values (1, 'a', 'b');
+            insert into keyless values (null), (''), ('x');
+            insert into generated values (1, 5);
+            insert into identity (v) values ('a'), ('b');
+            insert into identity_beside (k, v) values ('a', 'b');
+            "#,
+        )
+        .await;
+    let tables = [
+        "plain",
+        "composite",
+        r#""Odd.Schema"."Ta,b:l""e""#,
+        "keyless",
+        "only_key",
+        "generated",
+        "identity",
+        "identity_beside",
+    ];
+    let arguments = ["--table", "public.*", "--table", r#""Odd.Schema".*"#, "--create"];
+    let first = pair.catch_up(&arguments).await;
+    assert!(first.stderr.contains("no primary key"), "{}", first.stderr);
+    for table in tables {
+        pair.assert_equal(table).await;
+    }
+    pair.provider
+        .run(
+            r#"
+            update plain set v = v || E' \t\n\\ ü%+&=' where id <= 300;
+            delete from plain where id between 301 and 400;
+            insert into plain select i, null from generate_series(2001, 3000) i;
+            begin; update plain set id = -id where id <= 10; insert into plain values (1, 'again'); delete from plain where id = -2; commit;
+            update composite set b = 7 where b = 1;
+            update composite set v = 'changed' where b = 2;
+            insert into composite values ('', 0, '');
+            update "Odd.Schema"."Ta,b:l""e" set "q""" = 'new';
+            insert into "Odd.Schema"."Ta,b:l""e" values (2, '', null);
+            insert into keyless values ('y'), (null);
+            insert into only_key select generate_series(1, 50);
+            update only_key set id = id where id < 10;
+            delete from only_key where id > 40;
+            update generated set a = 6; insert into generated values (2, null);
+            update identity set v = 'c' where id = 1; insert into identity (v) values ('d'); delete from identity where id = 2;
+            update identity_beside set v = 'c'; insert into identity_beside (k, v) values ('b', 'c');
+            "#,
+        )
+        .await;
+    pair.catch_up(&arguments).await;
+    for table in tables {
+        pair.assert_equal(table).await;
+    }
+    pair.provider
+        .run(
+            "begin; insert into plain values (9999, 'gone'); truncate plain, composite; insert into plain values (1, 'after'); commit;
+             truncate keyless; insert into keyless values ('alone')",
+        )
+        .await;
+    pair.catch_up(&arguments).await;
+    for table in tables {
+        pair.assert_equal(table).await;
+    }
+    assert_eq!(pair.subscriber.text("select count(*) from plain").await, "1");
+    let states = pair
+        .subscriber
+        .text("select distinct state, copy_snapshot from pgcascade_replay.table_state")
+        .await;
+    assert_eq!(states, "ok|<null>");
+    pair.drop().await;
+}
+
+#[tokio::test]
+async fn streams_until_told_to_stop() {
+    let pair = pair().await;
+    pair.provider
+        .run("create table t (id int primary key, v text); insert into t values (1, 'a')")
+        .await;
+    let running = pair.replay().args(&["--table", "t", "--create"]).spawn();
+    running.until_it_says("streaming").await;
+    for id in 2..6 {
+        pair.provider.run(&format!("insert into t values ({id}, 'x')")).await;
+        eventually("the row arrives", async || {
+            pair.subscriber
+                .text(&format!("select count(*) from t where id = {id}"))
+                .await
+                == "1"
+        })
+        .await;
+    }
+    let output = running.stop().await;
+    assert!(output.stderr.contains("stopped"), "{}", output.stderr);
+    pair.provider.run("update t set v = 'while away'").await;
+    pair.catch_up(&["--table", "t"]).await;
+    pair.assert_equal("t").await;
+    pair.drop().await;
+}
+
+#[tokio::test]
+async fn a_table_can_come_later_and_go() {
+    let pair = pair().await;
+    pair.provider.run("create table a (id int primary key); create table b (id int primary key); insert into a values (1); insert into b values (1)").await;
+    pair.catch_up(&["--table", "a", "--create"]).await;
+    pair.provider
+        .run("insert into a values (2); insert into b values (2)")
+        .await;
+    let second = pair.catch_up(&["--table", "a", "--table", "b", "--create"]).await;
+    assert!(
+        second.stderr.contains("copy done table=\"public.b\"")
+            && !second.stderr.contains("copy done table=\"public.a\""),
+        "{}",
+        second.stderr
+    );
+    pair.assert_equal("a").await;
+    pair.assert_equal("b").await;
+    pair.provider
+        .run("insert into a values (3); insert into b values (3)")
+        .await;
+    let third = pair.catch_up(&["--table", "a"]).await;
+    assert!(third.stderr.contains("no longer replayed"), "{}", third.stderr);
+    pair.assert_equal("a").await;
+    assert_eq!(pair.subscriber.text("select count(*) from b").await, "2");
+    // Named again it must not go on with a gap.
+    let refused = pair
+        .replay()
+        .args(&["--table", "a", "--table", "b", "--until-caught-up"])
+        .output()
+        .await;
+    assert_eq!(refused.code(), Some(1));
+    assert!(
+        refused
+            .stderr
+            .contains("table public.b on the subscriber has rows already"),
+        "{}",
+        refused.stderr
+    );
+    pair.catch_up(&["--table", "a", "--table", "b", "--truncate"]).await;
+    pair.assert_equal("a").await;
+    pair.assert_equal("b").await;
+    pair.drop().await;
+}
+
+#[tokio::test]
+async fn rows_that_are_there_are_refused_emptied_or_taken() {
+    let pair = pair().await;
+    pair.provider
+        .run("create table t (id int primary key, v text); insert into t values (1, 'a')")
+        .await;
+    pair.subscriber
+        .run("create table t (id int primary key, v text); insert into t values (1, 'b')")
+        .await;
+    let refused = pair
+        .replay()
+        .args(&["--table", "t", "--until-caught-up"])
+        .output()
+        .await;
+    assert_eq!(refused.code(), Some(1));
+    assert!(
+        refused.stderr.contains("has rows already") && refused.stderr.contains("--truncate"),
+        "{}",
+        refused.stderr
+    );
+    assert_eq!(
+        pair.provider.text("select count(*) from pgq.queue").await,
+        "0",
+        "nothing was made"
+    );
+    assert_eq!(
+        pair.subscriber.text("select to_regnamespace('pgcascade_replay')").await,
+        "<null>"
+    );
+    pair.catch_up(&["--table", "t", "--no-copy"]).await;
+    assert_eq!(pair.subscriber.text("select v from t").await, "b");
+    pair.provider
+        .run("update t set v = 'c'; insert into t values (2, 'd')")
+        .await;
+    pair.catch_up(&["--table", "t", "--no-copy"]).await;
+    pair.assert_equal("t").await;
+    pair.drop().await;
+
+    let pair = self::pair().await;
+    pair.provider
+        .run("create table t (id int primary key, v text); insert into t values (1, 'a')")
+        .await;
+    pair.subscriber
+        .run("create table t (id int primary key, v text); insert into t values (1, 'b'), (7, 'c')")
+        .await;
+    pair.catch_up(&["--table", "t", "--truncate"]).await;
+    pair.assert_equal("t").await;
+    pair.drop().await;
+}
+
+#[tokio::test]
+async fn makes_tables_like_the_providers() {
+    let pair = pair().await;
+    pair.provider
+        .run(
+            r#"
+            create schema app;
+            create table app.t (
+                id serial primary key,
+                code varchar(10) collate "C" not null default 'x',
+                amount numeric(12,3) default 0,
+                made timestamptz default now(),
+                doubled numeric generated always as (amount * 2) stored,
+                n bigint generated by default as identity,
+                tags text[] default '{}',
+                constraint "t code" unique (code, n) deferrable
+            );
+            create index t_made on app.t (made desc);
+            create index t_partial on app.t (code) where amount > 0;
+            insert into app.t (code) select 'c' || i from generate_series(1, 100) i;
+            "#,
+        )
+        .await;
+    pair.catch_up(&["--table", "app.*", "--create"]).await;
+    pair.assert_equal("app.t").await;
+    let columns = "select attname, format_type(atttypid, atttypmod), attnotnull, attidentity, attgenerated, c.collname
+                     from pg_attribute left join pg_collation c on c.oid = attcollation
+                    where attrelid = 'app.t'::regclass and attnum > 0 order by attnum";
+    assert_eq!(pair.provider.text(columns).await, pair.subscriber.text(columns).await);
+    let keys = "select conname, pg_get_constraintdef(oid) from pg_constraint where conrelid = 'app.t'::regclass and contype in ('p', 'u') order by 1";
+    assert_eq!(pair.provider.text(keys).await, pair.subscriber.text(keys).await);
+    let defaults = pair
+        .subscriber
+        .text("select pg_get_expr(adbin, adrelid) from pg_attrdef where adrelid = 'app.t'::regclass order by adnum")
+        .await;
+    assert_eq!(
+        defaults,
+        "'x'::character varying\n0\nnow()\n(amount * (2)::numeric)\n'{}'::text[]"
+    );
+    assert_eq!(
+        pair.subscriber
+            .text("select indexname from pg_indexes where schemaname = 'app' order by 1")
+            .await,
+        "t code\nt_made\nt_pkey"
+    );
+    pair.drop().await;
+}
+
+#[tokio::test]
+async fn values_of_many_types_arrive_as_they_are() {
+    let pair = pair().await;
+    let types = r#"
+        create type mood as enum ('sad', 'o k', 'hap"py');
+        create domain positive as int check (value > 0);
+        create type pair as (a int, "B b" text);"#;
+    let table = r#"
+        create table t (id int primary key, b bool, s smallint, l bigint, r real, d double precision, n numeric, m money, c char(5), v varchar(9),
+            nm name, q "char", tx text, by bytea, dt date, ti time, tz timetz, ts timestamp, tt timestamptz, iv interval, u uuid, j json, jb jsonb, x xml,
+            ip inet, ci cidr, mac macaddr, bt bit(4), vb bit varying, po point, bx box, ia int[], ta text[], i4 int4range, mr int4multirange, tv tsvector,
+            tq tsquery, mo mood, mos mood[], po2 positive, pr pair, prs pair[], oi oid, rc regclass, ls pg_lsn, jp jsonpath)"#;
+    pair.provider.run(types).await;
+    pair.subscriber.run(types).await;
+    pair.provider.run(table).await;
+    let values = r#"
+        (1, true, -32768, 9223372036854775807, 1.5e-40, 0.1 + 0.2, 'NaN', '-1234.56', 'ab', ' a''b', 'Na me', '\', E'\t\n\r\\N\\\b ü€😀', '\x00ff5c0a',
+         'infinity', '23:59:59.999999', '01:02:03+05:30', '4713-01-01 BC', '294276-12-31 23:59:59+00', '-1 year 2 days -03:04:05.6',
+         'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', ' {"a" : 1,  "a":"\u00e9"} ', '{"b": [1, null, "x\\y"]}', '<a b="c">&amp;</a>', '::1', '10.0.0.0/8',
+         '08:00:2b:01:02:03', B'1010', B'', '(1,-2.5)', '(1,1),(0,0)', '{{1,NULL},{3,4}}', '{"a,b","c\"d",NULL,"NULL","","\\"}', '[1,5)', '{[1,3),[5,7)}',
+         'a:1B ''q r'':2', '''a'' & !b', 'hap"py', '{"o k","hap\"py"}', 7, '(1,"x, ""y""")', '{"(1,\"a b\")",NULL}', 4294967295, 'pg_class', '16/B374D848', '$.a[*]?(@ > 1)'),
+        (2, false, 0, 0, 'NaN', '-infinity', 'Infinity', 0, '', '', '', '', '', '', '-infinity', '24:00', '00:00-12', '-infinity', 'infinity', '0', null,
+         'null', 'null', '', '10.1.2.3/24', '::/0', null, B'0000', B'1', '(NaN,0)', '(0,0),(0,0)', '{}', '{}', 'empty', '{}', '', '', 'sad', '{}', 1,
+         '(,)', '{}', 0, '-', '0/0', 'strict $')"#;
+    pair.provider
+        .run(&format!("insert into t values {values}; insert into t (id) values (3)"))
+        .await;
+    pair.catch_up(&["--table", "t", "--create"]).await;
+    pair.assert_equal("t").await;
+    // The same values as events: one by one, and as a run that is long enough for COPY. The session's formats must not matter.
+    pair.provider
+        .run(&format!(
+            "truncate t;
+             set DateStyle = 'SQL, DMY'; set IntervalStyle = 'iso_8601'; set TimeZone = 'Asia/Tokyo'; set extra_float_digits = 0; set bytea_output = 'escape';
+             insert into t values {values}; update t set b = not b; insert into t (id) values (3);
+             insert into t select 10 + i, b, s, l, r, d, n, m, c, v, nm, q, tx, by, dt, ti, tz, ts, tt, iv, u, j, jb, x, ip, ci, mac, bt, vb, po, bx, ia, ta,
+                    i4, mr, tv, tq, mo, mos, po2, pr, prs, oi, rc, ls, jp from t, generate_series(1, 50) i where id = 1;
+             reset all"
+        ))
+        .await;
+    pair.catch_up(&["--table", "t"]).await;
+    pair.assert_equal("t").await;
+    pair.drop().await;
+}
+
+#[tokio::test]
+async fn keys_with_an_operator_elsewhere_and_deferred_constraints() {
+    let pair = pair().await;
+    let swap = "create table swap (id int primary key, n int unique deferrable initially immediate, k int, unique (k) deferrable initially deferred)";
+    pair.provider.run(swap).await;
+    pair.provider
+        .run("insert into swap select i, i, i from generate_series(1, 100) i")
+        .await;
+    pair.catch_up(&["--table", "swap", "--create"]).await;
+    pair.provider.run("begin; set constraints all deferred; update swap set n = 101 - n, k = 101 - k; commit; update swap set n = n + 0").await;
+    pair.catch_up(&["--table", "swap"]).await;
+    pair.assert_equal("swap").await;
+    pair.drop().await;
+}
+
+#[tokio::test]
+async fn nothing_is_lost_or_doubled_when_a_copy_meets_writers() {
+    let pair = pair().await;
+    pair.provider
+        .run(
+            "create table t (id int primary key, n int, pad text);
+             insert into t select i, 0, repeat('x', 200) from generate_series(1, 20000) i;
+             create table journal (uid text)",
+        )
+        .await;
+    let writer = pair.provider_cluster.connect(&pair.database).await;
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let stopped = std::sync::Arc::clone(&stop);
+    let writing = tokio::spawn(async move {
+        let mut n = 0;
+        while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+            n += 1;
+            let id = (n * 7919) % 20000 + 1;
+            let sql = format!(
+                "begin; update t set n = n + 1 where id = {id}; insert into journal values ('{n}'); insert into t values ({}, 0, 'new'); delete from t where id = {}; commit",
+                100_000 + n,
+                100_000 + n - 5
+            );
+            writer.run(&sql).await;
+            if n % 200 == 0 {
+                writer.run("truncate journal").await;
+            }
+        }
+        n
+    });
+    let running = pair
+        .replay()
+        .args(&["--table", "t", "--table", "journal", "--create"])
+        .spawn();
+    running.until_it_says("table caught up table=public.t").await;
+    running.until_it_says("table caught up table=public.journal").await;
+    tokio::time::sleep(Duration::from_millis(300)).await; // some more to stream
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert!(writing.await.unwrap() > 0);
+    running.stop().await;
+    pair.catch_up(&["--table", "t", "--table", "journal"]).await;
+    pair.assert_equal("t").await;
+    pair.assert_equal("journal").await;
+    pair.drop().await;
+}
+
+#[tokio::test]
+async fn many_small_ticks_are_merged() {
+    let pair = pair().await;
+    pair.provider.run("create table t (id int primary key)").await;
+    pair.catch_up(&["--table", "t", "--create"]).await;
+    for id in 0..200 {
+        pair.provider.run(&format!("insert into t values ({id})")).await;
+        pair.provider.run("select pgq.ticker('q')").await;
+    }
+    let output = pair.catch_up(&["--table", "t"]).await;
+    pair.assert_equal("t").await;
+    let batches = output
+        .stderr
+        .split("in all")
+        .nth(1)
+        .and_then(|line| line.split("batches=").nth(1))
+        .and_then(|rest| rest.split(' ').next());
+    let batches: u32 = batches.expect("the summary").parse().unwrap();
+    assert!(batches < 20, "{}", output.stderr);
+    pair.drop().await;
+}

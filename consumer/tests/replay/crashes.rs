@@ -1,0 +1,165 @@
+//! kill -9 at every window of the commit protocol, and at random: each row arrives exactly once.
+//!
+//! `journal` has no unique key on the subscriber, so a row that is applied twice is there twice.
+
+use std::time::Duration;
+
+use crate::cluster::{Pair, eventually, pair};
+
+async fn prepared() -> Pair {
+    let pair = pair().await;
+    pair.provider
+        .run(
+            "create table t (id int primary key, n int);
+             create table journal (uid int, what text);
+             insert into t select i, 0 from generate_series(1, 5000) i;
+             insert into journal select i, 'before' from generate_series(1, 5000) i",
+        )
+        .await;
+    pair
+}
+
+fn arguments() -> [&'static str; 5] {
+    ["--table", "t", "--table", "journal", "--create"]
+}
+
+async fn write(pair: &Pair, from: i32) {
+    pair.provider
+        .run(&format!(
+            "begin; update t set n = n + 1 where id % 7 = 0; insert into journal select i, 'after' from generate_series({from}, {}) i; commit;
+             insert into t values ({}, 0); delete from t where id = {}; insert into journal values (-{from}, 'alone')",
+            from + 2000,
+            10_000 + from,
+            from % 5000
+        ))
+        .await;
+}
+
+async fn killed_at(pair: &Pair, point: &str) {
+    let output = pair
+        .replay()
+        .args(&arguments())
+        .arg("--until-caught-up")
+        .failpoints(&format!("{point}=kill"))
+        .output()
+        .await;
+    assert_eq!(output.code(), None, "{point} was not reached: {}", output.stderr);
+}
+
+#[tokio::test]
+async fn killed_at_each_failpoint_of_a_batch() {
+    let pair = prepared().await;
+    pair.catch_up(&arguments()).await;
+    for (i, point) in ["after_read", "before_commit", "after_commit"].into_iter().enumerate() {
+        write(&pair, 10_000 * (i32::try_from(i).unwrap() + 1)).await;
+        let before = pair.subscriber.text("select tick from pgcascade_replay.position").await;
+        killed_at(&pair, point).await;
+        let after = pair.subscriber.text("select tick from pgcascade_replay.position").await;
+        assert_eq!(before == after, point != "after_commit", "{point}");
+        killed_at(&pair, "before_commit").await; // again, at the batch that follows or is repeated
+        let output = pair.catch_up(&arguments()).await;
+        pair.assert_equal("t").await;
+        pair.assert_equal("journal").await;
+        assert!(!output.stderr.contains("ERROR"), "{}", output.stderr);
+    }
+    pair.drop().await;
+}
+
+#[tokio::test]
+async fn a_batch_that_was_committed_and_not_finished_is_only_finished() {
+    let pair = prepared().await;
+    pair.catch_up(&arguments()).await;
+    write(&pair, 1).await;
+    killed_at(&pair, "after_commit").await;
+    let output = pair.catch_up(&arguments()).await;
+    assert!(output.stderr.contains("batch applied already"), "{}", output.stderr);
+    pair.assert_equal("journal").await;
+    pair.drop().await;
+}
+
+#[tokio::test]
+async fn killed_in_the_first_copy() {
+    let pair = prepared().await;
+    for (i, point) in ["in_copy", "after_copy_commit", "in_copy", "after_read"]
+        .into_iter()
+        .enumerate()
+    {
+        killed_at(&pair, point).await;
+        write(&pair, 777 + i32::try_from(i).unwrap()).await;
+    }
+    let states = pair
+        .subscriber
+        .text("select state from pgcascade_replay.table_state order by 1")
+        .await;
+    assert!(states.contains("catching-up"), "{states}");
+    pair.catch_up(&arguments()).await;
+    pair.assert_equal("t").await;
+    pair.assert_equal("journal").await;
+    pair.drop().await;
+}
+
+#[tokio::test]
+async fn killed_at_any_time() {
+    let pair = prepared().await;
+    let mut random = 12345_u64;
+    for round in 0..12 {
+        let running = pair.replay().args(&arguments()).spawn();
+        for i in 0..3 {
+            write(&pair, 20_000 + 100 * round + i).await;
+        }
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        tokio::time::sleep(Duration::from_millis((random >> 33) % 250)).await; // the point of the test: whenever that is
+        running.kill().await;
+    }
+    pair.catch_up(&arguments()).await;
+    pair.assert_equal("t").await;
+    pair.assert_equal("journal").await;
+    pair.drop().await;
+}
+
+#[tokio::test]
+async fn told_to_stop_at_any_time() {
+    let pair = prepared().await;
+    let mut random = 999_u64;
+    for round in 0..12 {
+        let running = pair.replay().args(&arguments()).spawn();
+        write(&pair, 20_000 + 100 * round).await;
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        // Before it listens to signals, a SIGTERM is nothing that it could take as a request.
+        tokio::time::sleep(Duration::from_millis(30 + (random >> 33) % 300)).await;
+        running.stop().await;
+    }
+    pair.catch_up(&arguments()).await;
+    pair.assert_equal("t").await;
+    pair.assert_equal("journal").await;
+    pair.drop().await;
+}
+
+#[tokio::test]
+async fn two_starts_at_once_make_one_replay() {
+    let pair = prepared().await;
+    let (one, other) = (
+        pair.replay().args(&arguments()).spawn(),
+        pair.replay().args(&arguments()).spawn(),
+    );
+    eventually("one of them gives up", async || {
+        one.stderr().contains("replayed already") || other.stderr().contains("replayed already")
+    })
+    .await;
+    let (winner, loser) = if one.stderr().contains("replayed already") {
+        (other, one)
+    } else {
+        (one, other)
+    };
+    assert_eq!(loser.wait().await.code(), Some(1));
+    winner.until_it_says("streaming").await;
+    winner.stop().await;
+    write(&pair, 1).await;
+    pair.catch_up(&arguments()).await;
+    pair.assert_equal("journal").await;
+    pair.drop().await;
+}
