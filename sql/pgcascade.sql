@@ -44,7 +44,8 @@ begin
             errcode = 'undefined_object',
             message = format('queue %s does not have both ticks %s and %s',
                              coalesce((select quote_literal(queue_name) from pgq.queue where queue_id = i_queue_id),
-                                      'number ' || i_queue_id), i_prev_tick, i_cur_tick),
+                                      'number ' || i_queue_id, 'NULL'),
+                             coalesce(i_prev_tick::text, 'NULL'), coalesce(i_cur_tick::text, 'NULL')),
             hint = 'Ticks older than the last rotation are forgotten; see pgq.tick for those that are left.';
     end if;
 

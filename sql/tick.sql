@@ -227,7 +227,8 @@ $$;
 
 -- pgq.force_tick(1)
 --     Make the next run of the ticker tick this queue, by moving its event sequence on. Does not tick.
---     Returns the last tick id; call it until that changes. Null for an unknown, external or paused queue.
+--     Returns the last tick id; call it until that changes. Null for an unknown queue, or one that has no tick.
+--     The sequence of an external or paused queue is left alone.
 create function pgq.force_tick(i_queue_name text) returns bigint
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -235,13 +236,11 @@ as $$
 declare
     q pgq.queue;
 begin
-    select * into q from pgq.queue
-     where queue_name = i_queue_name and not queue_external_ticker and not queue_ticker_paused;
-    if not found then
-        return null;
+    select * into q from pgq.queue where queue_name = i_queue_name;
+    if not q.queue_external_ticker and not q.queue_ticker_paused then
+        perform pgq.seq_setval(q.queue_event_seq,
+                               nextval(q.queue_event_seq) + q.queue_ticker_max_count::bigint * 2 + 1000);
     end if;
-    perform pgq.seq_setval(q.queue_event_seq,
-                           pgq.seq_getval(q.queue_event_seq) + q.queue_ticker_max_count::bigint * 2 + 1000);
     return (select t.tick_id from pgq.tick t where t.tick_queue = q.queue_id order by t.tick_id desc limit 1);
 end
 $$;
