@@ -238,12 +238,15 @@ $$;
 -- pgq.get_batch_events(1)
 --     The events of an open batch, ordered by event id.
 --     Errors: no such batch. Takes share locks on the queue's event tables, which keep rotation away.
+--     Event tables are never analyzed, so that for a big one the planner believes in work that would pay for compiling
+--     the query; it does not.
 create function pgq.get_batch_events(
     in x_batch_id bigint,
     out ev_id bigint, out ev_time timestamptz, out ev_txid bigint, out ev_retry int4, out ev_type text,
     out ev_data text, out ev_extra1 text, out ev_extra2 text, out ev_extra3 text, out ev_extra4 text
 ) returns setof record
 language plpgsql volatile
+set jit = off
 set search_path = pg_catalog, pg_temp
 as $$
 begin
@@ -265,6 +268,7 @@ create function pgq.get_batch_cursor(
     out ev_data text, out ev_extra1 text, out ev_extra2 text, out ev_extra3 text, out ev_extra4 text
 ) returns setof record
 language plpgsql volatile
+set jit = off
 as $$
 declare
     cursor_name constant pg_catalog.text := pg_catalog.quote_ident(i_cursor_name);

@@ -29,7 +29,8 @@ begin
     select co_id into consumer from pgq.consumer where co_name = x_consumer_name for key share;
     if not found then
         -- Two sessions may bring the same new name: the second waits here and uses the row of the first.
-        insert into pgq.consumer (co_name) values (x_consumer_name)
+        insert into pgq.consumer (co_id, co_name)
+        values (pgcascade.unused_id('pgq.consumer_co_id_seq'), x_consumer_name)
         on conflict (co_name) do update set co_name = excluded.co_name
         returning co_id into consumer;
     end if;
@@ -61,8 +62,8 @@ begin
         end if;
     end if;
 
-    insert into pgq.subscription (sub_queue, sub_consumer, sub_last_tick)
-    values (id, consumer, start_tick)
+    insert into pgq.subscription (sub_id, sub_queue, sub_consumer, sub_last_tick)
+    values (pgcascade.unused_id('pgq.subscription_sub_id_seq'), id, consumer, start_tick)
     on conflict (sub_queue, sub_consumer) do nothing;
     return found::integer;
 end

@@ -40,7 +40,8 @@ grant execute on function
     pgq.event_retry(bigint, bigint, integer),
     pgq.batch_retry(bigint, integer),
     pgq.force_tick(text),
-    pgcascade.tick_event_sql(integer, bigint, bigint, integer)
+    pgcascade.tick_event_sql(integer, bigint, bigint, integer),
+    pgcascade.rotation_blockers()
 to pgq_reader;
 
 grant execute on function
@@ -72,5 +73,5 @@ grant execute on function
     pgq.seq_setval(text, bigint),
     pgq.insert_event_raw(text, bigint, timestamptz, integer, integer, text, text, text, text, text, text),
     pgq.event_retry_raw(text, text, timestamptz, bigint, timestamptz, integer, text, text, text, text, text, text),
-    pgcascade.queues_due(boolean)
+    pgcascade.queues_due()
 to pgq_admin;

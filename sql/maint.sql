@@ -159,6 +159,70 @@ begin
 end
 $$;
 
+-- pgcascade.rotation_blockers()
+--     Who keeps queues from being rotated whose rotation period is over: one row per queue and blocker.
+--     blocker     consumer: it has not finished a tick that is young enough
+--                 transaction: it was open at the last tick that a consumer finished, so what it writes is still to come
+--                 lock: it reads or writes the table to be truncated
+--     name        the consumer; or the process id of a session, or the global id of a prepared transaction
+--     since       when the consumer's tick was made; when the transaction began
+--     bytes       what the queue's event tables hold meanwhile
+create function pgcascade.rotation_blockers(
+    out queue_name text, out blocker text, out name text, out since timestamptz, out bytes bigint
+) returns setof record
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query
+    with due as (
+        select q.queue_id, q.queue_name, q.queue_switch_step2,
+               to_regclass(q.queue_data_pfx || '_' || (q.queue_cur_table + 1) % q.queue_ntables) as next_table,
+               (select sum(pg_total_relation_size(i.inhrelid)) from pg_inherits i
+                 where i.inhparent = to_regclass(q.queue_data_pfx))::bigint as bytes
+          from pgq.queue q
+         where q.queue_switch_step2 is not null and q.queue_switch_time + q.queue_rotation_period < now()
+    ), waiting as (
+        select d.*, c.co_name, t.tick_time, t.tick_snapshot
+          from due d
+          join pgq.subscription s on s.sub_queue = d.queue_id
+          join pgq.consumer c on c.co_id = s.sub_consumer
+          join pgq.tick t on t.tick_queue = d.queue_id and t.tick_id = s.sub_last_tick
+         where txid_snapshot_xmin(t.tick_snapshot) <= d.queue_switch_step2
+    ), running as (
+        -- Transaction ids in these views have 32 bits; those in progress are less than 2^31 apart.
+        select a.backend_xid::text::bigint as xid, a.pid::text as name, a.xact_start as since
+          from pg_stat_activity a where a.backend_xid is not null
+        union all
+        select p.transaction::text::bigint, p.gid, p.prepared
+          from pg_prepared_xacts p
+    )
+    -- A consumer is to blame when the tick that it stands at was made after nothing old was open any more.
+    select w.queue_name, 'consumer', w.co_name, w.tick_time, w.bytes
+      from waiting w
+     where not exists (select from running r join txid_snapshot_xip(w.tick_snapshot) x (xid) on x.xid & 4294967295 = r.xid
+                        where x.xid <= w.queue_switch_step2)
+    union
+    select w.queue_name, 'transaction', r.name, r.since, w.bytes
+      from waiting w
+     cross join lateral txid_snapshot_xip(w.tick_snapshot) x (xid)
+      join running r on r.xid = x.xid & 4294967295
+     where x.xid <= w.queue_switch_step2
+    union
+    select d.queue_name, 'lock', coalesce(l.pid::text, p.gid), coalesce(a.xact_start, p.prepared), d.bytes
+      from due d
+      join pg_locks l on l.relation = d.next_table and l.locktype = 'relation' and l.granted
+                     and l.pid is distinct from pg_backend_pid()
+                     and l.database = (select b.oid from pg_database b where b.datname = current_database())
+      left join pg_stat_activity a on a.pid = l.pid
+      left join pg_locks x on l.pid is null and x.pid is null and x.virtualtransaction = l.virtualtransaction
+                          and x.locktype = 'transactionid' and x.mode = 'ExclusiveLock'
+      left join pg_prepared_xacts p on p.transaction = x.transactionid
+     order by 1, 2, 3;
+end
+$$;
+
+comment on function pgcascade.rotation_blockers() is 'who keeps which queue from being rotated, since when, at what size';
 comment on function pgq.maint_operations() is 'maintenance to be done now: functions and their argument';
 comment on function pgq.maint_rotate_tables_step1(text) is 'rotate the event tables of a queue if it is time and nobody needs the oldest';
 comment on function pgq.maint_rotate_tables_step2() is 'note that rotations are visible; in a later transaction than step1';

@@ -70,8 +70,7 @@ end
 $$;
 
 -- pgcascade.tick_due_in(6)
---     How long a queue has to wait for its next tick if nothing more happens; zero or less: tick now. The one home of that
---     decision.
+--     How long a queue has to wait for its next tick if nothing more happens; zero or less: tick now.
 --     i_new_events   event ids drawn since the last tick
 --     i_lag          age of the last tick; i_gap: time between the last two ticks, null when there is only one
 --     and the three settings of the queue.
@@ -90,60 +89,107 @@ return case
     else greatest(i_max_lag / 2, least(i_gap * 2, i_idle_period)) - i_lag
 end;
 
--- pgcascade.queues_due(1)
---     The queues that the ticker has to look at, and in how many milliseconds (0: now) if nothing more happens; neither
---     external nor paused ones. Called by the background worker at each look. Assigns no transaction id.
---     i_late   also look for events whose ids were drawn before the last tick and which were committed after it: their
---              sequence does not move again. It costs a look into the events of every queue without new ones.
---     A queue that is broken is due, so that its tick reports it. A sequence at 1 does not say whether event 1 was drawn
---     before or after the last tick: then the ticker looks.
-create function pgcascade.queues_due(i_late boolean, out queue_name text, out due_ms bigint) returns setof record
-language plpgsql stable security definer
+-- pgcascade.tick_due_in(9)
+--     The same for a real queue, where two figures do not say whether there is an event:
+--     1. a sequence that moved by one: the tick before was made while a writer was at work and says so by standing one
+--        lower, see pgq.ticker(1); or the one event is not committed yet, or was rolled back;
+--     2. a sequence at 1, which is where it stands before the first event and after it.
+--     Then the events are looked into.
+--     i_seq   where the sequence stands; i_events: the queue's event table; i_last: snapshot of the last tick
+create function pgcascade.tick_due_in(
+    i_new_events bigint, i_lag interval, i_gap interval,
+    i_max_count integer, i_max_lag interval, i_idle_period interval,
+    i_seq bigint, i_events text, i_last txid_snapshot
+) returns interval
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    queue record;
-    now_xmax bigint := txid_snapshot_xmax(txid_current_snapshot());
+    idle constant interval := pgcascade.tick_due_in(0, i_lag, i_gap, i_max_count, i_max_lag, i_idle_period);
+    one constant interval := pgcascade.tick_due_in(1, i_lag, i_gap, i_max_count, i_max_lag, i_idle_period);
 begin
-    for queue in
-        select q.queue_name, q.queue_data_pfx, q.queue_ticker_max_count, q.queue_ticker_max_lag, q.queue_ticker_idle_period,
-               last.tick_snapshot, clock_timestamp() - last.tick_time as lag, last.tick_time - prev.tick_time as gap,
-               case when seq.drawn = 1 and last.tick_event_seq = 1 then 1
-                    else coalesce(seq.drawn, 1) - last.tick_event_seq end as new_events
-          from pgq.queue q
-          left join lateral (
-                   select t.tick_id, t.tick_time, t.tick_event_seq, t.tick_snapshot
-                     from pgq.tick t
-                    where t.tick_queue = q.queue_id
-                    order by t.tick_id desc limit 1) last on true
-          left join lateral (
-                   select t.tick_time
-                     from pgq.tick t
-                    where t.tick_queue = q.queue_id and t.tick_id < last.tick_id
-                    order by t.tick_id desc limit 1) prev on true
-         cross join lateral (
-                   select pg_sequence_last_value(to_regclass(q.queue_event_seq)) as drawn) seq
-         where not q.queue_external_ticker
-           and not q.queue_ticker_paused
-         order by q.queue_id
-    loop
-        if i_late and queue.new_events = 0
-           -- Something was finished since the last tick; only then look into the events.
-           and (now_xmax > txid_snapshot_xmax(queue.tick_snapshot)
-                or exists (select from txid_snapshot_xip(queue.tick_snapshot) xid
-                            where txid_visible_in_snapshot(xid, txid_current_snapshot())))
-           and pgcascade.has_undelivered(queue.queue_data_pfx, queue.tick_snapshot)
-        then
-            queue.new_events := 1;
-        end if;
-        queue_name := queue.queue_name;
-        due_ms := coalesce(ceil(extract(epoch from greatest(interval '0',
-                      pgcascade.tick_due_in(queue.new_events, queue.lag, queue.gap, queue.queue_ticker_max_count,
-                                            queue.queue_ticker_max_lag, queue.queue_ticker_idle_period))) * 1000), 0);
-        return next;
-    end loop;
+    if i_new_events = 1 and one <= interval '0' then
+        return case when pgcascade.has_undelivered(i_events, i_last) then one else idle end;
+    elsif i_new_events = 0 and i_seq = 1 and one <= interval '0' and idle > interval '0' then
+        return case when pgcascade.has_undelivered(i_events, i_last) then one else idle end;
+    end if;
+    return pgcascade.tick_due_in(i_new_events, i_lag, i_gap, i_max_count, i_max_lag, i_idle_period);
 end
 $$;
+
+-- pgcascade.queues_due()
+--     The queues that the ticker has to look at, and in how many milliseconds (0: now) if nothing more happens; neither
+--     external nor paused ones. Called by the background worker at each look. Assigns no transaction id.
+--     A queue that is broken is due, so that its tick reports it.
+create function pgcascade.queues_due(out queue_name text, out due_ms bigint) returns setof record
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query
+    select q.queue_name,
+           coalesce(ceil(extract(epoch from greatest(interval '0', due.due_in)) * 1000), 0)::bigint
+      from pgq.queue q
+      left join lateral (
+               select t.tick_id, t.tick_time, t.tick_event_seq, t.tick_snapshot
+                 from pgq.tick t
+                where t.tick_queue = q.queue_id
+                order by t.tick_id desc limit 1) last on true
+      left join lateral (
+               select t.tick_time
+                 from pgq.tick t
+                where t.tick_queue = q.queue_id and t.tick_id < last.tick_id
+                order by t.tick_id desc limit 1) prev on true
+     cross join lateral (
+               select pg_sequence_last_value(to_regclass(q.queue_event_seq)) as drawn) seq
+     cross join lateral (
+               select pgcascade.tick_due_in(
+                          coalesce(seq.drawn, 1) - last.tick_event_seq,
+                          clock_timestamp() - last.tick_time, last.tick_time - prev.tick_time,
+                          q.queue_ticker_max_count, q.queue_ticker_max_lag, q.queue_ticker_idle_period,
+                          seq.drawn, q.queue_data_pfx, last.tick_snapshot) as due_in offset 0) due
+     where not q.queue_external_ticker
+       and not q.queue_ticker_paused
+     order by q.queue_id;
+end
+$$;
+
+-- pgcascade.has_undelivered(2)
+--     Whether a queue has committed events that the snapshot of its last tick does not see.
+--     Looks at transactions that are finished now and were not then: those listed as in progress then, and the ranges of
+--     younger ones between those in progress now, whose rows (of a bulk load, say) would be read in vain each time.
+create function pgcascade.has_undelivered(i_events text, i_last txid_snapshot) returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    now constant txid_snapshot := txid_current_snapshot();
+    finished constant bigint[] := array(
+        select xid from txid_snapshot_xip(i_last) xid where txid_visible_in_snapshot(xid, now));
+    lowest bigint[];
+    highest bigint[];
+    result boolean;
+begin
+    select array_agg(r.begins), array_agg(r.ends - 1) into lowest, highest
+      from (select x.xid as ends, lag(x.xid + 1, 1, txid_snapshot_xmax(i_last)) over (order by x.xid) as begins
+              from (select xid from txid_snapshot_xip(now) xid where xid >= txid_snapshot_xmax(i_last)
+                    union all
+                    select txid_snapshot_xmax(now)) x (xid)) r
+     where r.begins < r.ends;
+
+    execute format('select exists (select from %1$s where ev_txid = any ($1)) or exists ('
+                   'select from unnest($2, $3) r (lowest, highest)'
+                   ' where exists (select from %1$s where ev_txid between r.lowest and r.highest))', i_events)
+       into result using finished, lowest, highest;
+    return result;
+end
+$$;
+
+-- pgcascade.has_writers(1)
+--     Whether other transactions may have written events to a queue and are not finished: those hold a lock on its parent
+--     table, i_events. Looks at that lock alone, which is why it is native: pg_locks copies all there are.
+create function pgcascade.has_writers(i_events regclass) returns boolean
+language c volatile strict as 'MODULE_PATHNAME', 'has_writers_wrapper';
 
 -- pgcascade.check_queue(1)
 --     Refuses a queue whose order of events or whose durability cannot be relied on any more. Called at each tick.
@@ -202,7 +248,12 @@ comment on function pgcascade.tick_event_sql(integer, bigint, bigint, integer) i
     'SQL text that reads the events between two ticks of a queue';
 comment on function pgcascade.tick_due_in(bigint, interval, interval, integer, interval, interval) is
     'how long a queue with these figures waits for its next tick';
-comment on function pgcascade.queues_due(boolean) is 'queues that the ticker looks at, and when they are due';
+comment on function pgcascade.tick_due_in(bigint, interval, interval, integer, interval, interval, bigint, text, txid_snapshot) is
+    'how long a queue waits for its next tick; looks into its events where the figures do not say';
+comment on function pgcascade.queues_due() is 'queues that the ticker looks at, and when they are due';
+comment on function pgcascade.has_undelivered(text, txid_snapshot) is
+    'whether a queue has committed events that its last tick does not see';
+comment on function pgcascade.has_writers(regclass) is 'whether a queue may have events that are not committed yet';
 comment on function pgcascade.check_queue(integer) is
     'raise an error if a queue cannot keep its events in order or safe';
 comment on function pgcascade.control_changed() is 'trigger on pgq.queue: invalidates cached control rows';

@@ -30,7 +30,7 @@ begin
         return 0;
     end if;
 
-    id := nextval('pgq.queue_queue_id_seq');
+    id := pgcascade.unused_id('pgq.queue_queue_id_seq');
     prefix := 'pgq.event_' || id;
     event_seq := prefix || '_id_seq';
     tick_seq := prefix || '_tick_seq';
@@ -66,7 +66,9 @@ $$;
 --     Drop a queue and all its events. Returns 1.
 --     x_force    drop it although consumers are attached
 --     Errors: no such queue; consumers attached and not x_force.
---     Writes retry_queue, tick, subscription, queue. Locks the queue's row, so nobody can register meanwhile.
+--     Writes retry_queue, tick, subscription, queue. Locks the queue's row, so nobody can register meanwhile; before it the
+--     ticker's lock, in the ticker's order, because a tick reads the sequence and then the tables, which are dropped in
+--     the other order; then the parent table before its children, as writers and readers do.
 create function pgq.drop_queue(x_queue_name text, x_force bool) returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -75,6 +77,7 @@ declare
     q pgq.queue;
     tables text;
 begin
+    perform pg_advisory_xact_lock(1885823843, queue_id) from pgq.queue where queue_name = x_queue_name;
     select * into q from pgq.queue where queue_name = x_queue_name for update;
     if not found then
         raise exception using errcode = 'undefined_object', message = 'No such event queue',
@@ -97,7 +100,7 @@ begin
     -- One statement without CASCADE: what users built on these tables is not dropped silently.
     select string_agg(i.inhrelid::regclass::text, ', ' order by i.inhrelid) into tables
       from pg_inherits i where i.inhparent = q.queue_data_pfx::regclass;
-    execute 'drop table ' || concat_ws(', ', tables, q.queue_data_pfx);
+    execute 'drop table ' || concat_ws(', ', q.queue_data_pfx, tables);
     execute format('drop sequence %s, %s', q.queue_tick_seq, q.queue_event_seq);
     return 1;
 end

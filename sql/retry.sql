@@ -6,9 +6,11 @@
 -- pgq.event_retry(3), time given
 --     Deliver one event of an open batch again, not before x_retry_time. Returns 1, or 0 if it is waiting already.
 --     Errors: no such event in that batch, no such batch; both are "event not found".
---     Writes pgq.retry_queue. The condition on ev_id goes into the batch query, so only the event itself is read.
+--     Writes pgq.retry_queue. The condition on ev_id goes into the batch query: only the event itself is fetched,
+--     from the range of the ev_txid index that the batch is; nothing is sorted or copied.
 create function pgq.event_retry(x_batch_id bigint, x_event_id bigint, x_retry_time timestamptz) returns integer
 language plpgsql volatile security definer
+set jit = off
 set search_path = pg_catalog, pg_temp
 as $$
 declare

@@ -51,7 +51,11 @@ create table pgq.queue (
     queue_extra_maint           text[],
 
     constraint queue_pkey primary key (queue_id),
-    constraint queue_name_uq unique (queue_name)
+    constraint queue_name_uq unique (queue_name),
+    -- Functions that run as the extension's owner build statements from these names, and administrators may update this
+    -- table: with other names they would run what they like with the owner's rights.
+    constraint queue_names_check check (queue_data_pfx = 'pgq.event_' || queue_id::text
+        and queue_event_seq = queue_data_pfx || '_id_seq' and queue_tick_seq = queue_data_pfx || '_tick_seq')
 );
 
 -- A tick: a numbered snapshot. The events of a batch are those visible in one tick and not in the one before.

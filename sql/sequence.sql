@@ -63,6 +63,33 @@ begin
 end
 $$;
 
+-- pgcascade.unused_id(1)
+--     The next value of a sequence of schema pgq that its own column does not have yet.
+--     pg_dump saves the rows of our tables but not where their sequences stand: those of a restored database begin again
+--     at 1. For sub_id, which is not unique, a second use would make two subscriptions one.
+create function pgcascade.unused_id(i_seq regclass) returns integer
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    look constant text := (
+        select format('select exists (select from %s where %I = $1)', d.refobjid::regclass, a.attname)
+          from pg_depend d
+          join pg_attribute a on a.attrelid = d.refobjid and a.attnum = d.refobjsubid
+         where d.classid = 'pg_class'::regclass and d.objid = i_seq and d.deptype = 'a');
+    id integer;
+    used boolean;
+begin
+    loop
+        id := nextval(i_seq);
+        execute look into used using id;
+        exit when not used;
+    end loop;
+    return id;
+end
+$$;
+
+comment on function pgcascade.unused_id(regclass) is 'next value of a sequence that its table does not have yet';
 comment on function pgq.quote_fqname(text) is 'quote a table or sequence name for SQL; without schema it is in public';
 comment on function pgq.seq_getval(text) is 'last value of a sequence, without drawing from it';
 comment on function pgq.seq_setval(text, bigint) is 'move a sequence forward to a value; never moves it back';

@@ -77,25 +77,6 @@ begin
 end
 $$;
 
--- pgcascade.has_undelivered(2)
---     Whether there are committed events that the snapshot of the last tick does not see. Used when the event sequence
---     has not moved: its numbers are drawn when an event is written, which may be long before it is committed.
-create function pgcascade.has_undelivered(i_events text, i_last txid_snapshot) returns boolean
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    finished bigint[] := array(
-        select xid from txid_snapshot_xip(i_last) xid where txid_visible_in_snapshot(xid, txid_current_snapshot()));
-    result boolean;
-begin
-    execute format('select exists (select from %1$s where ev_txid >= $1)'
-                   ' or exists (select from %1$s where ev_txid = any ($2))', i_events)
-       into result using txid_snapshot_xmax(i_last), finished;
-    return result;
-end
-$$;
-
 -- pgq.ticker(1)
 --     Tick a queue if it is due. Returns the tick id, or null if it is not due.
 --     Errors: no such queue, ticks come from elsewhere, paused; those of write_tick() and lock_ticker().
@@ -112,7 +93,6 @@ declare
     new_events bigint;
     lag interval;
     gap interval;
-    due boolean;
     tick bigint;
 begin
     select queue_id into id from pgq.queue where queue_name = i_queue_name;
@@ -149,17 +129,20 @@ begin
         gap := last.tick_time - (select t.tick_time from pgq.tick t
                                   where t.tick_queue = q.queue_id and t.tick_id < last.tick_id
                                   order by t.tick_id desc limit 1);
-        due := pgcascade.tick_due_in(new_events, lag, gap, q.queue_ticker_max_count,
-                                     q.queue_ticker_max_lag, q.queue_ticker_idle_period) <= interval '0';
-        if not due and new_events = 0 and pgcascade.has_undelivered(q.queue_data_pfx, last.tick_snapshot) then
-            due := pgcascade.tick_due_in(1, lag, gap, q.queue_ticker_max_count,
-                                         q.queue_ticker_max_lag, q.queue_ticker_idle_period) <= interval '0';
-        end if;
-        if not due then
+        if pgcascade.tick_due_in(new_events, lag, gap, q.queue_ticker_max_count, q.queue_ticker_max_lag,
+                                 q.queue_ticker_idle_period, seq, q.queue_data_pfx, last.tick_snapshot) > interval '0'
+        then
             return null;
         end if;
     end if;
 
+    -- seq counts the ids of open transactions too. Their events belong to a later tick, and no id is drawn when they
+    -- commit; so the tick stands one lower, which is not enough to be due but keeps the ticker looking. The order: 1. the
+    -- sequence was read, 2. writers are looked for, 3. the snapshot is taken. A writer counted in 1 and gone in 2 is then
+    -- seen by 3.
+    if pgcascade.has_writers(q.queue_data_pfx::regclass) then
+        seq := greatest(seq - 1, last.tick_event_seq);
+    end if;
     tick := nextval(q.queue_tick_seq);
     perform pgcascade.write_tick(q.queue_id, tick, clock_timestamp(), seq);
     return tick;
@@ -247,7 +230,6 @@ $$;
 
 comment on function pgcascade.lock_ticker(integer) is 'become the only ticker of a queue until the end of the transaction';
 comment on function pgcascade.write_tick(integer, bigint, timestamptz, bigint) is 'insert a tick and announce it';
-comment on function pgcascade.has_undelivered(text, txid_snapshot) is 'whether committed events wait for a tick';
 comment on function pgq.ticker(text) is 'tick a queue if it is due; tick id or null';
 comment on function pgq.ticker() is 'tick all queues that are due; how many were';
 comment on function pgq.ticker(text, bigint, timestamptz, bigint) is 'record a tick made elsewhere, for a queue with external ticker';

@@ -155,12 +155,7 @@ async fn an_event_committed_after_the_tick_that_counted_it_is_ticked_too() {
         .await;
     other.run("begin; select pgq.insert_event('q', 'late', 'd')").await;
     db.run("select pgq.insert_event('q', 'early', 'd')").await;
-    eventually("the tick that counts both", || async {
-        db.text("select count(*) > 1 and max(tick_event_seq) >= 2 from pgq.tick")
-            .await
-            == "t"
-    })
-    .await;
+    until_ticked(&db, "q").await;
     other.run("commit").await;
     let late = db.text("select ev_txid from pgq.event_1 where ev_type = 'late'").await;
     eventually("the tick that sees the late one", || async {
@@ -355,4 +350,36 @@ async fn a_crash_of_the_server_loses_no_ticker() {
     until_tickers(&db, "crash", 1).await;
     db.run("select pgq.insert_event('q', 't', 'd')").await;
     until_ticked(&db, "q").await;
+}
+
+#[tokio::test]
+async fn without_preloading_all_but_the_ticker_works() {
+    let cluster = Cluster::start("not_preloaded", &["--no-preload", "-o", "log_min_messages=notice"]);
+    let db = database(&cluster, "by_hand").await;
+    install(&db).await;
+    assert!(
+        cluster
+            .log()
+            .contains("pgcascade is not in shared_preload_libraries, so no background worker ticks"),
+        "the NOTICE of CREATE EXTENSION"
+    );
+    db.run(
+        "create table t (id int primary key);
+         select pgq.create_queue('q');
+         select pgq.register_consumer('q', 'c');
+         create trigger capture after insert on t for each row execute function pgq.logutriga('q');
+         insert into t values (7);
+         select pgq.force_tick('q')",
+    )
+    .await;
+    assert_eq!(db.text("select pgq.ticker()").await, "1");
+    let batch = db.text("select pgq.next_batch('q', 'c')").await;
+    assert_eq!(
+        db.text(&format!("select ev_type, ev_data from pgq.get_batch_events({batch})"))
+            .await,
+        "I:id|id=7"
+    );
+    assert_eq!(db.text(&format!("select pgq.finish_batch({batch})")).await, "1");
+    db.run("select pgq.maint_rotate_tables_step1('q')").await;
+    db.run("select pgq.maint_rotate_tables_step2()").await;
 }

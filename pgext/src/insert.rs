@@ -10,7 +10,7 @@ use std::rc::Rc;
 use pgrx::prelude::*;
 use pgrx::{PgSqlErrorCode, pg_sys};
 
-use crate::pg::{self, ActingAs, Relation, native};
+use crate::pg::{self, ActingAs, Relation, SettingsNest, native};
 use crate::queue::{self, Queue};
 use crate::worker;
 
@@ -105,6 +105,11 @@ fn insert(queue: &Rc<Queue>, values: &mut [pg_sys::Datum; WIDTH], nulls: &mut [b
         return insert_by_statement(queue, values, nulls);
     }
     let table = Relation::open(queue.table, pg_sys::RowExclusiveLock);
+    // The lock of `for_writing` is on the parent: an ALTER TABLE of this table alone may have committed while we waited for
+    // this one. More columns than `values` has would be read from beyond its end.
+    if queue.is_stale() && !queue::is_plain(&table) {
+        return insert_by_statement(queue, values, nulls);
+    }
     // SAFETY: the arrays have as many elements as the table has columns (it is plain), of their types.
     // CatalogTupleInsert toasts, inserts and maintains plain indexes; nothing in it depends on the table being a catalog.
     unsafe {
@@ -178,7 +183,10 @@ pub(crate) fn store_as_users_wish(queue: &[u8], texts: [Option<pg_sys::Datum>; 6
                 .map(|text| pgrx::datum::DatumWithOid::new(text, pg_sys::TEXTOID)),
         );
     }
-    // The replacement runs as its owner, who alone could make it: a table's writers need no privilege on the queue.
+    // The replacement runs as its owner, who alone could make it: a table's writers need no privilege on the queue. So it
+    // must not look names up in a search_path that the writer chose.
+    let settings = SettingsNest::open();
+    settings.set(c"search_path", c"pg_catalog, pg_temp");
     let _acting = insert_event_function().map(|(_, owner)| ActingAs::role(owner, false));
     let call = "select pgq.insert_event($1, $2, $3, $4, $5, $6, $7)";
     if let Err(error) = Spi::connect_mut(|client| client.update(call, None, &arguments).map(|_| ())) {

@@ -71,6 +71,20 @@ impl Relation {
         Self(unsafe { pg_sys::table_open(oid, lock as pg_sys::LOCKMODE) })
     }
 
+    /// The same, but `None` if it is gone: dropped while we waited for the lock.
+    pub(crate) fn try_open(oid: pg_sys::Oid, lock: u32) -> Option<Self> {
+        // SAFETY: try_relation_open checks the oid itself; null means that there is no such relation.
+        let relation = unsafe { pg_sys::try_relation_open(oid, lock as pg_sys::LOCKMODE) };
+        (!relation.is_null()).then(|| Self(relation))
+    }
+
+    /// Closes it and gives `lock` back at once, for a look that nothing later relies on.
+    pub(crate) fn release(self, lock: u32) {
+        // SAFETY: opened by us with this lock; not closed again by Drop.
+        unsafe { pg_sys::table_close(self.0, lock as pg_sys::LOCKMODE) }
+        std::mem::forget(self);
+    }
+
     pub(crate) fn raw(&self) -> pg_sys::Relation {
         self.0
     }
@@ -148,7 +162,8 @@ impl Drop for ActingAs {
     }
 }
 
-/// Settings changed until dropped, as a function's SET clause does; an abort puts them back too.
+/// Settings changed until dropped; an abort puts them back too. What is run meanwhile cannot leave settings behind either
+/// (`set_config(..., false)` in somebody else's function), which a function's SET clause would let it do.
 pub(crate) struct SettingsNest(c_int);
 
 impl SettingsNest {
@@ -177,8 +192,8 @@ impl SettingsNest {
 impl Drop for SettingsNest {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            // SAFETY: closes the level opened by `open`.
-            unsafe { pg_sys::AtEOXact_GUC(true, self.0) }
+            // SAFETY: closes the level opened by `open`; `false` undoes everything set in it.
+            unsafe { pg_sys::AtEOXact_GUC(false, self.0) }
         }
     }
 }
@@ -187,11 +202,12 @@ impl Drop for SettingsNest {
 pub(crate) struct LongLived(pg_sys::MemoryContext);
 
 impl LongLived {
+    /// Belongs to the current memory context until [`keep`](Self::keep): an ERROR while the entry is made frees it.
     pub(crate) fn new(name: &'static CStr) -> Self {
         // SAFETY: the context keeps the pointer to the name, which is static.
         Self(unsafe {
             pg_sys::AllocSetContextCreateInternal(
-                pg_sys::TopMemoryContext,
+                pg_sys::CurrentMemoryContext,
                 name.as_ptr(),
                 pg_sys::ALLOCSET_SMALL_MINSIZE as usize,
                 pg_sys::ALLOCSET_SMALL_INITSIZE as usize,
@@ -202,6 +218,12 @@ impl LongLived {
 
     pub(crate) fn raw(&self) -> pg_sys::MemoryContext {
         self.0
+    }
+
+    /// From here on it lives until dropped.
+    pub(crate) fn keep(&self) {
+        // SAFETY: both contexts are alive.
+        unsafe { pg_sys::MemoryContextSetParent(self.0, pg_sys::TopMemoryContext) }
     }
 
     /// Runs `work` with this as the current memory context. If it raises an ERROR, the server sets the current context.

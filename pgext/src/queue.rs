@@ -17,7 +17,7 @@ use std::ffi::CString;
 use std::rc::Rc;
 
 use pgrx::prelude::*;
-use pgrx::{PgSqlErrorCode, pg_sys};
+use pgrx::{FromDatum, PgSqlErrorCode, pg_sys};
 
 use crate::pg::{self, FreshSnapshot, Relation, native};
 
@@ -94,6 +94,11 @@ pub(crate) fn for_writing(name: &[u8]) -> Option<Rc<Queue>> {
 }
 
 impl Queue {
+    /// Whether a message came since this was read: the event table may have another shape by now.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.generation != generation()
+    }
+
     /// Counts one more event of this transaction, after checking that it may be inserted.
     pub(crate) fn admit(&self) {
         if self.is_closed() {
@@ -222,8 +227,21 @@ fn read(name: &[u8]) -> Option<Rc<Queue>> {
     );
     check_uncached(name, sequence);
     // Watched before it is looked at: a change during the look makes the entry stale.
-    WATCHED.with(|watched| watched.borrow_mut().extend([parent, table]));
-    let plain = is_plain(&Relation::open(table, pg_sys::AccessShareLock));
+    WATCHED.with(|watched| {
+        let mut watched = watched.borrow_mut();
+        for relation in [parent, table] {
+            if !watched.contains(&relation) {
+                watched.push(relation);
+            }
+        }
+    });
+    // Not held on: whoever drops the queue locks the parent before its children, and our lock on the parent is still to come.
+    // If it is gone, the queue was dropped just now, and the control row with it.
+    let Some(event_table) = Relation::try_open(table, pg_sys::AccessShareLock) else {
+        return read(name);
+    };
+    let plain = is_plain(&event_table);
+    event_table.release(pg_sys::AccessShareLock);
     let queue = Rc::new(Queue {
         name: name.to_vec(),
         parent,
@@ -242,7 +260,7 @@ fn read(name: &[u8]) -> Option<Rc<Queue>> {
 }
 
 /// Whether an event table is without rules, triggers, row security, checks, and partial or expression indexes.
-fn is_plain(table: &Relation) -> bool {
+pub(crate) fn is_plain(table: &Relation) -> bool {
     // SAFETY: reads the relcache entries of an open relation and of its indexes, each open while it is read.
     unsafe {
         let relation = table.raw();
@@ -264,7 +282,7 @@ fn is_plain(table: &Relation) -> bool {
                 let index = pg_sys::index_open(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
                 let plain = pg_sys::RelationGetIndexExpressions(index).is_null()
                     && pg_sys::RelationGetIndexPredicate(index).is_null();
-                pg_sys::index_close(index, pg_sys::NoLock as pg_sys::LOCKMODE);
+                pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
                 plain
             })
     }
@@ -356,4 +374,28 @@ fn control_changed(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
         }
     }
     pg_sys::Datum::from(0usize)
+}
+
+native!(has_writers_wrapper, pg_finfo_has_writers_wrapper, has_writers);
+
+/// `pgcascade.has_writers(regclass)`: whether another transaction, a prepared one included, holds the writers' lock on a
+/// queue's parent table. The ticker asks before it takes its snapshot (sql/tick.sql): a writer's lock goes after the writer
+/// has become visible, so whoever has none here is in that snapshot.
+fn has_writers(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    let mut others = 0;
+    // SAFETY: declared strict with one regclass argument. The tag is that of a relation of this database; only the number of
+    // holders is looked at, the list of them belongs to the current memory context.
+    unsafe {
+        let relation = pg_sys::Oid::from_datum((*(*call).args.as_ptr()).value, false).unwrap_or(pg_sys::InvalidOid);
+        let tag = pg_sys::LOCKTAG {
+            locktag_field1: pg_sys::MyDatabaseId.to_u32(),
+            locktag_field2: relation.to_u32(),
+            locktag_field3: 0,
+            locktag_field4: 0,
+            locktag_type: 0,         // LOCKTAG_RELATION
+            locktag_lockmethodid: 1, // DEFAULT_LOCKMETHOD
+        };
+        pg_sys::GetLockConflicts(&raw const tag, pg_sys::ShareLock as pg_sys::LOCKMODE, &mut others);
+    }
+    pg_sys::Datum::from(others > 0)
 }

@@ -62,7 +62,7 @@ select pgq.maint_retry_events() > 0 as moved;
 update pgq.queue set queue_rotation_period = '0' where queue_name = 'roles';
 select pgq.maint_rotate_tables_step1('roles'), pgq.maint_rotate_tables_step2();
 select count(*) >= 0 as operations from pgq.maint_operations();
-select queue_name is not null as due from pgcascade.queues_due(false) where queue_name = 'roles' limit 1;
+select queue_name is not null as due from pgcascade.queues_due() where queue_name = 'roles' limit 1;
 select pgq.current_event_table('roles') as events \gset
 insert into :events (ev_time, ev_type) values (now(), 'direct');
 select pgq.unregister_consumer('roles', 'roles_c');
@@ -75,7 +75,9 @@ select pgq.next_batch('roles', 'roles_c');
 select pgcascade.tick_event_sql(1, 1, 1, null);
 update pgq.queue set queue_disable_insert = true;
 select count(*) from pgq.retry_queue;
+\set VERBOSITY sqlstate
 select count(*) from :events;
+\set VERBOSITY default
 create table pgq.roles_table ();
 reset role;
 

@@ -62,7 +62,7 @@ select pgq.drop_queue('ticker first');
 begin;
 select pgq.ticker('ticker') is null as not_due, pgq.ticker() = 0 as none, txid_current_if_assigned() is null as no_xid;
 select count(*) = 0 as none from pgq.maint_operations() where func_arg = 'ticker';
-select count(*) >= 0 as looked from pgcascade.queues_due(true);
+select count(*) >= 0 as looked from pgcascade.queues_due();
 select txid_current_if_assigned() is null as no_xid;
 rollback;
 

@@ -48,36 +48,46 @@ fn script_run(arguments: &[&str], dir: &Path) {
     );
 }
 
+/// A new folder, and the process that kills what runs in it and removes it when this process ends.
+fn guarded(name: &str) -> (PathBuf, Child) {
+    let n = COUNT.fetch_add(1, Ordering::Relaxed);
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}-{n}", std::process::id()));
+    let guard = Command::new("sh")
+        .arg("-c")
+        .arg("read -r _; \"$1\" kill \"$2\"; rm -rf \"$2\"")
+        .args(["sh".as_ref(), script().as_os_str(), dir.as_os_str()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("sh can be run");
+    (dir, guard)
+}
+
 impl Cluster {
     /// Starts one. `options` are more arguments of `regress/cluster start`.
     pub(crate) fn start(name: &str, options: &[&str]) -> Self {
+        let (dir, guard) = guarded(name);
         let mut arguments = vec!["start"];
         arguments.extend_from_slice(options);
         // fsync off: what these tests kill is PostgreSQL, never the machine.
         arguments.extend_from_slice(&["-o", "fsync=off"]);
-        Self::made(name, &arguments)
+        script_run(&arguments, &dir);
+        Self::started(dir, guard)
     }
 
-    /// Starts a streaming standby of this one.
+    /// A streaming standby of this one.
     pub(crate) fn standby(&self, name: &str) -> Self {
-        Self::made(name, &["standby", self.dir.to_str().expect("a path of ours")])
+        let (dir, guard) = guarded(name);
+        let primary = self.dir.to_str().expect("a path that is text");
+        script_run(&["standby", primary], &dir);
+        Self::started(dir, guard)
     }
 
-    fn made(name: &str, arguments: &[&str]) -> Self {
-        let n = COUNT.fetch_add(1, Ordering::Relaxed);
-        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}-{n}", std::process::id()));
-        let guard = Command::new("sh")
-            .arg("-c")
-            .arg("read -r _; \"$1\" kill \"$2\"; rm -rf \"$2\"")
-            .args(["sh".as_ref(), script().as_os_str(), dir.as_os_str()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("sh can be run");
-        script_run(arguments, &dir);
+    fn started(dir: PathBuf, guard: Child) -> Self {
         let pgpass = std::fs::read_to_string(dir.join("pgpass")).expect("pgpass is there");
-        let fields: Vec<&str> = pgpass.lines().next().unwrap_or_default().split(':').collect();
+        let first = pgpass.lines().next().expect("a line");
+        let fields: Vec<&str> = first.split(':').collect();
         Self {
             port: fields[1].parse().expect("a port"),
             password: fields[4].to_owned(),
@@ -86,9 +96,11 @@ impl Cluster {
         }
     }
 
-    /// What the server has logged.
-    pub(crate) fn log(&self) -> String {
-        std::fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+    /// `create extension pgcascade`. One at a time: two at once would both make the roles.
+    pub(crate) async fn create_extension(&self, db: &Db) {
+        static ONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+        let _one = ONE.lock().await;
+        db.run("create extension pgcascade").await;
     }
 
     /// For the consumer, which finds the password in the file.
@@ -135,6 +147,11 @@ impl Cluster {
         let (client, connection) = settings.connect(NoTls).await?;
         tokio::spawn(connection);
         Ok(Db { client })
+    }
+
+    /// What the server logged so far.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.join("log")).unwrap_or_default()
     }
 
     /// `immediate` leaves crash recovery to the next start.
@@ -202,8 +219,6 @@ impl Db {
 static PROVIDER: LazyLock<Cluster> = LazyLock::new(|| Cluster::start("provider", &["-o", "max_worker_processes=40"]));
 static SUBSCRIBER: LazyLock<Cluster> = LazyLock::new(|| Cluster::start("subscriber", &["--no-preload"]));
 
-static CREATE_EXTENSION: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-
 /// Two databases, and what to run the consumer with.
 pub(crate) struct Pair {
     pub(crate) provider_cluster: Arc<Side>,
@@ -252,11 +267,7 @@ async fn pair_on(provider_cluster: Arc<Side>, subscriber_cluster: Arc<Side>) -> 
     }
     let provider = provider_cluster.connect(&database).await;
     let subscriber = subscriber_cluster.connect(&database).await;
-    {
-        // Two at once would both make the roles.
-        let _one = CREATE_EXTENSION.lock().await;
-        provider.run("create extension pgcascade").await;
-    }
+    provider_cluster.create_extension(&provider).await;
     Pair {
         provider_cluster,
         subscriber_cluster,

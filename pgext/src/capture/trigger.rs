@@ -253,6 +253,8 @@ unsafe fn make(data: &pg_sys::TriggerData, trigger: &pg_sys::Trigger, format: Fo
             .map(|operation| pg::text_datum(&format.event_type(operation, &schema, &table, &key_names)));
             (types, pg::text_datum(&qualified))
         });
+        // Nothing below raises an ERROR.
+        context.keep();
         Capture {
             relation: (*relation).rd_id,
             valid: Cell::new(true),

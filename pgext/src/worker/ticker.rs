@@ -7,22 +7,17 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 use pgrx::{FromDatum, PgTryBuilder, pg_sys};
 
 use super::wake;
 use crate::guc;
-use crate::pg::ActingAs;
+use crate::pg::{self, ActingAs, SettingsNest};
 
 /// Longest time between two looks at the queues: idle ticks and limits in time fall due without a commit.
 const LOOK: Duration = Duration::from_secs(1);
-
-/// Shortest time between two looks for events that were committed after a tick had counted them. They are looked for after a
-/// commit woke us;
-const LOOK_LATE: Duration = Duration::from_millis(100);
-/// and without that at this distance, for commits that wake nobody (COMMIT PREPARED).
-const LOOK_LATE_UNASKED: Duration = Duration::from_secs(10);
 
 /// What the ticker sets for itself, whatever the database or the role says: it must not wait or stop for reasons meant for
 /// applications, and it needs a new snapshot per statement.
@@ -78,13 +73,15 @@ pub extern "C-unwind" fn pgcascade_ticker_main(argument: pg_sys::Datum) {
     }
 
     let end = match begin(database) {
+        // The slot belongs to the ticker that has the lock.
+        Err(End::Again) => return,
         Err(end) => end,
         Ok(settings) => {
             wake::ticker_started(database);
             // Also on FATAL, which does not unwind.
             // SAFETY: the callback is ours and takes the oid as its argument.
             unsafe { pg_sys::before_shmem_exit(Some(forget), argument) };
-            run(settings)
+            run(database, settings)
         }
     };
     wake::ticker_ended(database, matches!(end, End::NotWanted));
@@ -146,18 +143,20 @@ fn extension_exists() -> bool {
     unsafe { pg_sys::get_extension_oid(c"pgcascade".as_ptr(), true) != pg_sys::InvalidOid }
 }
 
-fn run(settings: String) -> End {
+fn run(database: pg_sys::Oid, settings: String) -> End {
     let mut log = Log::default();
     let mut settings_read = Instant::now();
-    let mut looked_late: Option<Instant> = None;
-    let mut woken = true;
     let mut maintained: Option<Instant> = None;
     let mut retried: Option<Instant> = None;
     loop {
         let look = Instant::now();
         let mut next = LOOK;
         let mut end = None;
-        log.unit("look at the queues", || {
+        // The launcher gives the slot back while the database takes no connections; we go on.
+        if wake::state(database) != wake::Ticker::Running {
+            wake::ticker_started(database);
+        }
+        log.unit("read the settings", || {
             if !extension_exists() || !guc::ticker() {
                 end = Some(End::NotWanted);
             } else if settings_read.elapsed() >= LOOK {
@@ -172,17 +171,9 @@ fn run(settings: String) -> End {
             return end;
         }
 
-        let since = looked_late.map_or(Duration::MAX, |last| last.elapsed());
-        let late = since >= if woken { LOOK_LATE } else { LOOK_LATE_UNASKED };
-        if late {
-            looked_late = Some(look);
-            woken = false;
-        } else if woken {
-            next = LOOK_LATE;
-        }
         let mut due = Vec::new();
         log.unit("look at the queues", || {
-            for (queue, wait) in queues_due(late)? {
+            for (queue, wait) in queues_due()? {
                 if wait.is_zero() {
                     due.push(queue);
                 } else {
@@ -192,8 +183,8 @@ fn run(settings: String) -> End {
             Ok(())
         });
         for queue in due {
-            log.unit(&format!("tick queue {queue}"), || {
-                Spi::run_with_args("select pgq.ticker($1)", &[queue.as_str().into()])
+            log.unit(&format!("tick queue {}", pg::shown(&queue)), || {
+                Spi::run_with_args("select pgq.ticker($1)", &[text(&queue)])
             });
         }
         if retried.is_none_or(|last| last.elapsed() >= guc::retry_interval()) {
@@ -207,28 +198,36 @@ fn run(settings: String) -> End {
         // Workers have to do this themselves; autovacuum of the tick table depends on it.
         // SAFETY: outside of any transaction, as the server wants it.
         unsafe { pg_sys::pgstat_report_stat(false) };
-        woken |= pause(look, next);
+        pause(look, next);
     }
 }
 
 /// Names of the queues that are to be ticked and when: at once (zero) or after a while; see `pgcascade.queues_due()`.
-fn queues_due(late: bool) -> Result<Vec<(String, Duration)>, spi::Error> {
+/// Names are bytes of the server's encoding (converting to that changes nothing): they need not be UTF-8, as a `String` must.
+fn queues_due() -> Result<Vec<(Vec<u8>, Duration)>, spi::Error> {
     Spi::connect(|client| {
         client
             .select(
-                "select queue_name, due_ms from pgcascade.queues_due($1)",
+                "select pg_catalog.convert_to(queue_name, pg_catalog.getdatabaseencoding()), due_ms
+                   from pgcascade.queues_due()",
                 None,
-                &[late.into()],
+                &[],
             )?
             .map(|row| {
                 let milliseconds = row.get::<i64>(2)?.unwrap_or(0);
                 Ok((
-                    row.get::<String>(1)?.unwrap_or_default(),
+                    row.get::<Vec<u8>>(1)?.unwrap_or_default(),
                     Duration::from_millis(milliseconds.unsigned_abs()),
                 ))
             })
             .collect()
     })
+}
+
+/// A text argument of a statement.
+fn text(bytes: &[u8]) -> DatumWithOid<'static> {
+    // SAFETY: a text datum in the current memory context, which outlives the statement.
+    unsafe { DatumWithOid::new(pg::text_datum(bytes), pg_sys::TEXTOID) }
 }
 
 /// Puts some retried events back; `true` means call again.
@@ -245,12 +244,15 @@ fn retry_events(log: &mut Log) -> bool {
 /// list too, cannot run inside a transaction: autovacuum does that. Functions that are not our own are there because
 /// somebody put them into `queue_extra_maint`, which takes no more than pgq_admin: they run as that role.
 fn maintain(log: &mut Log) {
-    let mut operations: Vec<(String, Option<String>)> = Vec::new();
+    let mut operations: Vec<(String, Option<Vec<u8>>)> = Vec::new();
     log.unit("list maintenance operations", || {
         Spi::connect(|client| {
-            for row in client.select("select func_name, func_arg from pgq.maint_operations()", None, &[])? {
-                if let Some(function) = row.get::<String>(1)? {
-                    operations.push((function, row.get::<String>(2)?));
+            let operations_due = "select pg_catalog.convert_to(func_name, pg_catalog.getdatabaseencoding()),
+                       pg_catalog.convert_to(func_arg, pg_catalog.getdatabaseencoding())
+                  from pgq.maint_operations()";
+            for row in client.select(operations_due, None, &[])? {
+                if let Some(function) = row.get::<Vec<u8>>(1)? {
+                    operations.push((pg::shown(&function), row.get::<Vec<u8>>(2)?));
                 }
             }
             Ok(())
@@ -260,13 +262,16 @@ fn maintain(log: &mut Log) {
         if function.eq_ignore_ascii_case("vacuum") {
             continue;
         }
-        let what = format!("run {function}({})", argument.as_deref().unwrap_or_default());
+        let what = format!("run {function}({})", pg::shown(argument.as_deref().unwrap_or_default()));
         log.unit(&what, || {
-            let _acting = (!function.starts_with("pgq.")).then(as_admin);
+            // By their full names: an administrator chooses the argument too, and `pgq.seq_getval` of a view would run what
+            // is in the view.
+            let own = function == "pgq.maint_rotate_tables_step1" || function == "pgq.maint_rotate_tables_step2";
+            let _acting = (!own).then(as_admin);
             match &argument {
                 Some(argument) => {
                     let call = format!("select {}($1)", quoted(&function)?);
-                    Spi::run_with_args(&call, &[argument.as_str().into()])
+                    Spi::run_with_args(&call, &[text(argument)])
                 }
                 None => Spi::run(&format!("select {}()", quoted(&function)?)),
             }
@@ -274,10 +279,13 @@ fn maintain(log: &mut Log) {
     }
 }
 
-/// Gives up the superuser's rights, and the way back to them, until dropped.
-fn as_admin() -> ActingAs {
+/// Gives up the superuser's rights, and the way back to them, until dropped. A search_path that is set meanwhile would be
+/// such a way: what the ticker itself runs later would find other operators on it. So settings are put back as well.
+fn as_admin() -> (ActingAs, SettingsNest) {
+    let settings = SettingsNest::open();
     // SAFETY: a look-up by name; raises an ERROR if somebody dropped the role.
-    ActingAs::role(unsafe { pg_sys::get_role_oid(c"pgq_admin".as_ptr(), false) }, true)
+    let acting = ActingAs::role(unsafe { pg_sys::get_role_oid(c"pgq_admin".as_ptr(), false) }, true);
+    (acting, settings)
 }
 
 /// `schema.function` with each part quoted where SQL needs it.
@@ -292,15 +300,14 @@ fn quoted(function: &str) -> Result<String, spi::Error> {
 }
 
 /// Waits until the next look: `pgcascade.tick_interval` after the last one if a commit wakes us, else `longest` after it.
-/// Returns whether we were woken.
-fn pause(look: Instant, longest: Duration) -> bool {
+fn pause(look: Instant, longest: Duration) {
     let mut woken = false;
     loop {
         let interval = guc::tick_interval();
         let wanted = if woken { interval } else { longest.max(interval) };
         let left = wanted.saturating_sub(look.elapsed());
         if left.is_zero() {
-            return woken;
+            return;
         }
         // Less than a millisecond would be a wait of nothing.
         woken |= super::wait(left.max(Duration::from_millis(1)));
