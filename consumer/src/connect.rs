@@ -55,7 +55,8 @@ const NOTIFICATIONS_KEPT: usize = 256;
 /// Every session's settings, whatever the role's or the database's are. Values travel as text, so the formats must be
 /// the same on both ends. row_security off turns rows that are hidden from us into an error instead of a silent gap.
 /// The time limits would end a copy that takes long for good reason (lock_timeout is left to the administrator: running
-/// into it is retried); not every version has all of them.
+/// into it is retried); not every version has all of them. jit: event tables are never analyzed, so the planner may believe
+/// that compiling a batch's query pays.
 const SETTINGS: &str = "\
 set client_encoding = 'UTF8';
 set search_path = '';
@@ -68,6 +69,7 @@ set lc_monetary = 'C';
 set xmloption = 'content';
 set standard_conforming_strings = on;
 set row_security = off;
+set jit = off;
 set default_transaction_isolation = 'read committed';
 select set_config(name, '0', false) from pg_catalog.pg_settings
  where name in ('statement_timeout', 'transaction_timeout', 'idle_session_timeout',

@@ -158,44 +158,34 @@ fn insert_by_statement(queue: &Rc<Queue>, values: &[pg_sys::Datum; WIDTH], nulls
 }
 
 /// Stores an event by the SQL function `pgq.insert_event(queue, type, data, extra1..extra4)` as users may have replaced
-/// it, or directly while it is the extension's own. Called by the capture triggers.
-pub(crate) fn store_as_users_wish(queue: &[u8], texts: [Option<pg_sys::Datum>; 6]) {
+/// it, or directly while it is the extension's own. Returns what that function returns: the event's id. Called by the
+/// capture triggers and by `pgq.insert_event` with three arguments.
+pub(crate) fn store_as_users_wish(queue: &[u8], texts: [Option<pg_sys::Datum>; 6]) -> Option<i64> {
     if is_ours() {
-        store(
-            queue,
-            &Event {
-                texts,
-                ..Event::default()
-            },
-        );
-        return;
+        let event = Event {
+            texts,
+            ..Event::default()
+        };
+        return Some(store(queue, &event));
     }
-    let mut arguments = Vec::with_capacity(7);
+    let all = std::iter::once(Some(pg::text_datum(queue))).chain(texts);
     // SAFETY: all seven are text datums.
-    unsafe {
-        arguments.push(pgrx::datum::DatumWithOid::new(
-            Some(pg::text_datum(queue)),
-            pg_sys::TEXTOID,
-        ));
-        arguments.extend(
-            texts
-                .into_iter()
-                .map(|text| pgrx::datum::DatumWithOid::new(text, pg_sys::TEXTOID)),
-        );
-    }
+    let arguments: Vec<_> = all
+        .map(|text| unsafe { pgrx::datum::DatumWithOid::new(text, pg_sys::TEXTOID) })
+        .collect();
     // The replacement runs as its owner, who alone could make it: a table's writers need no privilege on the queue. So it
     // must not look names up in a search_path that the writer chose.
     let settings = SettingsNest::open();
     settings.set(c"search_path", c"pg_catalog, pg_temp");
     let _acting = insert_event_function().map(|(_, owner)| ActingAs::role(owner, false));
     let call = "select pgq.insert_event($1, $2, $3, $4, $5, $6, $7)";
-    if let Err(error) = Spi::connect_mut(|client| client.update(call, None, &arguments).map(|_| ())) {
+    Spi::connect_mut(|client| client.update(call, None, &arguments)?.first().get_one::<i64>()).unwrap_or_else(|error| {
         pg::raise(
             PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
             format!("pgq.insert_event failed: {error}"),
             "",
-        );
-    }
+        )
+    })
 }
 
 fn is_ours() -> bool {
@@ -285,17 +275,28 @@ fn queue_name<'a>(call: pg_sys::FunctionCallInfo) -> &'a [u8] {
     }
 }
 
-/// `pgq.insert_event(queue, type, data)` and `(queue, type, data, extra1, extra2, extra3, extra4)`.
+/// `pgq.insert_event(queue, type, data)` and `(queue, type, data, extra1, extra2, extra3, extra4)`. The first calls the
+/// second if users have replaced that.
 fn insert_event(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    let queue = queue_name(call);
     let texts = std::array::from_fn(|index| argument(call, 1 + index));
-    store(
-        queue_name(call),
-        &Event {
+    // SAFETY: the server passes a live call frame.
+    let short = unsafe { (*call).nargs } == 3;
+    if !short {
+        let event = Event {
             texts,
             ..Event::default()
-        },
-    )
-    .into()
+        };
+        return store(queue, &event).into();
+    }
+    match store_as_users_wish(queue, texts) {
+        Some(id) => id.into(),
+        None => {
+            // SAFETY: as above.
+            unsafe { (*call).isnull = true };
+            pg_sys::Datum::from(0usize)
+        }
+    }
 }
 
 /// `pgq.insert_event_raw(queue, id, time, owner, retry, type, data, extra1, extra2, extra3, extra4)`.

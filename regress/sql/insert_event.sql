@@ -79,7 +79,7 @@ update pgq.queue set queue_cur_table = 2 where queue_name = 'insert_event';
 select pgq.insert_event('insert_event', 'type', 'next table');
 select right(tableoid::regclass::text, 2) as slot, ev_id, ev_data from :pfx order by ev_id;
 
--- The 7 argument form may be replaced; the 3 argument form is the extension's own.
+-- The 7 argument form may be replaced; the 3 argument form then calls it.
 begin;
 create or replace function pgq.insert_event(queue_name text, ev_type text, ev_data text, ev_extra1 text, ev_extra2 text, ev_extra3 text, ev_extra4 text)
 returns bigint language plpgsql security definer as $$
@@ -87,6 +87,7 @@ begin
     return pgq.insert_event_raw(queue_name, null, now(), null, null, ev_type, 'replaced: ' || ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4);
 end $$;
 select pgq.insert_event('insert_event', 'type', 'data', null, null, null, null);
-select ev_id, ev_data from :pfx where ev_data like 'replaced%';
+select pgq.insert_event('insert_event', 'type', 'short') is not null as stored;
+select ev_id, ev_data from :pfx where ev_data like 'replaced%' order by ev_id;
 rollback;
 select pgq.drop_queue('insert_event');

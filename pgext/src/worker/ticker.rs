@@ -21,14 +21,17 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// What the ticker sets for itself, whatever the database or the role says: it must not wait or stop for reasons meant for
 /// applications, and it needs a new snapshot per statement.
-const SESSION: [(&std::ffi::CStr, &std::ffi::CStr); 10] = [
+const SESSION: &[(&std::ffi::CStr, &std::ffi::CStr)] = &[
     (c"default_transaction_isolation", c"read committed"),
     (c"default_transaction_read_only", c"off"),
     (c"default_transaction_deferrable", c"off"),
     (c"search_path", c"pg_catalog, pg_temp"),
     (c"statement_timeout", c"0"),
-    (c"lock_timeout", c"0"),
+    // Somebody who holds the lock of one queue must not keep the others from being ticked for long.
+    (c"lock_timeout", c"5s"),
     (c"idle_in_transaction_session_timeout", c"0"),
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    (c"transaction_timeout", c"0"),
     (c"row_security", c"off"),
     (c"jit", c"off"),
     (c"client_min_messages", c"error"),
