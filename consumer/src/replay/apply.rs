@@ -398,6 +398,6 @@ impl Applier {
 /// Sent on at this size.
 const PIECE_BYTES: usize = 64 * 1024;
 
-const DIFFERS: &str = "nothing of the batch was applied. Somebody else changed the subscriber's table, or the copy began elsewhere: put the \
-                       row right and start replay again, or copy the table again (leave it out of --table for one start, then name it \
-                       again, with --truncate)";
+const DIFFERS: &str = "nothing of the batch was applied. Somebody else changed the subscriber's table, or its copy began elsewhere: put \
+                       the row right and start again; or copy the table again: delete its row from pgcascade_replay.table_state, then \
+                       start with --truncate";

@@ -9,6 +9,8 @@ use super::Memory;
 use super::apply::{Applier, Failure};
 use super::event;
 use super::goal;
+use super::idle::Idle;
+use super::session;
 use super::setup::{Ready, Target};
 use super::stream::{Decoder, Summary};
 use super::table_state;
@@ -71,6 +73,7 @@ pub(super) async fn stream(
     if config.until_caught_up && memory.goal.is_none() {
         memory.goal = Some(goal::goal(p, &config.queue).await?);
     }
+    session::match_encoding(&ready.subscriber.client, &ready.encoding).await?;
     let mut reached = goal::reached(p, &ready).await?;
     let decoder = Some(Decoder::new(&ready.targets, config.chunk_bytes));
     let applier = Applier::new(&ready.targets);
@@ -91,6 +94,7 @@ pub(super) async fn stream(
         shutdown,
     };
     let mut to_finish = None;
+    let mut idle = Idle::new();
     loop {
         let caught_up = memory
             .goal
@@ -112,9 +116,11 @@ pub(super) async fn stream(
         while stream.ready.provider.notifications.try_recv().is_ok() {}
         let Some(offer) = stream.next(to_finish.take()).await? else {
             progress.idle();
+            idle.look(&stream.ready.provider.client, &config.queue).await?;
             stream.wait(config).await;
             continue;
         };
+        idle.over();
         to_finish = Some(offer.id);
         if offer.to == stream.ready.tick {
             // Applied by the life before this one, which ended before it could say so.

@@ -145,13 +145,19 @@ async fn pipe(
     {
         let mut source = pin!(
             provider
-                .copy_out(&format!("copy {} ({columns}) to stdout", from.quoted()))
+                .copy_out(&format!(
+                    "copy {} ({columns}) to stdout (encoding 'UTF8')",
+                    from.quoted()
+                ))
                 .await
                 .doing(read)?
         );
         let mut sink = pin!(
             subscriber
-                .copy_in::<_, Bytes>(&format!("copy {} ({columns}) from stdin", to.quoted()))
+                .copy_in::<_, Bytes>(&format!(
+                    "copy {} ({columns}) from stdin (encoding 'UTF8')",
+                    to.quoted()
+                ))
                 .await
                 .doing(write)?
         );

@@ -22,6 +22,7 @@ mod create;
 mod event;
 mod findings;
 mod goal;
+mod idle;
 mod pattern;
 mod position;
 mod preflight;

@@ -88,7 +88,19 @@ pub(super) async fn provider(
         let has = captured.get(&table.oid).copied().unwrap_or(0);
         if has & (ROW_EVENTS | TRUNCATE_EVENT) != ROW_EVENTS | TRUNCATE_EVENT {
             all_captured = false;
-            if !table.may("trigger") {
+            if matches!(states.get(name), Some(State::Ok | State::CatchingUp(_))) {
+                findings.add(
+                    format!("table {name} of the provider has lost its capture triggers, and changes made since are not in the queue"),
+                    format!(
+                        "copy it again: delete from pgcascade_replay.table_state where consumer = {} and queue = {} and \
+                         provider_schema = {} and provider_table = {} on the subscriber, then start with --truncate",
+                        literal(&who.consumer),
+                        literal(&who.queue),
+                        literal(&name.schema),
+                        literal(&name.table)
+                    ),
+                );
+            } else if !table.may("trigger") {
                 findings.add(
                     format!("role \"{role}\" may not make triggers on table {name} of the provider"),
                     format!("grant trigger on {} to {role_name}", name.quoted()),

@@ -98,11 +98,15 @@ pub(super) async fn subscriber_facts(client: &Client) -> Result<SubscriberFacts>
 }
 
 /// Settings that only replay needs, beyond those that every session of ours has.
-pub(super) async fn set_up_sessions(provider: &Client, subscriber: &Client, facts: &ProviderFacts) -> Result<()> {
+pub(super) async fn set_up_sessions(provider: &Client, subscriber: &Client) -> Result<()> {
     // What the provider was told must not be forgotten by its crash, nor the position by the subscriber's: the next step on the other
     // end relies on it. Stricter settings than `on` stay.
     const DURABLE: &str = "select pg_catalog.set_config('synchronous_commit', 'on', false)
                             where pg_catalog.current_setting('synchronous_commit') = 'off'";
+    // A statement cannot be given up from here without losing its connection, so a lock that somebody keeps would keep a shutdown
+    // waiting. A limit of the role's or the database's own stays. Running into it is a transient error.
+    const NO_ENDLESS_WAIT: &str = "select pg_catalog.set_config('lock_timeout', '15s', false)
+                                    where pg_catalog.current_setting('lock_timeout') = '0'";
     // A replay that dies, or whose machine does, must not hold its locks for hours.
     const NOTICE_DEATH: &str =
         "set tcp_keepalives_idle = 20; set tcp_keepalives_interval = 5; set tcp_keepalives_count = 3;
@@ -110,25 +114,25 @@ pub(super) async fn set_up_sessions(provider: &Client, subscriber: &Client, fact
     for (client, end) in [(provider, End::Provider), (subscriber, End::Subscriber)] {
         let what = || format!("set up the session on the {end}");
         client.batch_execute(DURABLE).await.doing(what)?;
+        client.batch_execute(NO_ENDLESS_WAIT).await.doing(what)?;
         if let Err(error) = client.batch_execute(NOTICE_DEATH).await.doing(what) {
             // Not every platform can.
             tracing::debug!(%end, "{error}");
         }
     }
-    // Values are escaped in the event byte by byte in the provider's encoding, so that is what arrives; the subscriber converts it.
-    // From SQL_ASCII nobody can convert: what is not UTF-8 is refused by the subscriber.
-    if !matches!(facts.encoding.as_str(), "UTF8" | "SQL_ASCII") {
-        subscriber
-            .batch_execute(&format!("set client_encoding = {}", literal(&facts.encoding)))
-            .await
-            .doing(|| {
-                format!(
-                    "let the subscriber convert from the provider's encoding {}",
-                    facts.encoding
-                )
-            })?;
-    }
     Ok(())
+}
+
+/// Lets the subscriber convert what streams. Values are escaped in the event byte by byte in the provider's encoding, so that is what
+/// arrives, whatever the sessions' encodings. From SQL_ASCII nobody can convert: what is not UTF-8 the subscriber refuses.
+pub(super) async fn match_encoding(subscriber: &Client, encoding: &str) -> Result<()> {
+    if matches!(encoding, "UTF8" | "SQL_ASCII") {
+        return Ok(());
+    }
+    subscriber
+        .batch_execute(&format!("set client_encoding = {}", literal(encoding)))
+        .await
+        .doing(|| format!("let the subscriber convert from the provider's encoding {encoding}"))
 }
 
 /// Takes the consumer's lock, which the session holds until it ends.

@@ -36,6 +36,8 @@ pub(super) struct Ready {
     /// The last tick that is applied.
     pub(super) tick: i64,
     pub(super) queue_id: i32,
+    /// The provider's.
+    pub(super) encoding: String,
     pub(super) targets: Vec<Target>,
 }
 
@@ -66,7 +68,7 @@ pub(super) async fn prepare(config: &ReplayConfig, patterns: &[Pattern], memory:
         return Err(Error::failure("the provider and the subscriber are the same database")
             .hint("correct --provider or --subscriber"));
     }
-    session::set_up_sessions(p, s, &provider_facts).await?;
+    session::set_up_sessions(p, s).await?;
     let patience = if memory.connected {
         session::LOCK_PATIENCE_AGAIN
     } else {
@@ -117,9 +119,7 @@ pub(super) async fn prepare(config: &ReplayConfig, patterns: &[Pattern], memory:
         .filter_map(|name| Some((at_provider.get(name)?, at_subscriber.get(name)?)))
         .collect();
     preflight::subscriber_tables(s, &subscriber_facts.role, config, &pairs, &states, &mut findings).await?;
-    findings.into_result()?;
-
-    // The position is looked at before anything is made, too: a lost one must not find new tables and triggers behind it.
+    // A lost position first: whatever else is missing, putting it right would not help.
     if subscriber_facts.installed
         && let Some(position) = who.load(s).await?
     {
@@ -132,6 +132,7 @@ pub(super) async fn prepare(config: &ReplayConfig, patterns: &[Pattern], memory:
     } else if queue_id.is_some() && subscription(p, &who).await?.is_some() {
         return Err(who.taken());
     }
+    findings.into_result()?;
 
     if !missing.is_empty() {
         create::create(s, &missing).await?;
@@ -157,12 +158,6 @@ pub(super) async fn prepare(config: &ReplayConfig, patterns: &[Pattern], memory:
                 .unwrap_or(if config.copy { State::InCopy } else { State::Ok }),
         });
     }
-    forget_removed(s, &who, &states, &names).await?;
-    for target in &targets {
-        if !states.contains_key(&target.provider.name) {
-            table_state::add(s, &who, &target.provider.name, &target.subscriber.name, config.copy).await?;
-        }
-    }
     if !std::mem::replace(&mut memory.told_of_keyless, true) {
         for target in targets.iter().filter(|target| target.provider.primary_key().is_empty()) {
             tracing::warn!(
@@ -172,6 +167,13 @@ pub(super) async fn prepare(config: &ReplayConfig, patterns: &[Pattern], memory:
         }
     }
     capture(p, &who, &targets).await?;
+    // After the triggers: a table that has a state and no triggers is one that lost them.
+    forget_removed(s, &who, &states, &names).await?;
+    for target in &targets {
+        if !states.contains_key(&target.provider.name) {
+            table_state::add(s, &who, &target.provider.name, &target.subscriber.name, config.copy).await?;
+        }
+    }
     p.batch_execute("listen pgcascade_tick")
         .await
         .doing(|| "listen for ticks on the provider".to_owned())?;
@@ -181,6 +183,7 @@ pub(super) async fn prepare(config: &ReplayConfig, patterns: &[Pattern], memory:
         who,
         tick,
         queue_id,
+        encoding: provider_facts.encoding,
         targets,
     })
 }

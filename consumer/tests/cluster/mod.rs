@@ -8,6 +8,7 @@
 use std::fmt::Write as _;
 use std::future::Future;
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -53,6 +54,8 @@ fn guarded(name: &str) -> (PathBuf, Child) {
     let n = COUNT.fetch_add(1, Ordering::Relaxed);
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}-{n}", std::process::id()));
     let guard = Command::new("sh")
+        // What ends the test's process group (Ctrl-C, timeout) must leave this one alive.
+        .process_group(0)
         .arg("-c")
         .arg("read -r _; \"$1\" kill \"$2\"; rm -rf \"$2\"")
         .args(["sh".as_ref(), script().as_os_str(), dir.as_os_str()])

@@ -1,8 +1,9 @@
 //! What replay does when nothing goes wrong.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use crate::cluster::{eventually, pair};
+use crate::cluster::{Replay, eventually, pair};
 
 #[tokio::test]
 async fn copies_and_then_streams() {
@@ -270,9 +271,6 @@ async fn values_of_many_types_arrive_as_they_are() {
             nm name, q "char", tx text, by bytea, dt date, ti time, tz timetz, ts timestamp, tt timestamptz, iv interval, u uuid, j json, jb jsonb, x xml,
             ip inet, ci cidr, mac macaddr, bt bit(4), vb bit varying, po point, bx box, ia int[], ta text[], i4 int4range, mr int4multirange, tv tsvector,
             tq tsquery, mo mood, mos mood[], po2 positive, pr pair, prs pair[], oi oid, rc regclass, ls pg_lsn, jp jsonpath)"#;
-    pair.provider.run(types).await;
-    pair.subscriber.run(types).await;
-    pair.provider.run(table).await;
     let values = r#"
         (1, true, -32768, 9223372036854775807, 1.5e-40, 0.1 + 0.2, 'NaN', '-1234.56', 'ab', ' a''b', 'Na me', '\', E'\t\n\r\\N\\\b ü€😀', '\x00ff5c0a',
          'infinity', '23:59:59.999999', '01:02:03+05:30', '4713-01-01 BC', '294276-12-31 23:59:59+00', '-1 year 2 days -03:04:05.6',
@@ -282,6 +280,15 @@ async fn values_of_many_types_arrive_as_they_are() {
         (2, false, 0, 0, 'NaN', '-infinity', 'Infinity', 0, '', '', '', '', '', '', '-infinity', '24:00', '00:00-12', '-infinity', 'infinity', '0', null,
          'null', 'null', '', '10.1.2.3/24', '::/0', null, B'0000', B'1', '(NaN,0)', '(0,0),(0,0)', '{}', '{}', 'empty', '{}', '', '', 'sad', '{}', 1,
          '(,)', '{}', 0, '-', '0/0', 'strict $')"#;
+    pair.provider.run(types).await;
+    pair.subscriber.run(types).await;
+    let (mut table, mut values) = (table.to_owned(), values.to_owned());
+    if pair.provider.try_text("select xml '<a/>'").await.is_err() {
+        // A server built without libxml has the type and takes no value of it.
+        table = table.replace(" x xml", " x text");
+        values = values.replace("<a b=\"c\">&amp;</a>", "no xml");
+    }
+    pair.provider.run(&table).await;
     pair.provider
         .run(&format!("insert into t values {values}; insert into t (id) values (3)"))
         .await;
@@ -329,12 +336,14 @@ async fn nothing_is_lost_or_doubled_when_a_copy_meets_writers() {
         )
         .await;
     let writer = pair.provider_cluster.connect(&pair.database).await;
-    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let stopped = std::sync::Arc::clone(&stop);
+    let stop = Arc::new(AtomicBool::new(false));
+    let written = Arc::new(AtomicU32::new(0));
+    let (stopped, count) = (Arc::clone(&stop), Arc::clone(&written));
     let writing = tokio::spawn(async move {
         let mut n = 0;
-        while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+        while !stopped.load(Ordering::Relaxed) {
             n += 1;
+            count.store(n, Ordering::Relaxed);
             let id = (n * 7919) % 20000 + 1;
             let sql = format!(
                 "begin; update t set n = n + 1 where id = {id}; insert into journal values ('{n}'); insert into t values ({}, 0, 'new'); delete from t where id = {}; commit",
@@ -354,8 +363,12 @@ async fn nothing_is_lost_or_doubled_when_a_copy_meets_writers() {
         .spawn();
     running.until_it_says("table caught up table=public.t").await;
     running.until_it_says("table caught up table=public.journal").await;
-    tokio::time::sleep(Duration::from_millis(300)).await; // some more to stream
-    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let then = written.load(Ordering::Relaxed);
+    eventually("some more was written", async || {
+        written.load(Ordering::Relaxed) > then + 50
+    })
+    .await;
+    stop.store(true, Ordering::Relaxed);
     assert!(writing.await.unwrap() > 0);
     running.stop().await;
     pair.catch_up(&["--table", "t", "--table", "journal"]).await;
@@ -383,5 +396,62 @@ async fn many_small_ticks_are_merged() {
         .and_then(|rest| rest.split(' ').next());
     let batches: u32 = batches.expect("the summary").parse().unwrap();
     assert!(batches < 20, "{}", output.stderr);
+    pair.drop().await;
+}
+
+#[tokio::test]
+async fn catches_up_without_a_background_ticker() {
+    let pair = pair().await;
+    let off = format!("alter database {} set pgcascade.ticker = off", pair.database);
+    pair.provider.run(&off).await;
+    pair.provider
+        .run("create table t (id int primary key); insert into t values (1)")
+        .await;
+    eventually("the ticker is out", async || {
+        pair.provider
+            .text("select count(*) from pg_stat_activity where datname = current_database() and backend_type like 'pgcascade%'")
+            .await
+            == "0"
+    })
+    .await;
+    pair.catch_up(&["--table", "t", "--create"]).await;
+    for id in 2..5 {
+        pair.provider.run(&format!("insert into t values ({id})")).await;
+        pair.catch_up(&["--table", "t"]).await;
+        pair.assert_equal("t").await;
+    }
+    pair.drop().await;
+}
+
+#[tokio::test]
+async fn a_provider_in_another_encoding() {
+    let pair = pair().await;
+    let latin = format!("{}_latin", pair.database);
+    pair.provider
+        .run(&format!(
+            "create database {latin} encoding 'LATIN1' template template0 locale 'C'"
+        ))
+        .await;
+    let provider = pair.provider_cluster.connect(&latin).await;
+    pair.provider_cluster.create_extension(&provider).await;
+    provider
+        .run("create table t (id int primary key, v text); insert into t values (1, 'é'), (2, 'ÿ%+&')")
+        .await;
+    let replay = || {
+        let provider = pair.provider_cluster.conninfo(&latin);
+        let subscriber = pair.subscriber_cluster.conninfo(&pair.database);
+        Replay::new(&provider, &subscriber).args(&["--table", "t", "--create", "--until-caught-up"])
+    };
+    let output = replay().output().await;
+    assert_eq!(output.code(), Some(0), "{}", output.stderr);
+    provider
+        .run("insert into t select i, 'ü' || i from generate_series(10, 100) i; update t set v = v || 'ß' where id < 20; insert into t values (3, 'ä')")
+        .await;
+    let output = replay().output().await;
+    assert_eq!(output.code(), Some(0), "{}", output.stderr);
+    let rows = "select id, v from t order by id";
+    assert_eq!(provider.text(rows).await, pair.subscriber.text(rows).await);
+    drop(provider);
+    pair.provider.run(&format!("drop database {latin} with (force)")).await;
     pair.drop().await;
 }

@@ -2,6 +2,9 @@
 //!
 //! `journal` has no unique key on the subscriber, so a row that is applied twice is there twice.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::cluster::{Pair, eventually, pair};
@@ -160,6 +163,124 @@ async fn two_starts_at_once_make_one_replay() {
     winner.stop().await;
     write(&pair, 1).await;
     pair.catch_up(&arguments()).await;
+    pair.assert_equal("journal").await;
+    pair.drop().await;
+}
+
+/// Whoever reads the subscriber sees a state that the provider had: whole transactions, in their order.
+#[tokio::test]
+async fn every_state_that_can_be_seen_was_one_of_the_providers() {
+    let pair = pair().await;
+    pair.provider
+        .run(
+            "create table account (id int primary key, balance bigint);
+             create table total (id int primary key, balance bigint);
+             create table history (id bigint generated always as identity primary key, delta bigint);
+             insert into account select i, 0 from generate_series(1, 500) i; insert into total values (1, 0)",
+        )
+        .await;
+    let tables = [
+        "--table", "account", "--table", "total", "--table", "history", "--create",
+    ];
+    pair.catch_up(&tables).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut writers = Vec::new();
+    for writer in 0..2 {
+        let (db, stop) = (pair.provider_cluster.connect(&pair.database).await, Arc::clone(&stop));
+        writers.push(tokio::spawn(async move {
+            let mut n = 0_u32;
+            while !stop.load(Ordering::Relaxed) {
+                n += 1;
+                let (account, delta) = ((n * 31 + writer * 7) % 500 + 1, n % 13);
+                db.run(&format!(
+                    "begin; update account set balance = balance + {delta} where id = {account};
+                     insert into history (delta) values ({delta}); update total set balance = balance + {delta}; commit"
+                ))
+                .await;
+            }
+        }));
+    }
+    let (db, done) = (pair.subscriber_cluster.connect(&pair.database).await, Arc::clone(&stop));
+    let seen = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&seen);
+    let sampler = tokio::spawn(async move {
+        let mut states = HashSet::new();
+        while !done.load(Ordering::Relaxed) {
+            let sums = db
+                .text(
+                    "select (select sum(balance) from account), (select sum(balance) from total), \
+                            (select coalesce(sum(delta), 0) from history)",
+                )
+                .await;
+            let sums: Vec<&str> = sums.split('|').collect();
+            assert!(sums[0] == sums[1] && sums[1] == sums[2], "{sums:?}");
+            states.insert(sums[0].to_owned());
+            count.store(states.len(), Ordering::Relaxed);
+        }
+    });
+    for round in 0..4 {
+        let running = pair.replay().args(&tables).spawn();
+        running.until_it_says("streaming").await;
+        let before = seen.load(Ordering::Relaxed);
+        eventually("some more states were seen", async || {
+            seen.load(Ordering::Relaxed) > before + 10
+        })
+        .await;
+        if round % 2 == 0 {
+            running.kill().await
+        } else {
+            running.stop().await
+        };
+    }
+    stop.store(true, Ordering::Relaxed);
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    sampler.await.unwrap();
+    pair.catch_up(&tables).await;
+    for table in ["account", "total", "history"] {
+        pair.assert_equal(table).await;
+    }
+    pair.drop().await;
+}
+
+/// A replay that was frozen, and lost its sessions and so its locks meanwhile, finds another one at its place and does no harm.
+#[tokio::test]
+async fn a_replay_that_wakes_up_after_another_took_over() {
+    let pair = prepared().await;
+    pair.catch_up(&arguments()).await;
+    let frozen = pair.replay().args(&arguments()).spawn();
+    frozen.until_it_says("streaming").await;
+    frozen.signal("STOP");
+    write(&pair, 1).await;
+    // As long as its sessions live, nobody else gets in.
+    let refused = pair.replay().args(&arguments()).output().await;
+    assert_eq!(refused.code(), Some(1));
+    assert!(refused.stderr.contains("replayed already"), "{}", refused.stderr);
+    for db in [&pair.provider, &pair.subscriber] {
+        db.text(
+            "select pg_terminate_backend(pid, 5000) from pg_stat_activity
+              where application_name like 'pgcascade replay%' and datname = current_database()",
+        )
+        .await;
+    }
+    let other = pair.replay().args(&arguments()).spawn();
+    other.until_it_says("streaming").await;
+    write(&pair, 5000).await;
+    frozen.signal("CONT");
+    frozen.until_it_says("retry_in_ms").await;
+    write(&pair, 10_000).await;
+    eventually("the last row arrives", async || {
+        pair.subscriber
+            .text("select count(*) from journal where uid = -10000")
+            .await
+            == "1"
+    })
+    .await;
+    frozen.kill().await;
+    other.stop().await;
+    pair.catch_up(&arguments()).await;
+    pair.assert_equal("t").await;
     pair.assert_equal("journal").await;
     pair.drop().await;
 }

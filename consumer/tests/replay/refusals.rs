@@ -1,6 +1,6 @@
 //! Starts that must fail, before anything is changed, with a sentence that names the object and says what to do.
 
-use crate::cluster::{Pair, Replay, eventually, pair};
+use crate::cluster::{Pair, Replay, eventually, own_pair, pair};
 
 /// Runs to the end and asserts exit code and text.
 async fn refused(replay: Replay, code: i32, texts: &[&str]) {
@@ -363,4 +363,71 @@ async fn positions_that_are_lost() {
     pair.catch_up(&["--table", "t", "--truncate"]).await;
     pair.assert_equal("t").await;
     pair.drop().await;
+}
+
+#[tokio::test]
+async fn triggers_that_were_lost() {
+    let pair = pair().await;
+    pair.provider
+        .run("create table t (id int primary key); create table u (id int primary key); insert into t values (1)")
+        .await;
+    pair.catch_up(&["--table", "*", "--create"]).await;
+    // The same name, another table: its first rows were not captured.
+    pair.provider
+        .run("drop table t; create table t (id int primary key); insert into t values (2), (3)")
+        .await;
+    let texts = [
+        "table public.t of the provider has lost its capture triggers",
+        "delete from pgcascade_replay.table_state",
+    ];
+    refused(pair.replay().args(&["--table", "*"]), 1, &texts).await;
+    pair.provider
+        .run("alter table u disable trigger pgcascade_capture_q_truncate")
+        .await;
+    refused(
+        pair.replay().args(&["--table", "u"]),
+        1,
+        &["table public.u of the provider has lost"],
+    )
+    .await;
+    pair.provider
+        .run("alter table u enable trigger pgcascade_capture_q_truncate")
+        .await;
+    pair.subscriber
+        .run("delete from pgcascade_replay.table_state where provider_table = 't'")
+        .await;
+    pair.catch_up(&["--table", "*", "--truncate"]).await;
+    pair.assert_equal("t").await;
+    pair.drop().await;
+}
+
+#[tokio::test]
+async fn a_standby_at_either_end() {
+    let pair = own_pair().await;
+    pair.provider.run("create table t (id int primary key)").await;
+    pair.subscriber.run("create table t (id int primary key)").await;
+    for (end, cluster) in [
+        ("provider", &pair.provider_cluster),
+        ("subscriber", &pair.subscriber_cluster),
+    ] {
+        let standby = cluster.standby("standby");
+        let (provider, subscriber) = if end == "provider" {
+            (
+                standby.conninfo(&pair.database),
+                pair.subscriber_cluster.conninfo(&pair.database),
+            )
+        } else {
+            (
+                pair.provider_cluster.conninfo(&pair.database),
+                standby.conninfo(&pair.database),
+            )
+        };
+        let sentence = format!("the {end} (database \"{}\") is a standby", pair.database);
+        refused(
+            Replay::new(&provider, &subscriber).args(&["--table", "t"]),
+            1,
+            &[&sentence, "name its primary"],
+        )
+        .await;
+    }
 }
