@@ -1,21 +1,24 @@
 //! Real throw-away clusters for the tests, by way of `regress/cluster`, and the real binary run against them.
 //!
-//! [`pair`] gives a test two fresh databases, one on each of two clusters that all tests of the process share; a test that stops or
-//! kills servers makes [`Cluster`]s of its own. Whatever becomes of the test process, its clusters are killed and removed: a shell
-//! waits for the end of a pipe that only this process holds open. Nothing here sleeps for a fixed time: [`eventually`] waits for a
-//! condition, with a deadline.
+//! [`pair`] gives a test two fresh databases, one on each of two clusters that all tests of the process share; a test
+//! that stops or kills servers makes [`Cluster`]s of its own. Whatever becomes of the test process, its clusters are
+//! killed and removed: a shell waits for the end of a pipe that only this process holds open. Nothing here sleeps for a
+//! fixed time: [`eventually`] waits for a condition, with a deadline.
 
 use std::fmt::Write as _;
 use std::future::Future;
-use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+
+mod program;
+
+pub(crate) use program::{Output, Replay};
 
 /// The longest that anything here is waited for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -150,6 +153,21 @@ impl Cluster {
         let (client, connection) = settings.connect(NoTls).await?;
         tokio::spawn(connection);
         Ok(Db { client })
+    }
+
+    /// What psql prints, messages included, when it runs a statement.
+    pub(crate) fn psql(&self, database: &str, sql: &str) -> String {
+        let output = Command::new("sh")
+            .args([
+                "-c",
+                ". \"$1/env\" && exec \"$PGBIN/psql\" -X -d \"$2\" -c \"$3\" 2>&1",
+                "sh",
+            ])
+            .args([self.dir.as_os_str(), database.as_ref(), sql.as_ref()])
+            .stdin(Stdio::null())
+            .output()
+            .expect("psql can be run");
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     /// What the server logged so far.
@@ -329,177 +347,6 @@ impl Pair {
                 .run(&format!("drop database {database} with (force)"))
                 .await;
         }
-    }
-}
-
-/// A run of the real binary, to be.
-pub(crate) struct Replay {
-    command: Command,
-}
-
-/// What came of it.
-pub(crate) struct Output {
-    pub(crate) status: ExitStatus,
-    /// With the quotes inside values as they were, not escaped as the log line has them.
-    pub(crate) stderr: String,
-    /// The greatest resident memory, in kB, as last seen.
-    pub(crate) peak_kb: u64,
-}
-
-impl Output {
-    pub(crate) fn code(&self) -> Option<i32> {
-        self.status.code()
-    }
-}
-
-impl Replay {
-    pub(crate) fn new(provider: &str, subscriber: &str) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_consumer"));
-        command.args([
-            "replay",
-            "--provider",
-            provider,
-            "--subscriber",
-            subscriber,
-            "--queue",
-            "q",
-            "--consumer",
-            "c",
-        ]);
-        command
-            .env_remove("PGCASCADE_FAILPOINTS")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        Self { command }
-    }
-
-    pub(crate) fn args(mut self, arguments: &[&str]) -> Self {
-        self.command.args(arguments);
-        self
-    }
-
-    pub(crate) fn arg(self, argument: &str) -> Self {
-        self.args(&[argument])
-    }
-
-    pub(crate) fn failpoints(mut self, points: &str) -> Self {
-        self.command.env("PGCASCADE_FAILPOINTS", points);
-        self
-    }
-
-    /// Starts it.
-    pub(crate) fn spawn(mut self) -> Running {
-        let mut child = self.command.spawn().expect("the consumer can be run");
-        let stderr = Arc::new(Mutex::new(String::new()));
-        let pipe = BufReader::new(child.stderr.take().expect("a pipe"));
-        let lines = Arc::clone(&stderr);
-        let reader = std::thread::spawn(move || {
-            for line in pipe.split(b'\n').map_while(Result::ok) {
-                let mut text = lines.lock().expect("no panic in between");
-                text.push_str(&String::from_utf8_lossy(&line));
-                text.push('\n');
-            }
-        });
-        Running {
-            child,
-            stderr,
-            reader: Some(reader),
-            peak_kb: 0,
-        }
-    }
-
-    /// Runs it to its end.
-    pub(crate) async fn output(self) -> Output {
-        self.spawn().wait().await
-    }
-}
-
-/// A run of the binary. Killed when dropped.
-pub(crate) struct Running {
-    child: Child,
-    stderr: Arc<Mutex<String>>,
-    reader: Option<std::thread::JoinHandle<()>>,
-    peak_kb: u64,
-}
-
-impl Running {
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// What it wrote so far.
-    pub(crate) fn stderr(&self) -> String {
-        self.stderr.lock().expect("no panic in between").replace("\\\"", "\"")
-    }
-
-    /// Waits for its end, ten minutes at most.
-    pub(crate) async fn wait(mut self) -> Output {
-        let deadline = Instant::now() + 10 * PATIENCE;
-        loop {
-            self.look_at_memory();
-            if let Some(status) = self.child.try_wait().expect("it is our child") {
-                if let Some(reader) = self.reader.take() {
-                    let _ = reader.join();
-                }
-                return Output {
-                    status,
-                    stderr: self.stderr(),
-                    peak_kb: self.peak_kb,
-                };
-            }
-            assert!(Instant::now() < deadline, "the consumer did not end: {}", self.stderr());
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-
-    pub(crate) fn signal(&self, name: &str) {
-        let sent = Command::new("kill")
-            .arg(format!("-{name}"))
-            .arg(self.pid().to_string())
-            .status()
-            .expect("kill can be run");
-        assert!(sent.success());
-    }
-
-    /// SIGTERM, and an exit code of 0.
-    pub(crate) async fn stop(self) -> Output {
-        self.signal("TERM");
-        let output = self.wait().await;
-        assert_eq!(output.code(), Some(0), "{}", output.stderr);
-        output
-    }
-
-    /// SIGKILL.
-    pub(crate) async fn kill(self) -> Output {
-        self.signal("KILL");
-        self.wait().await
-    }
-
-    pub(crate) async fn until_it_says(&self, text: &str) {
-        eventually(&format!("the consumer says \"{text}\""), async || {
-            self.stderr().contains(text)
-        })
-        .await;
-    }
-
-    fn look_at_memory(&mut self) {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
-        if let Some(line) = status.lines().find(|line| line.starts_with("VmHWM:")) {
-            self.peak_kb = line
-                .split_whitespace()
-                .nth(1)
-                .and_then(|kb| kb.parse().ok())
-                .unwrap_or(0)
-                .max(self.peak_kb);
-        }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -103,10 +103,10 @@ unsafe extern "C-unwind" fn forget(_code: i32, argument: pg_sys::Datum) {
 
 /// Looks whether a ticker is wanted and alone here. Returns the database's own settings, to notice when they change.
 fn begin(_database: pg_sys::Oid) -> Result<String, End> {
-    let mut found = Err(End::Again);
+    let mut found = Err(End::NotWanted);
     let mut log = Log::default();
     log.unit("start", || {
-        found = if !guc::ticker() || !extension_exists() {
+        found = if !guc::ticker() {
             Err(End::NotWanted)
         } else if Spi::get_one::<bool>(LOCK)?.unwrap_or(false) {
             Ok(database_settings()?)
@@ -141,9 +141,21 @@ fn database_settings() -> Result<String, spi::Error> {
     .unwrap_or_default())
 }
 
-fn extension_exists() -> bool {
-    // SAFETY: a catalog look-up by name inside a transaction.
-    unsafe { pg_sys::get_extension_oid(c"pgcascade".as_ptr(), true) != pg_sys::InvalidOid }
+/// Whether the extension is there, and if so, that it stays until the end of the transaction. DROP EXTENSION takes this lock
+/// first and then those of all that it drops: without it, it and a ticker that uses one thing after the other would wait for
+/// each other.
+fn hold_extension() -> bool {
+    // SAFETY: catalog look-ups by name, and a lock on what they found, inside a transaction.
+    unsafe {
+        let find = || pg_sys::get_extension_oid(c"pgcascade".as_ptr(), true);
+        let extension = find();
+        if extension == pg_sys::InvalidOid {
+            return false;
+        }
+        let share = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+        pg_sys::LockDatabaseObject(pg_sys::ExtensionRelationId, extension, 0, share);
+        find() == extension
+    }
 }
 
 fn run(database: pg_sys::Oid, settings: String) -> End {
@@ -154,15 +166,17 @@ fn run(database: pg_sys::Oid, settings: String) -> End {
     loop {
         let look = Instant::now();
         let mut next = LOOK;
-        let mut end = None;
+        let mut end = Some(End::NotWanted);
         // The launcher gives the slot back while the database takes no connections; we go on.
         if wake::state(database) != wake::Ticker::Running {
             wake::ticker_started(database);
         }
         log.unit("read the settings", || {
-            if !extension_exists() || !guc::ticker() {
-                end = Some(End::NotWanted);
-            } else if settings_read.elapsed() >= LOOK {
+            if !guc::ticker() {
+                return Ok(());
+            }
+            end = None;
+            if settings_read.elapsed() >= LOOK {
                 settings_read = Instant::now();
                 if database_settings()? != settings {
                     end = Some(End::Again);
@@ -342,22 +356,24 @@ impl Log {
     }
 }
 
-/// A transaction that commits, or aborts and returns why. An error is caught only here, right before the abort that cleans
+/// A transaction that does its work and commits, or aborts and returns why; without the extension it does nothing. An error is caught only here, right before the abort that cleans
 /// up after it. FATAL (a shutdown, DROP DATABASE WITH FORCE) ends the process and is not caught.
 fn transaction(work: impl FnOnce() -> Result<(), spi::Error>) -> Result<(), String> {
     // SAFETY: called from the worker's loop, outside of any transaction.
     unsafe {
         pg_sys::SetCurrentStatementStartTimestamp();
         pg_sys::StartTransactionCommand();
-        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
     }
     PgTryBuilder::new(std::panic::AssertUnwindSafe(|| {
-        work().map_err(|error| error.to_string())?;
-        // SAFETY: pops what was pushed above, then commits what was started above; an ERROR of either is caught below.
-        unsafe {
-            pg_sys::PopActiveSnapshot();
-            pg_sys::CommitTransactionCommand();
+        if hold_extension() {
+            // SAFETY: inside a transaction. Not before the lock, for which we may have waited.
+            unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
+            work().map_err(|error| error.to_string())?;
+            // SAFETY: pops what was pushed above.
+            unsafe { pg_sys::PopActiveSnapshot() };
         }
+        // SAFETY: commits what was started above; an ERROR is caught below.
+        unsafe { pg_sys::CommitTransactionCommand() };
         Ok(())
     }))
     .catch_others(|error| match &error {
