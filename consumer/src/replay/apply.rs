@@ -1,9 +1,10 @@
 //! A chunk's rows, applied in their order inside the batch's transaction.
 //!
-//! Long runs of inserts into one table go in by COPY, which may stretch over several chunks; everything else as prepared statements,
-//! one per row, many on their way at once. In the careful mode nothing goes by COPY: that is how the row at fault is found when a COPY
-//! fails, as the server names a line and not the event. A row that does not do exactly what it did on the provider (an update or
-//! delete that meets no row, a key that exists already) ends replay: the two ends differ, and going on would hide it.
+//! Long runs of inserts into one table go in by COPY, which may stretch over several chunks; everything else as
+//! prepared statements, one per row, many on their way at once. In the careful mode nothing goes by COPY: that is how
+//! the row at fault is found when a COPY fails, as the server names a line and not the event. A row that does not do
+//! exactly what it did on the provider (an update or delete that meets no row, a key that exists already) ends replay:
+//! the two ends differ, and going on would hide it.
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
@@ -14,17 +15,18 @@ use futures_util::{SinkExt, poll};
 use tokio_postgres::{Client, CopyInSink, Statement};
 use wire::event_type::Operation;
 
+use super::chunk::{Chunk, Row, Shape};
 use super::setup::Target;
 use super::statement::{self, Text};
-use super::stream::{Chunk, Row, Shape};
 use super::table::Table;
 use crate::error::{Doing, Error, Result};
 
-/// Fewer inserts in a row than this are cheaper as statements: a COPY needs an answer before its first row and after its last.
+/// Fewer inserts in a row than this are cheaper as statements: a COPY needs an answer before its first row and after
+/// its last.
 const COPY_FROM: usize = 24;
 
-/// How many statements are on their way at once. Enough to keep the server busy; few enough for its answers to fit into the
-/// buffers of the connection.
+/// How many statements are on their way at once. Enough to keep the server busy; few enough for its answers to fit into
+/// the buffers of the connection.
 const IN_FLIGHT: usize = 512;
 
 /// Why a batch could not be applied.
@@ -135,7 +137,8 @@ impl Applier {
                                 )
                                 .await
                         });
-                        // A statement is sent when its future is polled first. Polling here keeps the rows in their order.
+                        // A statement is sent when its future is polled first. Polling here keeps the rows in their
+                        // order.
                         match poll!(&mut answer) {
                             std::task::Poll::Pending => waiting.push_back((answer, row)),
                             std::task::Poll::Ready(result) => self.check(chunk, row, result)?,

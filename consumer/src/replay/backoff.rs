@@ -1,5 +1,5 @@
-//! The pauses between attempts: doubling from a tenth of a second to a limit, each shortened by chance to between a half and the whole,
-//! so that the consumers of a provider that comes back do not all arrive at once.
+//! The pauses between attempts: doubling from a tenth of a second to a limit, each shortened by chance to between a
+//! half and the whole, so that the consumers of a provider that comes back do not all arrive at once.
 
 use std::time::Duration;
 

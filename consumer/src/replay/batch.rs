@@ -20,9 +20,10 @@ use crate::failpoint::failpoint;
 use crate::progress::{BatchReport, Progress};
 use crate::shutdown::Shutdown;
 
-/// While the consumer is behind, ticks are merged up to about this many events: a commit for each would be most of the work, and
-/// nobody looks at the states in between.
-const EVENTS_WANTED: i32 = 20_000;
+/// While the consumer is behind, ticks are merged up to about this many events, as a commit for each tick would be most
+/// of the work. Not many more: a row that one transaction updates n times costs n squared, as each update passes the
+/// versions before it, and every queue has its hot rows.
+const EVENTS_WANTED: i32 = 4_000;
 
 /// A batch as the provider offers it.
 struct Offer {
@@ -276,13 +277,14 @@ impl Stream<'_> {
                 .decoder
                 .take()
                 .ok_or_else(|| Error::failure("a batch was begun inside another").transient())?;
+            let careful = memory.careful == Some(batch.to);
+            decoder.careful = careful;
             // One chunk waits while another is applied, and the reader holds a third.
             let (sender, mut chunks) = mpsc::channel(1);
             let reader = tokio::spawn(async move {
                 let outcome = decoder.read(source, sender).await;
                 (decoder, outcome)
             });
-            let careful = memory.careful == Some(batch.to);
             let mut first = true;
             while let Some(chunk) = chunks.recv().await {
                 if std::mem::take(&mut first) {
@@ -314,7 +316,8 @@ impl Stream<'_> {
         Ok(Applied::Committed(summary))
     }
 
-    /// Begins the transaction and locks the position in it. Whoever waited for the lock finds the position moved, and stops.
+    /// Begins the transaction and locks the position in it. Whoever waited for the lock finds the position moved, and
+    /// stops.
     async fn begin(&self) -> Result<()> {
         let who = &self.ready.who;
         match who.begin(&self.ready.subscriber.client).await? {

@@ -1,10 +1,11 @@
 //! The rows that were there before capture began.
 //!
-//! One table at a time, one transaction on each end. On the provider the table is locked (ACCESS SHARE) before the snapshot is taken:
-//! a TRUNCATE between the two would otherwise leave the copy empty and yet be older than the snapshot's events. The triggers are
-//! committed by then, so every change that the snapshot does not see is in the queue; the snapshot is recorded, in the transaction that
-//! stores the rows, for the stream to leave out what it does see. COPY's own text goes through as it is, nothing is decoded. A crash
-//! rolls back one table's copy, and only that is repeated.
+//! One table at a time, one transaction on each end. On the provider the table is locked (ACCESS SHARE) before the
+//! snapshot is taken: a TRUNCATE between the two would otherwise leave the copy empty and yet be older than the
+//! snapshot's events. The triggers are committed by then, so every change that the snapshot does not see is in the
+//! queue; the snapshot is recorded, in the transaction that stores the rows, for the stream to leave out what it does
+//! see. COPY's own text goes through as it is, nothing is decoded. A crash rolls back one table's copy, and only that
+//! is repeated.
 
 use std::pin::pin;
 
@@ -28,7 +29,8 @@ use crate::shutdown::Shutdown;
 /// Rows are gathered up to this many bytes before they are sent on: one message, one system call.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// Copies every table that has no copy. Returns false if a shutdown came in between; the table at hand is rolled back then.
+/// Copies every table that has no copy. Returns false if a shutdown came in between; the table at hand is rolled back
+/// then.
 pub(super) async fn copy_missing(
     ready: &mut Ready,
     config: &ReplayConfig,
@@ -77,7 +79,8 @@ pub(super) async fn copy_missing(
             ))
         })?);
         progress.copy_done();
-        // The planner must know that the table is not empty before updates look for rows. Without the right to it, a warning is all.
+        // The planner must know that the table is not empty before updates look for rows. Without the right to it, a
+        // warning is all.
         if let Err(error) = s
             .batch_execute(&format!("analyze {}", target.subscriber.name.quoted()))
             .await
@@ -183,8 +186,8 @@ async fn pipe(
                 break;
             }
             if rows_in_piece == 0 && shutdown.requested() {
-                // Dropping the sink makes the server end its COPY with an error; the transactions are rolled back by the caller and by
-                // the end of the session.
+                // Dropping the sink makes the server end its COPY with an error; the transactions are rolled back by
+                // the caller and by the end of the session.
                 return Ok(None);
             }
         }
@@ -211,7 +214,8 @@ fn common_columns(provider: &Table, subscriber: &Table) -> String {
     columns.join(", ")
 }
 
-/// The plain indexes that --create left for after the copy. One that cannot be made is missed by queries, not by replay.
+/// The plain indexes that --create left for after the copy. One that cannot be made is missed by queries, not by
+/// replay.
 async fn make_later_indexes(subscriber: &Client, target: &Target) -> Result<()> {
     let name = target.subscriber.name.clone();
     let fresh = table::inspect(subscriber, End::Subscriber, std::slice::from_ref(&name)).await?;

@@ -1,10 +1,11 @@
 //! Making tables that the subscriber lacks (`--create`).
 //!
-//! What is made is what replay needs and a reader of the copy expects: schema, columns with type, collation, NOT NULL, default,
-//! identity or generation expression, primary key and unique constraints; all missing tables in one transaction, before anything is
-//! copied. The other plain indexes follow after the copy (copy.rs), because rows go into a table with few indexes faster. Left out:
-//! foreign keys and checks (the provider has enforced them), triggers, and defaults that need an object of the provider's own, such as
-//! the sequence of a serial column. For a copy that is like the original in everything, `pg_dump --schema-only` is the tool.
+//! What is made is what replay needs and a reader of the copy expects: schema, columns with type, collation, NOT NULL,
+//! default, identity or generation expression, primary key and unique constraints; all missing tables in one
+//! transaction, before anything is copied. The other plain indexes follow after the copy (copy.rs), because rows go
+//! into a table with few indexes faster. Left out: foreign keys and checks (the provider has enforced them), triggers,
+//! and defaults that need an object of the provider's own, such as the sequence of a serial column. For a copy that is
+//! like the original in everything, `pg_dump --schema-only` is the tool.
 
 use std::collections::BTreeSet;
 
@@ -104,7 +105,8 @@ fn ddl(table: &Table) -> String {
     format!("create table {} ({})", table.name.quoted(), lines.join(", "))
 }
 
-/// The plain indexes of the provider's table that belong to no constraint, as statements for the subscriber, with their names.
+/// The plain indexes of the provider's table that belong to no constraint, as statements for the subscriber, with their
+/// names.
 pub(super) fn later_indexes<'a>(provider: &'a Table, subscriber: &'a Table) -> impl Iterator<Item = (Name, &'a str)> {
     provider
         .indexes

@@ -1,7 +1,7 @@
 //! An event as it comes over the wire: one row of a binary COPY.
 //!
-//! COPY, because it is the cheapest way to get many rows out of a server; binary, because then a field is a length and its bytes and
-//! nothing has to be unescaped. Called by stream.rs; knows nothing of tables.
+//! COPY, because it is the cheapest way to get many rows out of a server; binary, because then a field is a length and
+//! its bytes and nothing has to be unescaped. Called by stream.rs; knows nothing of tables.
 
 use bytes::Bytes;
 

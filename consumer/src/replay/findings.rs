@@ -1,7 +1,8 @@
 //! What stands in the way of replay, gathered so that a person can put all of it right at once.
 //!
-//! Every check of setup adds to one [`Findings`]; nothing is changed on either end before [`Findings::into_result`] says that the
-//! list is empty. One finding becomes the error's sentence and hint; several become its detail, one line each.
+//! Every check of setup adds to one [`Findings`]; nothing is changed on either end before [`Findings::into_result`]
+//! says that the list is empty. One finding becomes the error's sentence and hint; several become its detail, one line
+//! each.
 
 use crate::error::{Error, Result};
 

@@ -1,7 +1,8 @@
 //! What `--until-caught-up` waits for.
 //!
-//! The goal is a snapshot of the provider, taken when streaming begins. It is reached by the first tick that shows everything which that
-//! snapshot shows. Comparing event ids instead would miss a transaction that drew its ids before a tick and committed after it.
+//! The goal is a snapshot of the provider, taken when streaming begins. It is reached by the first tick that shows
+//! everything which that snapshot shows. Comparing event ids instead would miss a transaction that drew its ids before
+//! a tick and committed after it.
 
 use tokio_postgres::Client;
 use wire::snapshot::Snapshot;

@@ -1,7 +1,8 @@
 //! Notices that nobody makes ticks.
 //!
-//! Without a ticker events are captured and never delivered, and a replay that waits for them looks just like one that has caught up.
-//! So a replay that had no batch for a while asks the provider whether events are waiting, and says so once.
+//! Without a ticker events are captured and never delivered, and a replay that waits for them looks just like one that
+//! has caught up. So a replay that had no batch for a while asks the provider whether events are waiting, and says so
+//! once.
 
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use tokio_postgres::Client;
 
 use crate::error::{Doing, Result};
 
-/// How long without a batch, or without a tick while events wait, is worth a look. Far more than a ticker that runs would take.
+/// How long without a batch, or without a tick while events wait, is worth a look. Far more than a ticker that runs
+/// would take.
 const LONG: Duration = Duration::from_secs(30);
 
 /// Since when there was no batch.

@@ -1,22 +1,26 @@
 //! The replay engine: keeps a subscriber's tables equal to a provider's, batch by batch, exactly once.
 //!
-//! [`run`] is called by `main` and returns when it is told to stop, when `--until-caught-up` is reached, or with an error that needs
-//! somebody to look. Everything transient (a lost connection, a deadlock, a server that restarts) it survives by starting again from
-//! the position, which is cheap, because that is all the state there is:
+//! [`run`] is called by `main` and returns when it is told to stop, when `--until-caught-up` is reached, or with an
+//! error that needs somebody to look. Everything transient (a lost connection, a deadlock, a server that restarts) it
+//! survives by starting again from the position, which is cheap, because that is all the state there is:
 //!
 //! 1. setup.rs opens and checks both sessions and makes what is missing, copy.rs fills new tables;
-//! 2. the provider is asked for its next batch: the events between the tick that the subscriber has reached and a later one;
+//! 2. the provider is asked for its next batch: the events between the tick that the subscriber has reached and a later
+//!    one;
 //! 3. stream.rs reads them and apply.rs applies them, at the same time, in one transaction on the subscriber, which
 //! 4. ends by moving the position (position.rs), and commits;
 //! 5. the provider is told that the batch is finished, and may forget it.
 //!
-//! A crash before the commit leaves nothing; a crash after it leaves the position at the batch's end, and when the provider offers the
-//! same batch again it is only finished. No future of the database is ever dropped half way in order to stop: shutdown is looked for
-//! between batches and chunks. An attempt that fails drops both sessions, and with them whatever was on its way.
+//! A crash before the commit leaves nothing; a crash after it leaves the position at the batch's end, and when the
+//! provider offers the same batch again it is only finished. No future of the database is ever dropped half way in
+//! order to stop: shutdown is looked for between batches and chunks. An attempt that fails drops both sessions, and
+//! with them whatever was on its way.
 
 mod apply;
 mod backoff;
 mod batch;
+mod chunk;
+mod collapse;
 mod copy;
 mod create;
 mod event;
@@ -46,7 +50,8 @@ use table::Name;
 /// What outlives a lost connection.
 #[derive(Debug, Default)]
 struct Memory {
-    /// Both ends could be reached at least once: from now on a lost connection is an incident and not a misspelt address.
+    /// Both ends could be reached at least once: from now on a lost connection is an incident and not a misspelt
+    /// address.
     connected: bool,
     /// Something was committed since the last failure.
     advanced: bool,
@@ -118,7 +123,8 @@ async fn attempt(
     batch::stream(ready, config, shutdown, progress, memory).await
 }
 
-/// Leaves the reason where `consumer status` finds it. The failure itself is reported by the caller; this one is not worth another.
+/// Leaves the reason where `consumer status` finds it. The failure itself is reported by the caller; this one is not
+/// worth another.
 async fn record(config: &ReplayConfig, table: &Name, error: &Error) {
     let who = Who {
         consumer: config.consumer.clone(),

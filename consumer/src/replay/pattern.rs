@@ -1,8 +1,8 @@
 //! The patterns of `--table`: their grammar, and the tables that they mean.
 //!
-//! `schema.table` or `table`, either part with `*` and `?`; unquoted letters are folded to lower case as in SQL, and what is in double
-//! quotes stands for itself. A pattern without a schema means schema public. Only ordinary tables are meant: another kind of relation is
-//! an error if it is named in full, and is passed over by a wildcard.
+//! `schema.table` or `table`, either part with `*` and `?`; unquoted letters are folded to lower case as in SQL, and
+//! what is in double quotes stands for itself. A pattern without a schema means schema public. Only ordinary tables are
+//! meant: another kind of relation is an error if it is named in full, and is passed over by a wildcard.
 
 use tokio_postgres::Client;
 
@@ -10,8 +10,8 @@ use super::findings::Findings;
 use super::table::{Name, kind_name};
 use crate::error::{Doing, Error, Result};
 
-/// The tables that the patterns of `--table` mean on the provider, in the order of their names. A pattern that means none, or that
-/// names something which is not an ordinary table, is a finding.
+/// The tables that the patterns of `--table` mean on the provider, in the order of their names. A pattern that means
+/// none, or that names something which is not an ordinary table, is a finding.
 pub(super) async fn resolve(provider: &Client, patterns: &[Pattern], findings: &mut Findings) -> Result<Vec<Name>> {
     let rows = provider
         .query(include_str!("sql/relations.sql"), &[])
@@ -128,7 +128,8 @@ impl Pattern {
     }
 }
 
-/// Whether `pattern` covers the whole text. Goes back only to the last `*`, so it takes at most the product of the two lengths.
+/// Whether `pattern` covers the whole text. Goes back only to the last `*`, so it takes at most the product of the two
+/// lengths.
 fn glob(pattern: &[Glob], text: &str) -> bool {
     let text: Vec<char> = text.chars().collect();
     let (mut p, mut t) = (0, 0);

@@ -1,9 +1,9 @@
 //! The position: the last tick whose events are applied, on the subscriber.
 //!
-//! It is written in the transaction that applies the events, and nowhere else; that is what "exactly once" rests on. The order at the
-//! first start is: intent (a row without a tick) on the subscriber, registration on the provider, tick on the subscriber. So a
-//! crash in between leaves either an intent, which the next start completes, or nothing. A position whose tick the provider no longer
-//! has is an error; nothing here ever moves a position to "now".
+//! It is written in the transaction that applies the events, and nowhere else; that is what "exactly once" rests on.
+//! The order at the first start is: intent (a row without a tick) on the subscriber, registration on the provider, tick
+//! on the subscriber. So a crash in between leaves either an intent, which the next start completes, or nothing. A
+//! position whose tick the provider no longer has is an error; nothing here ever moves a position to "now".
 
 use tokio_postgres::{Client, SimpleQueryMessage};
 
@@ -66,8 +66,8 @@ impl Who {
 
     /// Begins a batch's transaction and locks the row in it; returns its tick.
     pub(super) async fn begin(&self, subscriber: &Client) -> Result<Option<i64>> {
-        // Constraints that may be deferred are checked at the end: inside a transaction of the provider's they may have been
-        // violated, too.
+        // Constraints that may be deferred are checked at the end: inside a transaction of the provider's they may have
+        // been violated, too.
         let sql = format!(
             "begin isolation level read committed, read write; set constraints all deferred;
              select tick from pgcascade_replay.position where {} for update",
@@ -85,8 +85,8 @@ impl Who {
 
     /// Moves the row, which is locked, and commits.
     ///
-    /// Both in one message: two requests, of which the first is prepared before it is executed, would be sent as PREPARE, COMMIT,
-    /// EXECUTE if they were awaited together, and the data would be committed without its position.
+    /// Both in one message: two requests, of which the first is prepared before it is executed, would be sent as
+    /// PREPARE, COMMIT, EXECUTE if they were awaited together, and the data would be committed without its position.
     pub(super) async fn commit(&self, subscriber: &Client, tick: i64) -> Result<()> {
         let sql = format!(
             "update pgcascade_replay.position set tick = {tick}, updated = pg_catalog.clock_timestamp() where {}; commit",

@@ -1,7 +1,7 @@
 //! The checks before anything is changed: rights, tables, columns and keys on both ends.
 //!
-//! Each adds to the findings what would make replay fail later, half way; none of them changes anything. Called by setup.rs, also
-//! after every lost connection, as much can happen meanwhile.
+//! Each adds to the findings what would make replay fail later, half way; none of them changes anything. Called by
+//! setup.rs, also after every lost connection, as much can happen meanwhile.
 
 use std::collections::HashMap;
 
@@ -127,8 +127,8 @@ pub(super) async fn captured(client: &Client, who: &Who, oids: impl Iterator<Ite
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
-/// What the role needs on the subscriber whatever the tables. Leaves the session in replica mode: no trigger of an ordinary kind and
-/// no foreign key acts on what is applied, as the provider's have acted already.
+/// What the role needs on the subscriber whatever the tables. Leaves the session in replica mode: no trigger of an
+/// ordinary kind and no foreign key acts on what is applied, as the provider's have acted already.
 pub(super) async fn subscriber_rights(
     client: &Client,
     role: &str,

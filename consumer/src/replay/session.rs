@@ -1,7 +1,8 @@
-//! The two ends, once connected: what they are, the settings that replay needs there, and the lock that keeps a second replay out.
+//! The two ends, once connected: what they are, the settings that replay needs there, and the lock that keeps a second
+//! replay out.
 //!
-//! Called by setup.rs at every start, before anything else. What is wrong here is wrong with the whole end, so each is an error of its own
-//! and not a finding.
+//! Called by setup.rs at every start, before anything else. What is wrong here is wrong with the whole end, so each is
+//! an error of its own and not a finding.
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::error::{Doing, Error, Result};
 const OLDEST_EXTENSION: (u32, u32) = (0, 1);
 
 /// How long a lock is waited for: a replay that was killed a moment ago leaves a session that has not noticed yet.
-pub(super) const LOCK_PATIENCE: Duration = Duration::from_secs(3);
+pub(super) const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The same after a lost connection, where the session that holds it is most likely our own former one.
 pub(super) const LOCK_PATIENCE_AGAIN: Duration = Duration::from_secs(60);
@@ -99,12 +100,12 @@ pub(super) async fn subscriber_facts(client: &Client) -> Result<SubscriberFacts>
 
 /// Settings that only replay needs, beyond those that every session of ours has.
 pub(super) async fn set_up_sessions(provider: &Client, subscriber: &Client) -> Result<()> {
-    // What the provider was told must not be forgotten by its crash, nor the position by the subscriber's: the next step on the other
-    // end relies on it. Stricter settings than `on` stay.
+    // What the provider was told must not be forgotten by its crash, nor the position by the subscriber's: the next
+    // step on the other end relies on it. Stricter settings than `on` stay.
     const DURABLE: &str = "select pg_catalog.set_config('synchronous_commit', 'on', false)
                             where pg_catalog.current_setting('synchronous_commit') = 'off'";
-    // A statement cannot be given up from here without losing its connection, so a lock that somebody keeps would keep a shutdown
-    // waiting. A limit of the role's or the database's own stays. Running into it is a transient error.
+    // A statement cannot be given up from here without losing its connection, so a lock that somebody keeps would keep
+    // a shutdown waiting. A limit of the role's or the database's own stays. Running into it is a transient error.
     const NO_ENDLESS_WAIT: &str = "select pg_catalog.set_config('lock_timeout', '15s', false)
                                     where pg_catalog.current_setting('lock_timeout') = '0'";
     // A replay that dies, or whose machine does, must not hold its locks for hours.
@@ -123,8 +124,9 @@ pub(super) async fn set_up_sessions(provider: &Client, subscriber: &Client) -> R
     Ok(())
 }
 
-/// Lets the subscriber convert what streams. Values are escaped in the event byte by byte in the provider's encoding, so that is what
-/// arrives, whatever the sessions' encodings. From SQL_ASCII nobody can convert: what is not UTF-8 the subscriber refuses.
+/// Lets the subscriber convert what streams. Values are escaped in the event byte by byte in the provider's encoding,
+/// so that is what arrives, whatever the sessions' encodings. From SQL_ASCII nobody can convert: what is not UTF-8 the
+/// subscriber refuses.
 pub(super) async fn match_encoding(subscriber: &Client, encoding: &str) -> Result<()> {
     if matches!(encoding, "UTF8" | "SQL_ASCII") {
         return Ok(());

@@ -208,8 +208,8 @@ async fn make_queue(provider: &Client, who: &Who) -> Result<i32> {
     if let Some(row) = provider.query_opt(FIND, &[&who.queue]).await.doing(what)? {
         return Ok(row.get(0));
     }
-    // One statement, so one transaction. A queue of somebody else's keeps its settings; ours ticks at every chance, so that a
-    // committed change is on its way at once.
+    // One statement, so one transaction. A queue of somebody else's keeps its settings; ours ticks at every chance, so
+    // that a committed change is on its way at once.
     let made = provider
         .query_one(
             "select case when pgq.create_queue($1) = 1 then pgq.set_queue_config($1, 'ticker_max_lag', '0') end",
@@ -277,7 +277,8 @@ async fn forget_removed(subscriber: &Client, who: &Who, states: &HashMap<Name, S
     Ok(())
 }
 
-/// Makes the triggers that are missing, each pair in a transaction of its own: CREATE TRIGGER keeps writers of the table out.
+/// Makes the triggers that are missing, each pair in a transaction of its own: CREATE TRIGGER keeps writers of the
+/// table out.
 async fn capture(provider: &Client, who: &Who, targets: &[Target]) -> Result<()> {
     let captured = preflight::captured(provider, who, targets.iter().map(|target| target.provider.oid)).await?;
     for target in targets {
@@ -298,7 +299,8 @@ async fn capture(provider: &Client, who: &Who, targets: &[Target]) -> Result<()>
             }
         }
         if !sql.is_empty() {
-            // Writers queue up behind a CREATE TRIGGER that waits for a long transaction: better to give up and try again.
+            // Writers queue up behind a CREATE TRIGGER that waits for a long transaction: better to give up and try
+            // again.
             provider
                 .batch_execute(&format!("begin; set local lock_timeout = '5s'; {sql} commit"))
                 .await

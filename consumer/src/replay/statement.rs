@@ -1,8 +1,9 @@
 //! The statements that apply rows of one shape, and their parameters.
 //!
-//! Values are text in the provider's fixed formats, and the subscriber reads them with its own columns' input functions: parameters
-//! are sent as text, without a type, so that a column of any type takes them. What is not written: columns that the subscriber
-//! generates, and, on update, columns that are GENERATED ALWAYS AS IDENTITY (PostgreSQL would take nothing but DEFAULT for them).
+//! Values are text in the provider's fixed formats, and the subscriber reads them with its own columns' input
+//! functions: parameters are sent as text, without a type, so that a column of any type takes them. What is not
+//! written: columns that the subscriber generates, and, on update, columns that are GENERATED ALWAYS AS IDENTITY
+//! (PostgreSQL would take nothing but DEFAULT for them).
 
 use std::error::Error as StdError;
 
@@ -10,7 +11,7 @@ use bytes::BytesMut;
 use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
 use wire::event_type::Operation;
 
-use super::stream::Shape;
+use super::chunk::Shape;
 use super::table::{Table, quoted};
 
 /// A parameter: a value as text, of whatever type the server wants there.

@@ -1,9 +1,8 @@
 //! A batch's events, from the provider's COPY to rows of values that can be applied.
 //!
-//! [`Decoder::read`] takes the events as they arrive, leaves out what is not for this replay (other tables, what a copy holds already)
-//! and sends the rest on in chunks of bounded size through a channel that holds one: while a chunk is applied the next one is being
-//! read, and nothing further is. A row's values lie one behind the other in its chunk's buffer, so that a row costs no allocation; its
-//! columns are described by a [`Shape`], which all rows of the same table, operation and columns share.
+//! [`Decoder::read`] takes the events as they arrive, leaves out what is not for this replay (other tables, what a copy
+//! holds already) and sends the rest on in chunks of bounded size through a channel that holds one: while a chunk is
+//! applied the next one is being read, and nothing further is.
 
 use std::collections::{HashMap, HashSet};
 use std::pin::pin;
@@ -17,6 +16,8 @@ use wire::event_type::{self, Operation};
 use wire::snapshot::Snapshot;
 use wire::urlenc;
 
+use super::chunk::{Chunk, Shape};
+use super::collapse::{self, Collapse};
 use super::event::{self, Event};
 use super::setup::Target;
 use super::table::Name;
@@ -25,81 +26,6 @@ use crate::error::{Doing, Error, Result};
 
 /// However small the events are: what is pipelined on the subscriber is bounded, too.
 const CHUNK_EVENTS: usize = 16 * 1024;
-
-/// What rows of one table, one operation and one list of columns have in common.
-#[derive(Debug)]
-pub(super) struct Shape {
-    /// Counts from 0; an index into what the applier prepares per shape.
-    pub(super) id: usize,
-    /// Which target.
-    pub(super) table: usize,
-    pub(super) operation: Operation,
-    /// The names of the columns whose values are in a row, in that order: the key's alone for a delete.
-    pub(super) columns: Vec<String>,
-    /// For an update or delete: where the key's columns are in `columns`.
-    pub(super) key: Vec<usize>,
-    /// The event type as it came.
-    event_type: Vec<u8>,
-    /// The names as they come in the event, and whether the value is kept.
-    names: Vec<(Vec<u8>, bool)>,
-}
-
-/// One event; its values are `chunk.value(row, ..)`.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Row {
-    pub(super) ev_id: i64,
-    /// Index into the chunk's shapes.
-    pub(super) shape: usize,
-    first_field: usize,
-}
-
-/// Events in the order of their ids.
-#[derive(Debug, Default)]
-pub(super) struct Chunk {
-    pub(super) rows: Vec<Row>,
-    pub(super) shapes: Vec<Arc<Shape>>,
-    values: Vec<u8>,
-    /// Start and end in `values`; `NULL` for both is NULL.
-    fields: Vec<(u32, u32)>,
-}
-
-const NULL: (u32, u32) = (u32::MAX, u32::MAX);
-
-impl Chunk {
-    /// The row's shape.
-    pub(super) fn shape(&self, row: &Row) -> &Arc<Shape> {
-        &self.shapes[row.shape]
-    }
-
-    /// The row's value in one of its shape's columns; None is NULL.
-    pub(super) fn value(&self, row: &Row, column: usize) -> Option<&[u8]> {
-        let (start, end) = self.fields[row.first_field + column];
-        if (start, end) == NULL {
-            None
-        } else {
-            Some(&self.values[start as usize..end as usize])
-        }
-    }
-
-    pub(super) fn bytes(&self) -> usize {
-        self.values.len()
-    }
-
-    fn push(&mut self, value: Option<&[u8]>) -> Result<(), &'static str> {
-        let Some(value) = value else {
-            self.fields.push(NULL);
-            return Ok(());
-        };
-        let start = self.values.len();
-        let end = u32::try_from(start + value.len())
-            .ok()
-            .filter(|&end| end != u32::MAX)
-            .ok_or("row of more than four gigabytes")?;
-        self.values.extend_from_slice(value);
-        self.fields.push((u32::try_from(start).unwrap_or(end), end));
-        Ok(())
-    }
-}
 
 /// A batch in numbers.
 #[derive(Debug, Default, Clone, Copy)]
@@ -115,6 +41,7 @@ struct Route {
     name: Name,
     /// Every column of the subscriber: is it stored (not generated)? Names as bytes in the event's encoding.
     columns: HashMap<Vec<u8>, (String, bool)>,
+    primary_key: Vec<String>,
     /// Columns of the provider that the subscriber need not have.
     left_out: HashSet<Vec<u8>>,
     /// Events that this sees are in the copy.
@@ -130,6 +57,11 @@ pub(super) struct Decoder {
     shapes: Vec<Arc<Shape>>,
     /// Tables and types of events that are not for us, to say so once.
     ignored: HashSet<Vec<u8>>,
+    collapse: Collapse,
+    /// Whether updates of a table may be collapsed.
+    collapsible: Vec<bool>,
+    /// In the careful mode every event is applied.
+    pub(super) careful: bool,
     /// The table whose event could not be read.
     pub(super) failed: Option<usize>,
     chunk_bytes: usize,
@@ -141,6 +73,7 @@ impl Decoder {
             .iter()
             .map(|target| Route {
                 name: target.provider.name.clone(),
+                primary_key: target.provider.primary_key().to_vec(),
                 columns: target
                     .subscriber
                     .columns
@@ -166,6 +99,8 @@ impl Decoder {
                 last: [None; 4],
             })
             .collect();
+        let safe = |target: &Target| collapse::is_safe(&target.subscriber, target.provider.primary_key());
+        let collapsible = targets.iter().map(safe).collect();
         let by_name = routes
             .iter()
             .enumerate()
@@ -176,13 +111,16 @@ impl Decoder {
             by_name,
             shapes: Vec::new(),
             ignored: HashSet::new(),
+            collapse: Collapse::default(),
+            collapsible,
+            careful: false,
             failed: None,
             chunk_bytes,
         }
     }
 
-    /// The tables whose copy this tick leaves behind: none of its snapshot's events can come any more. They are not filtered from the
-    /// next batch on.
+    /// The tables whose copy this tick leaves behind: none of its snapshot's events can come any more. They are not
+    /// filtered from the next batch on.
     pub(super) fn caught_up(&self, tick: &Snapshot) -> Vec<usize> {
         let behind = |snapshot: &Snapshot| tick.xmin >= snapshot.xmax;
         (0..self.routes.len())
@@ -232,8 +170,11 @@ impl Decoder {
         Ok(summary)
     }
 
-    fn finish(&self, chunk: &mut Chunk) -> Chunk {
+    fn finish(&mut self, chunk: &mut Chunk) -> Chunk {
         chunk.shapes.clone_from(&self.shapes);
+        if !self.careful {
+            self.collapse.run(chunk, &self.collapsible);
+        }
         std::mem::take(chunk)
     }
 
@@ -251,8 +192,7 @@ impl Decoder {
         {
             return Ok(());
         }
-        let fields = chunk.fields.len();
-        let values = chunk.values.len();
+        let mark = chunk.mark();
         let kind = match event.event_type.first() {
             Some(b'I') => 0,
             Some(b'U') => 1,
@@ -262,16 +202,11 @@ impl Decoder {
         if let Some(shape) = self.routes[route].last[kind] {
             match fill(&self.shapes[shape], event, chunk) {
                 Ok(true) => {
-                    chunk.rows.push(Row {
-                        ev_id: event.id,
-                        shape,
-                        first_field: fields,
-                    });
+                    chunk.add_row(mark, event.id, shape);
                     return Ok(());
                 }
                 Ok(false) => {
-                    chunk.fields.truncate(fields);
-                    chunk.values.truncate(values);
+                    chunk.take_back(mark);
                 }
                 Err(what) => return Err(self.unreadable(route, event, &what)),
             }
@@ -280,11 +215,7 @@ impl Decoder {
         self.routes[route].last[kind] = Some(shape);
         match fill(&self.shapes[shape], event, chunk) {
             Ok(true) => {
-                chunk.rows.push(Row {
-                    ev_id: event.id,
-                    shape,
-                    first_field: fields,
-                });
+                chunk.add_row(mark, event.id, shape);
                 Ok(())
             }
             Ok(false) => Err(self.unreadable(route, event, "it changed its columns while it was read")),
@@ -366,6 +297,8 @@ impl Decoder {
                 })?);
             }
         }
+        let primary_key = &self.routes[route].primary_key;
+        let by_primary_key = key.len() == primary_key.len() && key.iter().all(|&at| primary_key.contains(&columns[at]));
         let id = self.shapes.len();
         self.shapes.push(Arc::new(Shape {
             id,
@@ -373,6 +306,7 @@ impl Decoder {
             operation: parsed.operation,
             columns,
             key,
+            by_primary_key,
             event_type: event.event_type.to_vec(),
             names: kept,
         }));
@@ -388,7 +322,8 @@ impl Decoder {
     }
 }
 
-/// Puts the event's values into the chunk. False if the event does not have this shape; the caller takes back what was put in.
+/// Puts the event's values into the chunk. False if the event does not have this shape; the caller takes back what was
+/// put in.
 fn fill(shape: &Shape, event: &Event<'_>, chunk: &mut Chunk) -> Result<bool, String> {
     if shape.event_type != event.event_type {
         return Ok(false);

@@ -1,7 +1,8 @@
 //! What the catalogues of either end say about a table.
 //!
-//! [`inspect`] reads everything that setup, copy and apply need to know of a set of tables, in three queries however many tables
-//! there are, and changes nothing. Names are kept as the catalogue has them and are quoted by [`quoted`], the one function for that.
+//! [`inspect`] reads everything that setup, copy and apply need to know of a set of tables, in three queries however
+//! many tables there are, and changes nothing. Names are kept as the catalogue has them and are quoted by [`quoted`],
+//! the one function for that.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -106,6 +107,8 @@ pub(super) struct Index {
     pub(super) is_primary: bool,
     /// Unique over plain columns of all rows: a row can be found by it.
     pub(super) is_key: bool,
+    /// Unique, if only in part, or an exclusion constraint's: rows may stand in each other's way.
+    pub(super) constrains: bool,
     pub(super) is_simple: bool,
     pub(super) columns: Vec<String>,
     /// The equality operator of each column, qualified; None for an access method that has none.
@@ -126,6 +129,8 @@ pub(super) struct Table {
     pub(super) rows: Option<u64>,
     pub(super) bytes: u64,
     pub(super) row_security: bool,
+    /// Has triggers that fire in replica mode, too.
+    pub(super) fires_triggers: bool,
     privileges: Vec<String>,
     pub(super) schema_usage: bool,
     pub(super) columns: Vec<Column>,
@@ -233,6 +238,7 @@ fn table(row: &Row) -> Result<Table, tokio_postgres::Error> {
         rows: (rows >= 1.0).then_some(rows as u64),
         bytes: u64::try_from(row.try_get::<_, i64>("bytes")?).unwrap_or(0),
         row_security: row.try_get("row_security")?,
+        fires_triggers: row.try_get("fires_triggers")?,
         privileges: row.try_get("privileges")?,
         schema_usage: row.try_get("schema_usage")?,
         columns: Vec::new(),
@@ -261,6 +267,7 @@ fn index(row: &Row) -> Result<Index, tokio_postgres::Error> {
         name: row.try_get("name")?,
         is_primary: row.try_get("is_primary")?,
         is_key: row.try_get("is_key")?,
+        constrains: row.try_get("constrains")?,
         is_simple: row.try_get("is_simple")?,
         columns: row.try_get::<_, Option<_>>("columns")?.unwrap_or_default(),
         operators: row.try_get::<_, Option<_>>("operators")?.unwrap_or_default(),

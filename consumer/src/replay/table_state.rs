@@ -1,9 +1,10 @@
 //! How far each table is: `pgcascade_replay.table_state` on the subscriber.
 //!
-//! A table begins as `in-copy`. The copy's transaction makes it `catching-up` and records the provider's snapshot that was copied;
-//! from then on the events which that snapshot sees are skipped, because they are in the copy. The first batch that ends after
-//! everything the snapshot had to wait for makes it `ok`. Each change is in the transaction of the data that it speaks of. A table
-//! that leaves `--table` loses its row: were it kept, a table that comes back later would go on with a gap.
+//! A table begins as `in-copy`. The copy's transaction makes it `catching-up` and records the provider's snapshot that
+//! was copied; from then on the events which that snapshot sees are skipped, because they are in the copy. The first
+//! batch that ends after everything the snapshot had to wait for makes it `ok`. Each change is in the transaction of
+//! the data that it speaks of. A table that leaves `--table` loses its row: were it kept, a table that comes back later
+//! would go on with a gap.
 
 use std::collections::HashMap;
 use std::str::FromStr;

@@ -294,7 +294,8 @@ async fn values_of_many_types_arrive_as_they_are() {
         .await;
     pair.catch_up(&["--table", "t", "--create"]).await;
     pair.assert_equal("t").await;
-    // The same values as events: one by one, and as a run that is long enough for COPY. The session's formats must not matter.
+    // The same values as events: one by one, and as a run that is long enough for COPY. The session's formats must not
+    // matter.
     pair.provider
         .run(&format!(
             "truncate t;
@@ -453,5 +454,43 @@ async fn a_provider_in_another_encoding() {
     assert_eq!(provider.text(rows).await, pair.subscriber.text(rows).await);
     drop(provider);
     pair.provider.run(&format!("drop database {latin} with (force)")).await;
+    pair.drop().await;
+}
+
+/// A row that every transaction updates: what one transaction of the subscriber has to do must not grow with the square
+/// of them.
+#[tokio::test]
+async fn hot_rows_of_a_large_batch() {
+    let pair = pair().await;
+    let schema = "create table hot (id int primary key, n int, v text);
+                  create table hot_unique (id int primary key, n int unique)";
+    pair.provider.run(schema).await;
+    pair.provider
+        .run("insert into hot select i, 0, 'x' from generate_series(1, 10) i; insert into hot_unique values (1, 1), (2, 2)")
+        .await;
+    pair.catch_up(&["--table", "hot*", "--create"]).await;
+    pair.provider
+        .run(
+            "do $$ begin
+                for i in 1..60000 loop
+                    update hot set n = n + 1, v = nullif(i % 3, 0) where id = 1 + i % 2;
+                    if i % 10000 = 0 then delete from hot where id = 5; insert into hot values (5, i, 'again'); update hot set n = i + 1 where id = 5; end if;
+                end loop;
+                for i in 1..200 loop
+                    update hot_unique set n = 3 where id = 1; update hot_unique set n = 1 where id = 2;
+                    update hot_unique set n = 2 where id = 1; update hot_unique set n = 4 where id = 2;
+                    update hot_unique set n = 1 where id = 1; update hot_unique set n = 2 where id = 2;
+                end loop;
+             end $$",
+        )
+        .await;
+    let began = std::time::Instant::now();
+    pair.catch_up(&["--table", "hot*"]).await;
+    println!(
+        "60,000 updates of two rows in one transaction: {:.1} s",
+        began.elapsed().as_secs_f64()
+    );
+    pair.assert_equal("hot").await;
+    pair.assert_equal("hot_unique").await;
     pair.drop().await;
 }

@@ -244,7 +244,8 @@ async fn every_state_that_can_be_seen_was_one_of_the_providers() {
     pair.drop().await;
 }
 
-/// A replay that was frozen, and lost its sessions and so its locks meanwhile, finds another one at its place and does no harm.
+/// A replay that was frozen, and lost its sessions and so its locks meanwhile, finds another one at its place and does
+/// no harm.
 #[tokio::test]
 async fn a_replay_that_wakes_up_after_another_took_over() {
     let pair = prepared().await;

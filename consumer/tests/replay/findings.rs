@@ -1,4 +1,5 @@
-//! Differences that show only when an event is applied: replay stops at that event, says which, and has applied nothing of the batch.
+//! Differences that show only when an event is applied: replay stops at that event, says which, and has applied nothing
+//! of the batch.
 
 use crate::cluster::{Pair, pair};
 

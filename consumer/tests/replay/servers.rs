@@ -1,4 +1,5 @@
-//! Servers that restart, crash, throw sessions out, or go away in the middle of a COMMIT: replay goes on by itself, and exactly once.
+//! Servers that restart, crash, throw sessions out, or go away in the middle of a COMMIT: replay goes on by itself, and
+//! exactly once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};

@@ -2,6 +2,7 @@
 -- $1: oids of the tables
 select i.indrelid as table, x.relname::text as name, i.indisprimary as is_primary,
        i.indisunique and i.indisvalid and i.indpred is null and i.indexprs is null as is_key,
+       i.indisunique or i.indisexclusion as constrains,
        i.indpred is null and i.indexprs is null as is_simple,
        k.columns, k.operators,
        c.conname::text as constraint_name, pg_catalog.pg_get_constraintdef(c.oid) as constraint_definition,
@@ -11,7 +12,8 @@ select i.indrelid as table, x.relname::text as name, i.indisprimary as is_primar
   left join pg_catalog.pg_constraint c on c.conindid = i.indexrelid and c.conrelid = i.indrelid and c.contype in ('p', 'u', 'x')
  cross join lateral (
        select pg_catalog.array_agg(a.attname::text order by u.position) as columns,
-              -- Strategy 3 of a btree is equality. An operator outside pg_catalog (citext's, say) is not found by `=` alone.
+              -- Strategy 3 of a btree is equality. An operator outside pg_catalog (citext's, say) is not found by `=`
+              -- alone.
               pg_catalog.array_agg((select pg_catalog.quote_ident(n.nspname) || '.' || o.oprname
                                       from pg_catalog.pg_opclass p
                                       join pg_catalog.pg_amop m on m.amopfamily = p.opcfamily and m.amopstrategy = 3

@@ -1,9 +1,10 @@
--- Opens the next batch, or returns the one that is open. Ticks are merged: while the consumer is far behind, until about $3
--- events are reached; else up to the tick that is the last one now, so that it never waits for more.
+-- Opens the next batch, or returns the one that is open. Ticks are merged: while the consumer is far behind, until
+-- about $3 events are reached; else up to the tick that is the last one now, so that it never waits for more.
 -- $1: queue, $2: consumer, $3: wanted number of events
 select b.batch_id, b.prev_tick_id, b.cur_tick_id
   from (select case when l.tick_event_seq - p.tick_event_seq >= 2 * $3::int4 then $3::int4 end as wanted,
-               -- A batch may be up to twice as long as what is asked for, so "as old as the last tick" means just that tick.
+               -- A batch may be up to twice as long as what is asked for, so "as old as the last tick" means just that
+               -- tick.
                case when l.tick_event_seq - p.tick_event_seq < 2 * $3::int4 then l.tick_time - p.tick_time end as age
           from pgq.queue q
           join pgq.subscription s on s.sub_queue = q.queue_id

@@ -1,4 +1,5 @@
--- The open batch: the query for its events, the snapshot that ends it, and how far behind the provider's last tick that is.
+-- The open batch: the query for its events, the snapshot that ends it, and how far behind the provider's last tick that
+-- is.
 -- $1: batch
 select pgq.batch_event_sql($1) as events, t.tick_snapshot::text as snapshot,
        extract(epoch from pg_catalog.clock_timestamp() - t.tick_time)::float8 as lag_seconds,

@@ -1,5 +1,6 @@
--- Which changes of the tables are captured into the queue already, by whatever trigger: bits of tgtype, 4 insert, 8 delete,
--- 16 update, 32 truncate. A trigger counts if it is enabled, AFTER, without condition or list of columns, and logutriga.
+-- Which changes of the tables are captured into the queue already, by whatever trigger: bits of tgtype, 4 insert, 8
+-- delete, 16 update, 32 truncate. A trigger counts if it is enabled, AFTER, without condition or list of columns, and
+-- logutriga.
 -- $1: oids of the tables, $2: the queue
 select t.tgrelid as table,
        pg_catalog.bit_or(case when t.tgtype & 1 = 1 then t.tgtype & 28 else t.tgtype & 32 end)::int4 as captured

@@ -1,0 +1,180 @@
+//! Rows that are ready to be applied.
+//!
+//! A row's values lie one behind the other in its chunk's buffer, so that a row costs no allocation; its columns are
+//! described by a [`Shape`], which all rows of the same table, operation and columns share. Made by stream.rs, used by
+//! apply.rs.
+
+use std::sync::Arc;
+
+use wire::event_type::Operation;
+
+/// What rows of one table, one operation and one list of columns have in common.
+#[derive(Debug)]
+pub(super) struct Shape {
+    /// Counts from 0; an index into what the applier prepares per shape.
+    pub(super) id: usize,
+    /// Which target.
+    pub(super) table: usize,
+    pub(super) operation: Operation,
+    /// The names of the columns whose values are in a row, in that order: the key's alone for a delete.
+    pub(super) columns: Vec<String>,
+    /// For an update or delete: where the key's columns are in `columns`.
+    pub(super) key: Vec<usize>,
+    /// Whether that is the provider's primary key, which it is unless the trigger was told otherwise.
+    pub(super) by_primary_key: bool,
+    /// The event type as it came.
+    pub(super) event_type: Vec<u8>,
+    /// The names as they come in the event, and whether the value is kept.
+    pub(super) names: Vec<(Vec<u8>, bool)>,
+}
+
+/// One event; its values are `chunk.value(row, ..)`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Row {
+    pub(super) ev_id: i64,
+    /// Index into the chunk's shapes.
+    pub(super) shape: usize,
+    first_field: usize,
+}
+
+/// Events in the order of their ids.
+#[derive(Debug, Default)]
+pub(super) struct Chunk {
+    pub(super) rows: Vec<Row>,
+    pub(super) shapes: Vec<Arc<Shape>>,
+    values: Vec<u8>,
+    /// Start and end in `values`; `NULL` for both is NULL.
+    fields: Vec<(u32, u32)>,
+}
+
+const NULL: (u32, u32) = (u32::MAX, u32::MAX);
+
+impl Chunk {
+    /// The row's shape.
+    pub(super) fn shape(&self, row: &Row) -> &Arc<Shape> {
+        &self.shapes[row.shape]
+    }
+
+    /// The row's value in one of its shape's columns; None is NULL.
+    pub(super) fn value(&self, row: &Row, column: usize) -> Option<&[u8]> {
+        let (start, end) = self.fields[row.first_field + column];
+        if (start, end) == NULL {
+            None
+        } else {
+            Some(&self.values[start as usize..end as usize])
+        }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.values.len()
+    }
+
+    /// Adds a value of the row that is being built.
+    pub(super) fn push(&mut self, value: Option<&[u8]>) -> Result<(), &'static str> {
+        let Some(value) = value else {
+            self.fields.push(NULL);
+            return Ok(());
+        };
+        let start = self.values.len();
+        let end = u32::try_from(start + value.len())
+            .ok()
+            .filter(|&end| end != u32::MAX)
+            .ok_or("row of more than four gigabytes")?;
+        self.values.extend_from_slice(value);
+        self.fields.push((u32::try_from(start).unwrap_or(end), end));
+        Ok(())
+    }
+
+    /// Where the chunk stands before a row is built.
+    pub(super) fn mark(&self) -> Mark {
+        Mark {
+            fields: self.fields.len(),
+            values: self.values.len(),
+        }
+    }
+
+    /// Takes back what was built since.
+    pub(super) fn take_back(&mut self, mark: Mark) {
+        self.fields.truncate(mark.fields);
+        self.values.truncate(mark.values);
+    }
+
+    /// The values since the mark are a row.
+    pub(super) fn add_row(&mut self, mark: Mark, ev_id: i64, shape: usize) {
+        self.rows.push(Row {
+            ev_id,
+            shape,
+            first_field: mark.fields,
+        });
+    }
+}
+
+/// A place in a chunk.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Mark {
+    fields: usize,
+    values: usize,
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+pub(super) mod tests {
+    use super::*;
+
+    /// A chunk of one table `(k, v)` with key k. Each event is operation, key, value: `U1a`; the index is its id.
+    pub(in super::super) fn chunk(events: &[&str]) -> Chunk {
+        let shape = |id, operation, columns: &[&str], key: &[usize]| {
+            Arc::new(Shape {
+                id,
+                table: 0,
+                operation,
+                columns: columns.iter().map(|&name| name.to_owned()).collect(),
+                key: key.to_vec(),
+                by_primary_key: true,
+                event_type: Vec::new(),
+                names: Vec::new(),
+            })
+        };
+        let mut chunk = Chunk {
+            shapes: vec![
+                shape(0, Operation::Insert, &["k", "v"], &[]),
+                shape(1, Operation::Update, &["k", "v"], &[0]),
+                shape(2, Operation::Delete, &["k"], &[0]),
+                shape(3, Operation::Truncate, &[], &[]),
+            ],
+            ..Chunk::default()
+        };
+        for (ev_id, event) in events.iter().enumerate() {
+            let shape = match &event[..1] {
+                "I" => 0,
+                "U" => 1,
+                "D" => 2,
+                _ => 3,
+            };
+            let first_field = chunk.fields.len();
+            for column in 0..chunk.shapes[shape].columns.len() {
+                chunk.push(Some(&event.as_bytes()[column + 1..column + 2])).unwrap();
+            }
+            chunk.rows.push(Row {
+                ev_id: i64::try_from(ev_id).unwrap(),
+                shape,
+                first_field,
+            });
+        }
+        chunk
+    }
+
+    #[test]
+    fn null_is_not_the_empty_string() {
+        let mut chunk = chunk(&["I1a"]);
+        chunk.push(None).unwrap();
+        chunk.push(Some(b"")).unwrap();
+        let row = Row {
+            ev_id: 1,
+            shape: 0,
+            first_field: 2,
+        };
+        assert_eq!((chunk.value(&row, 0), chunk.value(&row, 1)), (None, Some(&b""[..])));
+        assert_eq!(chunk.value(&chunk.rows[0], 1), Some(&b"a"[..]));
+    }
+}
