@@ -24,6 +24,12 @@ begin
     end if;
 
     return query
+    select 'pgq_node.maint_watermark', n.queue_name
+      from pgq_node.node_info n
+     where n.node_type = 'root'
+     order by n.queue_name;
+
+    return query
     select e.func, q.queue_name
       from pgq.queue q cross join unnest(q.queue_extra_maint) with ordinality e (func, position)
      order by q.queue_name, e.position;

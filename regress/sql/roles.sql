@@ -11,13 +11,15 @@ select p.oid::regprocedure as function,
        || case when has_function_privilege('pgq_admin', p.oid, 'execute') then 'admin ' else '' end
        || case when exists (select from aclexplode(p.proacl) a where a.grantee = 0) then 'public' else '' end as may_execute
   from pg_proc p
- where p.pronamespace in ('pgq'::regnamespace, 'pgcascade'::regnamespace)
+ where p.pronamespace in ('pgq'::regnamespace, 'pgq_coop'::regnamespace, 'pgq_ext'::regnamespace, 'pgq_node'::regnamespace,
+                     'pgcascade'::regnamespace)
  order by p.oid::regprocedure::text collate "C";
 -- Tables.
 select c.relname, coalesce(nullif(a.grantee::regrole::text, '-'), 'public') as grantee,
        string_agg(a.privilege_type, ' ' order by a.privilege_type) as privileges
   from pg_class c cross join lateral aclexplode(c.relacl) a
- where c.relnamespace = 'pgq'::regnamespace and c.relname !~ '\d' and a.grantee <> c.relowner
+ where c.relnamespace in ('pgq'::regnamespace, 'pgq_coop'::regnamespace, 'pgq_ext'::regnamespace, 'pgq_node'::regnamespace)
+   and c.relname !~ '\d' and a.grantee <> c.relowner
  group by 1, 2 order by c.relname collate "C", 2;
 select r.rolname, r.rolcanlogin, r.rolsuper, r.rolcreaterole, r.rolcreatedb,
        array(select m.roleid::regrole::text from pg_auth_members m where m.member = r.oid order by 1) as member_of
