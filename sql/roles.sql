@@ -8,6 +8,8 @@ do $roles$
 declare
     role_name text;
 begin
+    -- Of two databases that install at the same time, the second waits here and finds the roles of the first.
+    lock table pg_catalog.pg_authid in share row exclusive mode;
     foreach role_name in array array['pgq_reader', 'pgq_writer', 'pgq_admin'] loop
         if not exists (select from pg_catalog.pg_roles where rolname = role_name) then
             execute format('create role %I nologin', role_name);
