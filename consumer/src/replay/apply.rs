@@ -371,7 +371,7 @@ impl Applier {
             "{} rows were sent to table {table} of the subscriber, and {stored} were stored",
             open.rows
         ))
-        .hint("a trigger on that table that fires always swallows rows: remove it");
+        .hint("A trigger on that table that fires always swallows rows: remove it.");
         Err(Failure {
             error,
             table: Some(open.shape.table),
@@ -401,6 +401,6 @@ impl Applier {
 /// Sent on at this size.
 const PIECE_BYTES: usize = 64 * 1024;
 
-const DIFFERS: &str = "nothing of the batch was applied. Somebody else changed the subscriber's table, or its copy began elsewhere: put \
+const DIFFERS: &str = "Nothing of the batch was applied. Somebody else changed the subscriber's table, or its copy began elsewhere: put \
                        the row right and start again; or copy the table again: delete its row from pgcascade_replay.table_state, then \
                        start with --truncate";

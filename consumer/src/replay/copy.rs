@@ -112,7 +112,7 @@ async fn empty(subscriber: &Client, target: &Target, config: &ReplayConfig) -> R
     if preflight::has_rows(subscriber, name).await? {
         return Err(
             Error::failure(format!("table {name} on the subscriber has rows already")).hint(
-                "empty it, or let replay do that with --truncate; if the rows are equal to the provider's: --no-copy",
+                "Empty it, or let replay do that with --truncate; if the rows are equal to the provider's: --no-copy",
             ),
         );
     }
@@ -196,7 +196,7 @@ async fn pipe(
             return Err(Error::failure(format!(
                 "{rows} rows of table {from} were read, and {stored} were stored on the subscriber"
             ))
-            .hint("a rule or trigger on the subscriber's table that fires always swallows rows: remove it"));
+            .hint("A rule or trigger on the subscriber's table that fires always swallows rows: remove it."));
         }
     }
     provider.batch_execute("commit").await.doing(read)?;

@@ -38,7 +38,7 @@ pub(super) fn without_header(mut message: Bytes) -> Result<Bytes> {
 
 fn malformed() -> Error {
     Error::failure("the provider's answer is not a binary COPY of events")
-        .hint("is there a proxy in between that changes the protocol?")
+        .hint("Is there a proxy in between that changes the protocol?")
 }
 
 impl<'a> Event<'a> {

@@ -36,7 +36,7 @@ impl Findings {
                     .collect();
                 Err(Error::failure(format!("{n} things stand in the way of replay"))
                     .detail(lines.join("\n"))
-                    .hint("nothing was changed; put them right and start again"))
+                    .hint("Nothing was changed; put them right and start again."))
             }
         }
     }

@@ -77,7 +77,7 @@ impl Pattern {
     pub(super) fn parse(text: &str) -> Result<Self> {
         let wrong = |why: &str| {
             Error::usage(format!("the table pattern \"{text}\" {why}"))
-                .hint("write schema.table, with * and ? as wildcards")
+                .hint("Write schema.table, with * and ? as wildcards.")
         };
         let mut parts = vec![Vec::new()];
         let mut quoted = false;

@@ -176,7 +176,7 @@ impl Who {
             "consumer \"{consumer}\" of queue \"{queue}\" is registered on the provider, but this subscriber has no position of it"
         ))
         .hint(format!(
-            "it belongs to another subscriber: choose another --consumer name; or, if that one is gone: \
+            "It belongs to another subscriber: choose another --consumer name; or, if that one is gone: \
              select pgq.unregister_consumer({}, {}) on the provider",
             super::table::literal(queue),
             super::table::literal(consumer)
@@ -187,7 +187,7 @@ impl Who {
     pub(super) fn lost(&self, why: &str) -> Error {
         let Self { consumer, queue } = self;
         Error::failure(format!("lost position of consumer \"{consumer}\" in queue \"{queue}\": {why}")).hint(format!(
-            "nothing was applied; to start over with a new copy: select pgq.unregister_consumer({queue}, {consumer}) on the provider, \
+            "Nothing was applied. To start over with a new copy: select pgq.unregister_consumer({queue}, {consumer}) on the provider, \
              delete from pgcascade_replay.position where consumer = {consumer} and queue = {queue} on the subscriber, \
              then replay with --truncate",
             queue = super::table::literal(queue),

@@ -48,7 +48,7 @@ pub(super) async fn provider_facts(client: &Client) -> Result<ProviderFacts> {
         return Err(Error::failure(format!(
             "the provider (database \"{database}\") is a standby, which cannot be replayed from"
         ))
-        .hint("name its primary in --provider"));
+        .hint("Name its primary in --provider."));
     }
     match row.get::<_, Option<&str>>("version") {
         None => {
@@ -62,7 +62,7 @@ pub(super) async fn provider_facts(client: &Client) -> Result<ProviderFacts> {
             return Err(Error::failure(format!(
                 "database \"{database}\" of the provider has pgcascade {version}, and replay needs {major}.{minor} or later"
             ))
-            .hint("install the new version there, then: alter extension pgcascade update"));
+            .hint("Install the new version there, then: alter extension pgcascade update"));
         }
         Some(_) => {}
     }
@@ -89,7 +89,7 @@ pub(super) async fn subscriber_facts(client: &Client) -> Result<SubscriberFacts>
         return Err(Error::failure(format!(
             "the subscriber (database \"{database}\") is a standby, which cannot be written to"
         ))
-        .hint("name its primary in --subscriber"));
+        .hint("Name its primary in --subscriber."));
     }
     Ok(SubscriberFacts {
         identity: row.get("identity"),
@@ -178,7 +178,7 @@ pub(super) async fn lock(client: &Client, end: End, who: &Who, patience: Duratio
         "consumer \"{}\" of queue \"{}\" is being replayed already{holder}",
         who.consumer, who.queue
     ))
-    .hint("stop that replay first, or choose another --consumer name"))
+    .hint("Stop that replay first, or choose another --consumer name."))
 }
 
 #[cfg(test)]

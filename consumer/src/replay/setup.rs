@@ -66,7 +66,7 @@ pub(super) async fn prepare(config: &ReplayConfig, patterns: &[Pattern], memory:
     let subscriber_facts = session::subscriber_facts(s).await?;
     if provider_facts.identity == subscriber_facts.identity {
         return Err(Error::failure("the provider and the subscriber are the same database")
-            .hint("correct --provider or --subscriber"));
+            .hint("Correct --provider or --subscriber."));
     }
     session::set_up_sessions(p, s).await?;
     let patience = if memory.connected {

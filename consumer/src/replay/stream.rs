@@ -272,7 +272,7 @@ impl Decoder {
                         self.routes[route].name, event.id
                     ))
                     .hint(
-                        "add the column on the subscriber, then start replay again; nothing of the batch was applied",
+                        "Add the column on the subscriber, then start replay again; nothing of the batch was applied.",
                     ));
                 }
             };
@@ -318,7 +318,7 @@ impl Decoder {
             "event {} of table {} cannot be read: {why}",
             event.id, self.routes[route].name
         ))
-        .hint("events of replayed tables are written by pgq.logutriga; see it with: consumer tail")
+        .hint("Events of replayed tables are written by pgq.logutriga; see it with: consumer tail")
     }
 }
 
