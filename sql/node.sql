@@ -292,7 +292,7 @@ begin
         delete from pgq_node.node_info where queue_name = i_queue_name;
         delete from pgq_node.node_location where queue_name = i_queue_name;
         if node.node_type <> 'leaf' and exists (select from pgq.queue where queue_name = i_queue_name) then
-            perform pg_advisory_xact_lock(1885823843, queue_id) from pgq.queue where queue_name = i_queue_name;
+            perform pgcascade.lock_queue(queue_id) from pgq.queue where queue_name = i_queue_name;
             perform from pgq.queue where queue_name = i_queue_name for update;
             perform pgq.unregister_consumer(i_queue_name, c.co_name)
                from pgq.subscription s

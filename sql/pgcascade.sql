@@ -191,6 +191,12 @@ $$;
 create function pgcascade.has_writers(i_events regclass) returns boolean
 language c volatile strict as 'MODULE_PATHNAME', 'has_writers_wrapper';
 
+-- pgcascade.lock_queue(1)
+--     Wait for the ticker lock of a queue and hold it until the end of the transaction (pgext/src/lock.rs). Whoever
+--     needs it in order to tick takes it by pgcascade.lock_ticker(1).
+create function pgcascade.lock_queue(i_queue_id integer) returns void
+language c volatile strict as 'MODULE_PATHNAME', 'lock_queue_wrapper';
+
 -- pgcascade.check_queue(1)
 --     Refuses a queue whose order of events or whose durability cannot be relied on any more. Called at each tick.
 --     Order within a batch is that of event ids, which is the order of writing only if ids are drawn one by one and
@@ -254,6 +260,7 @@ comment on function pgcascade.queues_due() is 'queues that the ticker looks at, 
 comment on function pgcascade.has_undelivered(text, txid_snapshot) is
     'whether a queue has committed events that its last tick does not see';
 comment on function pgcascade.has_writers(regclass) is 'whether a queue may have events that are not committed yet';
+comment on function pgcascade.lock_queue(integer) is 'hold the ticker lock of a queue until the end of the transaction';
 comment on function pgcascade.check_queue(integer) is
     'raise an error if a queue cannot keep its events in order or safe';
 comment on function pgcascade.control_changed() is 'trigger on pgq.queue: invalidates cached control rows';

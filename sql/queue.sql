@@ -77,7 +77,7 @@ declare
     q pgq.queue;
     tables text;
 begin
-    perform pg_advisory_xact_lock(1885823843, queue_id) from pgq.queue where queue_name = x_queue_name;
+    perform pgcascade.lock_queue(queue_id) from pgq.queue where queue_name = x_queue_name;
     select * into q from pgq.queue where queue_name = x_queue_name for update;
     if not found then
         raise exception using errcode = 'undefined_object', message = 'No such event queue',

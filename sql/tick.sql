@@ -7,7 +7,7 @@
 
 -- pgcascade.lock_ticker(1)
 --     Become the only ticker of a queue until the end of the transaction; waits for another one.
---     Errors: the isolation level is not READ COMMITTED. 1885823843 is 'pgcc', a class of advisory locks of our own.
+--     Errors: the isolation level is not READ COMMITTED.
 create function pgcascade.lock_ticker(i_queue_id integer) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -18,7 +18,7 @@ begin
             message = format('a tick cannot be made in a %s transaction', current_setting('transaction_isolation')),
             hint = 'Its snapshot may be older than the last tick. Use READ COMMITTED.';
     end if;
-    perform pg_advisory_xact_lock(1885823843, i_queue_id);
+    perform pgcascade.lock_queue(i_queue_id);
 end
 $$;
 

@@ -3,6 +3,7 @@
 //! - [`queue`] and [`insert`] put an event into a queue; `pgq.insert_event` and the capture triggers end there.
 //! - [`capture`] turns a row change into an event.
 //! - [`worker`] runs the ticker of each database; it needs the library in `shared_preload_libraries`.
+//! - [`lock`] has the ticker's locks.
 //! - [`guc`] holds the settings, [`pg`] what we need of the server beyond pgrx and what differs between its versions.
 //!
 //! Everything else is SQL: see `sql/` at the top of the repository.
@@ -13,6 +14,7 @@ compile_error!("a server ERROR passes through this library as a panic: build it 
 mod capture;
 mod guc;
 mod insert;
+mod lock;
 mod pg;
 mod queue;
 mod worker;

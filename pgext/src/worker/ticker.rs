@@ -13,8 +13,8 @@ use pgrx::prelude::*;
 use pgrx::{FromDatum, PgTryBuilder, pg_sys};
 
 use super::wake;
-use crate::guc;
 use crate::pg::{self, ActingAs, SettingsNest};
+use crate::{guc, lock};
 
 /// Longest time between two looks at the queues: idle ticks and limits in time fall due without a commit.
 const LOOK: Duration = Duration::from_secs(1);
@@ -108,7 +108,7 @@ fn begin(_database: pg_sys::Oid) -> Result<String, End> {
     log.unit("start", || {
         found = if !guc::ticker() {
             Err(End::NotWanted)
-        } else if Spi::get_one::<bool>(LOCK)?.unwrap_or(false) {
+        } else if lock::try_database() {
             Ok(database_settings()?)
         } else {
             Err(End::Again)
@@ -117,10 +117,6 @@ fn begin(_database: pg_sys::Oid) -> Result<String, End> {
     });
     found
 }
-
-/// The lock that makes this ticker the only one of its database: held by the session, so it goes when the process goes.
-/// The class is 'pgcc' as a number; the same class with a queue's id is what pgq.ticker() locks.
-const LOCK: &str = "select pg_catalog.pg_try_advisory_lock(1885823843, 0)";
 
 /// What ALTER DATABASE has set of ours.
 fn database_settings() -> Result<String, spi::Error> {

@@ -1,0 +1,45 @@
+//! The ticker's locks: one per database for the background ticker, one per queue for all who tick it.
+//!
+//! Not advisory locks: those anybody who may connect could take, and so keep a queue from being ticked. They are locks on
+//! parts of extensions, which do not exist otherwise: in `pg_locks`, locktype `object`, classid `pg_extension`, objsubid 1,
+//! and the queue's id, or 0 for the database, as objid.
+
+use pgrx::{FromDatum, pg_sys};
+
+use crate::pg::native;
+
+/// `objid` of the lock that makes a ticker the only one of its database. Queue ids begin at 1.
+const DATABASE: u32 = 0;
+
+/// Takes the lock of this database's ticker for the rest of the session; `false` if another process has it.
+pub(crate) fn try_database() -> bool {
+    acquire(DATABASE, true, true)
+}
+
+native!(lock_queue_wrapper, pg_finfo_lock_queue_wrapper, lock_queue);
+
+/// `pgcascade.lock_queue(queue_id)`: waits for the queue's ticker lock and holds it until the end of the transaction.
+fn lock_queue(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: declared strict with one integer argument.
+    let queue = unsafe { i32::from_datum((*(*call).args.as_ptr()).value, false) }.unwrap_or(0);
+    acquire(queue.cast_unsigned(), false, false);
+    pg_sys::Datum::from(0usize)
+}
+
+fn acquire(object: u32, for_session: bool, at_once: bool) -> bool {
+    // SAFETY: a tag of the object kind in this database; the server copies it. A transaction's lock goes with its end, the
+    // session's with the process.
+    unsafe {
+        let tag = pg_sys::LOCKTAG {
+            locktag_field1: pg_sys::MyDatabaseId.to_u32(),
+            locktag_field2: pg_sys::ExtensionRelationId.to_u32(),
+            locktag_field3: object,
+            locktag_field4: 1,
+            locktag_type: pg_sys::LockTagType::LOCKTAG_OBJECT as u8,
+            locktag_lockmethodid: 1, // DEFAULT_LOCKMETHOD
+        };
+        let mode = pg_sys::ExclusiveLock as pg_sys::LOCKMODE;
+        pg_sys::LockAcquire(&raw const tag, mode, for_session, at_once)
+            != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
+    }
+}
