@@ -255,6 +255,11 @@ async fn an_idle_ticker_assigns_no_transaction_id() {
     db.run("select pgq.set_queue_config('q', 'ticker_max_lag', '30 minutes')")
         .await;
     until_tickers(&db, "idle", 1).await;
+    // The second tick of a queue is always due; from then on there is nothing to do for fifteen minutes.
+    eventually("the second tick", || async {
+        db.text("select count(*) > 1 from pgq.tick").await == "t"
+    })
+    .await;
     let commits = "select xact_commit from pg_stat_database where datname = 'idle'";
     let postgres = cluster.connect("postgres").await;
     drop(db);

@@ -26,6 +26,10 @@ fn lock_queue(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     pg_sys::Datum::from(0usize)
 }
 
+/// The method of advisory locks. One of the default method would not do for a session: it would be lost when any
+/// transaction of it fails, and stay behind when the process ends.
+const USER_LOCKMETHOD: u8 = 2;
+
 fn acquire(object: u32, for_session: bool, at_once: bool) -> bool {
     // SAFETY: a tag of the object kind in this database; the server copies it. A transaction's lock goes with its end, the
     // session's with the process.
@@ -36,7 +40,7 @@ fn acquire(object: u32, for_session: bool, at_once: bool) -> bool {
             locktag_field3: object,
             locktag_field4: 1,
             locktag_type: pg_sys::LockTagType::LOCKTAG_OBJECT as u8,
-            locktag_lockmethodid: 1, // DEFAULT_LOCKMETHOD
+            locktag_lockmethodid: USER_LOCKMETHOD,
         };
         let mode = pg_sys::ExclusiveLock as pg_sys::LOCKMODE;
         pg_sys::LockAcquire(&raw const tag, mode, for_session, at_once)
