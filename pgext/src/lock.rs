@@ -1,8 +1,9 @@
-//! The ticker's locks: one per database for the background ticker, one per queue for all who tick it.
+//! The ticker's locks: one per database for the background ticker, one per queue for all who tick it; and what the ticker
+//! asks about the locks of writers (those are taken in [`crate::queue`]).
 //!
-//! Not advisory locks: those anybody who may connect could take, and so keep a queue from being ticked. They are locks on
-//! parts of extensions, which do not exist otherwise: in `pg_locks`, locktype `object`, classid `pg_extension`, objsubid 1,
-//! and the queue's id, or 0 for the database, as objid.
+//! The ticker's are not advisory locks: those anybody who may connect could take, and so keep a queue from being ticked.
+//! They are locks on parts of extensions, which do not exist otherwise: in `pg_locks`, locktype `object`, classid
+//! `pg_extension`, objsubid 1, and the queue's id, or 0 for the database, as objid.
 
 use pgrx::{FromDatum, pg_sys};
 
@@ -26,6 +27,8 @@ fn lock_queue(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     pg_sys::Datum::from(0usize)
 }
 
+/// The method of locks on tables.
+const DEFAULT_LOCKMETHOD: u8 = 1;
 /// The method of advisory locks. One of the default method would not do for a session: it would be lost when any
 /// transaction of it fails, and stay behind when the process ends.
 const USER_LOCKMETHOD: u8 = 2;
@@ -46,4 +49,28 @@ fn acquire(object: u32, for_session: bool, at_once: bool) -> bool {
         pg_sys::LockAcquire(&raw const tag, mode, for_session, at_once)
             != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
     }
+}
+
+native!(has_writers_wrapper, pg_finfo_has_writers_wrapper, has_writers);
+
+/// `pgcascade.has_writers(regclass)`: whether another transaction, a prepared one included, holds the writers' lock on a
+/// queue's parent table. The ticker asks before it takes its snapshot (sql/tick.sql): a writer's lock goes after the writer
+/// has become visible, so whoever has none here is in that snapshot.
+fn has_writers(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    let mut others = 0;
+    // SAFETY: declared strict with one regclass argument. The tag is that of a relation of this database; only the number of
+    // holders is looked at, the list of them belongs to the current memory context.
+    unsafe {
+        let relation = pg_sys::Oid::from_datum((*(*call).args.as_ptr()).value, false).unwrap_or(pg_sys::InvalidOid);
+        let tag = pg_sys::LOCKTAG {
+            locktag_field1: pg_sys::MyDatabaseId.to_u32(),
+            locktag_field2: relation.to_u32(),
+            locktag_field3: 0,
+            locktag_field4: 0,
+            locktag_type: pg_sys::LockTagType::LOCKTAG_RELATION as u8,
+            locktag_lockmethodid: DEFAULT_LOCKMETHOD,
+        };
+        pg_sys::GetLockConflicts(&raw const tag, pg_sys::ShareLock as pg_sys::LOCKMODE, &mut others);
+    }
+    pg_sys::Datum::from(others > 0)
 }

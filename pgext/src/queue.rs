@@ -17,7 +17,7 @@ use std::ffi::CString;
 use std::rc::Rc;
 
 use pgrx::prelude::*;
-use pgrx::{FromDatum, PgSqlErrorCode, pg_sys};
+use pgrx::{PgSqlErrorCode, pg_sys};
 
 use crate::pg::{self, FreshSnapshot, Relation, native};
 
@@ -374,28 +374,4 @@ fn control_changed(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
         }
     }
     pg_sys::Datum::from(0usize)
-}
-
-native!(has_writers_wrapper, pg_finfo_has_writers_wrapper, has_writers);
-
-/// `pgcascade.has_writers(regclass)`: whether another transaction, a prepared one included, holds the writers' lock on a
-/// queue's parent table. The ticker asks before it takes its snapshot (sql/tick.sql): a writer's lock goes after the writer
-/// has become visible, so whoever has none here is in that snapshot.
-fn has_writers(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
-    let mut others = 0;
-    // SAFETY: declared strict with one regclass argument. The tag is that of a relation of this database; only the number of
-    // holders is looked at, the list of them belongs to the current memory context.
-    unsafe {
-        let relation = pg_sys::Oid::from_datum((*(*call).args.as_ptr()).value, false).unwrap_or(pg_sys::InvalidOid);
-        let tag = pg_sys::LOCKTAG {
-            locktag_field1: pg_sys::MyDatabaseId.to_u32(),
-            locktag_field2: relation.to_u32(),
-            locktag_field3: 0,
-            locktag_field4: 0,
-            locktag_type: 0,         // LOCKTAG_RELATION
-            locktag_lockmethodid: 1, // DEFAULT_LOCKMETHOD
-        };
-        pg_sys::GetLockConflicts(&raw const tag, pg_sys::ShareLock as pg_sys::LOCKMODE, &mut others);
-    }
-    pg_sys::Datum::from(others > 0)
 }
