@@ -62,7 +62,8 @@ pub(crate) fn store(name: &[u8], event: &Event) -> i64 {
     let Some(queue) = queue::for_writing(name) else {
         no_queue("No such queue", name);
     };
-    queue.admit();
+    let transaction = pg::transaction_id();
+    queue.admit(transaction);
     // Drawn even if the event brings its id: the ticker sees by this sequence that there is something to tick.
     let next = pg::next_value(queue.sequence);
     let id = event.id.unwrap_or(next);
@@ -74,7 +75,7 @@ pub(crate) fn store(name: &[u8], event: &Event) -> i64 {
     let mut nulls = [false; WIDTH];
     values[0] = id.into();
     values[1] = time.into();
-    values[2] = pg::transaction_id().cast_signed().into();
+    values[2] = transaction.cast_signed().into();
     let mut optional = |column: usize, value: Option<pg_sys::Datum>| match value {
         Some(value) => values[column] = value,
         None => nulls[column] = true,

@@ -93,6 +93,24 @@ impl Relation {
         // SAFETY: an open relation has a descriptor for as long as it is open.
         unsafe { (*self.0).rd_att }
     }
+
+    /// Calls `visit` with each row that a fresh snapshot sees, in the order of the heap. A row is there until the call ends.
+    pub(crate) fn each_row(&self, mut visit: impl FnMut(pg_sys::HeapTuple)) {
+        let snapshot = FreshSnapshot::take();
+        // SAFETY: a plain heap scan of an open relation with a registered snapshot.
+        unsafe {
+            let none = pg_sys::InvalidOid;
+            let scan = pg_sys::systable_beginscan(self.0, none, false, snapshot.0, 0, std::ptr::null_mut());
+            loop {
+                let row = pg_sys::systable_getnext(scan);
+                if row.is_null() {
+                    break;
+                }
+                visit(row);
+            }
+            pg_sys::systable_endscan(scan);
+        }
+    }
 }
 
 impl Drop for Relation {
@@ -105,16 +123,12 @@ impl Drop for Relation {
 }
 
 /// The newest snapshot, whatever isolation level the transaction has, registered for as long as this lives.
-pub(crate) struct FreshSnapshot(pg_sys::Snapshot);
+struct FreshSnapshot(pg_sys::Snapshot);
 
 impl FreshSnapshot {
-    pub(crate) fn take() -> Self {
+    fn take() -> Self {
         // SAFETY: called inside a transaction, as all our entry points are.
         Self(unsafe { pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot()) })
-    }
-
-    pub(crate) fn raw(&self) -> pg_sys::Snapshot {
-        self.0
     }
 }
 

@@ -19,7 +19,7 @@ use std::rc::Rc;
 use pgrx::prelude::*;
 use pgrx::{PgSqlErrorCode, pg_sys};
 
-use crate::pg::{self, FreshSnapshot, Relation, native};
+use crate::pg::{self, Relation, native};
 
 /// What writers need of a row of `pgq.queue`, with names resolved.
 pub(crate) struct Queue {
@@ -81,12 +81,12 @@ pub(crate) fn for_writing(name: &[u8]) -> Option<Rc<Queue>> {
     loop {
         let cached = QUEUES.with(|queues| queues.borrow().get(name).cloned());
         let queue = match cached {
-            Some(queue) if queue.generation == generation() => queue,
+            Some(queue) if !queue.is_stale() => queue,
             _ => read(name)?,
         };
         // SAFETY: locks an oid; if the table is gone the lock is on nothing, and the message that said so comes with it.
         unsafe { pg_sys::LockRelationOid(queue.parent, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE) };
-        if queue.generation == generation() {
+        if !queue.is_stale() {
             return Some(queue);
         }
         // A message came while we waited for the lock: read again, now under the lock.
@@ -99,12 +99,11 @@ impl Queue {
         self.generation != generation()
     }
 
-    /// Counts one more event of this transaction, after checking that it may be inserted.
-    pub(crate) fn admit(&self) {
+    /// Counts one more event of `transaction`, the present one, after checking that it may be inserted.
+    pub(crate) fn admit(&self, transaction: u64) {
         if self.is_closed() {
             self.refuse("Insert into queue disallowed");
         }
-        let transaction = pg::transaction_id();
         let (last, count) = self.inserted.get();
         let count = if last == transaction { count } else { 0 };
         if let Some(limit) = self.per_tx_limit
@@ -145,7 +144,7 @@ impl Queue {
 /// The number of columns of `pgq.event_template`.
 pub(crate) const EVENT_COLUMNS: i32 = 11;
 
-/// Columns of `pgq.queue` that writers need, in the order of `Row`'s fields.
+/// Columns of `pgq.queue` that writers need, in the order in which [`read`] takes them.
 const COLUMNS: [&std::ffi::CStr; 6] = [
     c"queue_name",
     c"queue_data_pfx",
@@ -179,44 +178,33 @@ fn read(name: &[u8]) -> Option<Rc<Queue>> {
         usize::from(number.unsigned_abs()) - 1
     });
 
-    let snapshot = FreshSnapshot::take();
     let mut found = None;
-    // SAFETY: a plain heap scan of an open relation with a registered snapshot. There are few queues, and the result is
-    // cached, so no index is used and with it no question of collations. Values are copied out before the next row.
-    unsafe {
-        let scan = pg_sys::systable_beginscan(
-            table.raw(),
-            pg_sys::InvalidOid,
-            false,
-            snapshot.raw(),
-            0,
-            std::ptr::null_mut(),
-        );
-        let width = usize::try_from((*table.descriptor()).natts).unwrap_or(0);
-        let mut values = vec![pg_sys::Datum::from(0usize); width];
-        let mut nulls = vec![true; width];
-        loop {
-            let row = pg_sys::systable_getnext(scan);
-            if row.is_null() {
-                break;
-            }
+    // SAFETY: an open relation has its descriptor.
+    let width = usize::try_from(unsafe { (*table.descriptor()).natts }).unwrap_or(0);
+    let mut values = vec![pg_sys::Datum::from(0usize); width];
+    let mut nulls = vec![true; width];
+    // There are few queues, and the result is cached, so no index is used and with it no question of collations.
+    table.each_row(|row| {
+        // SAFETY: a row of this table, and arrays of its width; values are copied out before the next row. The types are
+        // those of sql/schema.sql.
+        unsafe {
             pg_sys::heap_deform_tuple(row, table.descriptor(), values.as_mut_ptr(), nulls.as_mut_ptr());
             let [queue_name, prefix, sequence, current, disabled, limit] =
                 columns.map(|column| (!nulls[column]).then_some(values[column]));
-            let text = |value: Option<pg_sys::Datum>| value.map(|value| pg::text_bytes(value).to_vec());
-            if text(queue_name).as_deref() == Some(name) {
-                found = Some((
-                    text(prefix).unwrap_or_default(),
-                    text(sequence).unwrap_or_default(),
-                    current.map_or(0, |value| value.value() as i32),
-                    disabled.is_some_and(|value| value.value() & 1 == 1),
-                    limit.map(|value| value.value() as i32),
-                ));
+            if queue_name.is_none_or(|value| pg::text_bytes(value) != name) {
+                return;
             }
+            let text =
+                |value: Option<pg_sys::Datum>| value.map_or_else(Vec::new, |value| pg::text_bytes(value).to_vec());
+            found = Some((
+                text(prefix),
+                text(sequence),
+                current.map_or(0, |value| value.value() as i32),
+                disabled.is_some_and(|value| value.value() & 1 == 1),
+                limit.map(|value| value.value() as i32),
+            ));
         }
-        pg_sys::systable_endscan(scan);
-    }
-    drop(snapshot);
+    });
 
     let (prefix, sequence, current, disable_insert, per_tx_limit) = found?;
     let table_name = [prefix.as_slice(), format!("_{current}").as_bytes()].concat();

@@ -21,7 +21,7 @@ use pgrx::prelude::*;
 use pgrx::{IntoDatum, pg_sys};
 
 use super::wake::{self, Ticker};
-use crate::pg::{FreshSnapshot, Relation};
+use crate::pg::Relation;
 
 /// Longest time between two looks at the list of databases.
 const LOOK: Duration = Duration::from_secs(5);
@@ -139,35 +139,17 @@ fn start(database: pg_sys::Oid, requests: u64) -> Option<Started> {
 /// All databases that take connections and are no templates.
 fn databases() -> Vec<pg_sys::Oid> {
     let mut found = Vec::new();
-    // SAFETY: a transaction of its own around a scan of a shared catalog, as autovacuum's launcher does it; the rows are
-    // copied out before the scan goes on.
-    unsafe {
-        pg_sys::StartTransactionCommand();
-        {
-            let catalog = Relation::open(pg_sys::DatabaseRelationId, pg_sys::AccessShareLock);
-            let snapshot = FreshSnapshot::take();
-            let scan = pg_sys::systable_beginscan(
-                catalog.raw(),
-                pg_sys::InvalidOid,
-                false,
-                snapshot.raw(),
-                0,
-                std::ptr::null_mut(),
-            );
-            loop {
-                let row = pg_sys::systable_getnext(scan);
-                if row.is_null() {
-                    break;
-                }
-                let form: *const pg_sys::FormData_pg_database = pg_sys::GETSTRUCT(row).cast();
-                if (*form).datallowconn && !(*form).datistemplate && (*form).datconnlimit != INVALID_DATABASE {
-                    found.push((*form).oid);
-                }
-            }
-            pg_sys::systable_endscan(scan);
+    // SAFETY: a transaction of its own around the scan of a shared catalog, as autovacuum's launcher does it.
+    unsafe { pg_sys::StartTransactionCommand() };
+    Relation::open(pg_sys::DatabaseRelationId, pg_sys::AccessShareLock).each_row(|row| {
+        // SAFETY: a row of pg_database, whose first columns are fixed-width and not null.
+        let form = unsafe { &*pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_database>() };
+        if form.datallowconn && !form.datistemplate && form.datconnlimit != INVALID_DATABASE {
+            found.push(form.oid);
         }
-        pg_sys::CommitTransactionCommand();
-    }
+    });
+    // SAFETY: commits what was started above; the relation is closed.
+    unsafe { pg_sys::CommitTransactionCommand() };
     found
 }
 

@@ -75,7 +75,7 @@ pub extern "C-unwind" fn pgcascade_ticker_main(argument: pg_sys::Datum) {
         }
     }
 
-    let end = match begin(database) {
+    let end = match begin() {
         // The slot belongs to the ticker that has the lock.
         Err(End::Again) => return,
         Err(end) => end,
@@ -102,7 +102,7 @@ unsafe extern "C-unwind" fn forget(_code: i32, argument: pg_sys::Datum) {
 }
 
 /// Looks whether a ticker is wanted and alone here. Returns the database's own settings, to notice when they change.
-fn begin(_database: pg_sys::Oid) -> Result<String, End> {
+fn begin() -> Result<String, End> {
     let mut found = Err(End::NotWanted);
     let mut log = Log::default();
     log.unit("start", || {
