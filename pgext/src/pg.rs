@@ -342,22 +342,42 @@ pub(crate) fn invalidate_relation(relation: pg_sys::Oid) {
     unsafe { pg_sys::CacheInvalidateRelcacheByRelid(relation) }
 }
 
-/// The primary key's index, or `None`.
+/// What `look` says of each index of a relation, which is open for the look; it stops at the first that is not `None`.
+///
+/// # Safety
+/// `relation` must be open.
+pub(crate) unsafe fn first_index<R>(
+    relation: pg_sys::Relation,
+    mut look: impl FnMut(pg_sys::Relation) -> Option<R>,
+) -> Option<R> {
+    // SAFETY: as promised by the caller. The lock is not held on: nothing later relies on the index.
+    unsafe {
+        let indexes = pg_sys::RelationGetIndexList(relation);
+        pgrx::PgList::<c_void>::from_pg(indexes).iter_oid().find_map(|oid| {
+            let index = pg_sys::index_open(oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+            let said = look(index);
+            pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+            said
+        })
+    }
+}
+
+/// The attribute numbers of the primary key, in the key's order; empty without one.
 ///
 /// Not RelationGetPrimaryKeyIndex(): before PostgreSQL 18 it does not know of a deferrable primary key.
 ///
 /// # Safety
 /// `relation` must be open.
-pub(crate) unsafe fn primary_key_index(relation: pg_sys::Relation) -> Option<pg_sys::Oid> {
-    // SAFETY: as promised by the caller; each index is open while its description is read.
+pub(crate) unsafe fn primary_key(relation: pg_sys::Relation) -> Vec<i16> {
+    // SAFETY: as promised by the caller; the index is open while its description is read.
     unsafe {
-        let indexes = pg_sys::RelationGetIndexList(relation);
-        pgrx::PgList::<c_void>::from_pg(indexes).iter_oid().find(|oid| {
-            let index = pg_sys::index_open(*oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-            let primary = (*(*index).rd_index).indisprimary;
-            pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-            primary
+        first_index(relation, |index| {
+            let description = &*(*index).rd_index;
+            let width = usize::from(description.indnkeyatts.unsigned_abs());
+            let numbers = std::slice::from_raw_parts(description.indkey.values.as_ptr(), width);
+            description.indisprimary.then(|| numbers.to_vec())
         })
+        .unwrap_or_default()
     }
 }
 

@@ -263,16 +263,12 @@ pub(crate) fn is_plain(table: &Relation) -> bool {
         {
             return false;
         }
-        let indexes = pg_sys::RelationGetIndexList(relation);
-        pgrx::PgList::<std::ffi::c_void>::from_pg(indexes)
-            .iter_oid()
-            .all(|index| {
-                let index = pg_sys::index_open(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-                let plain = pg_sys::RelationGetIndexExpressions(index).is_null()
-                    && pg_sys::RelationGetIndexPredicate(index).is_null();
-                pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-                plain
-            })
+        let odd = pg::first_index(relation, |index| {
+            let plain = pg_sys::RelationGetIndexExpressions(index).is_null()
+                && pg_sys::RelationGetIndexPredicate(index).is_null();
+            (!plain).then_some(())
+        });
+        odd.is_none()
     }
 }
 

@@ -322,26 +322,13 @@ fn position(columns: &[Column], name: &[u8], table: &[u8]) -> usize {
 /// # Safety
 /// `relation` must be open.
 unsafe fn primary_key(relation: pg_sys::Relation, columns: &[Column]) -> Vec<usize> {
-    // SAFETY: as promised by the caller; the index is open while its description is read.
-    unsafe {
-        let Some(oid) = pg::primary_key_index(relation) else {
-            return Vec::new();
-        };
-        let index = pg_sys::index_open(oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-        let description = &*(*index).rd_index;
-        let width = usize::from(description.indnkeyatts.unsigned_abs());
-        let numbers = std::slice::from_raw_parts(description.indkey.values.as_ptr(), width);
-        let key = numbers
-            .iter()
-            .filter_map(|number| {
-                columns
-                    .iter()
-                    .position(|column| column.index + 1 == usize::from(number.unsigned_abs()))
-            })
-            .collect();
-        pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-        key
-    }
+    // SAFETY: as promised by the caller.
+    let numbers = unsafe { pg::primary_key(relation) };
+    let position = |number: &i16| {
+        let index = usize::from(number.unsigned_abs());
+        columns.iter().position(|column| column.index + 1 == index)
+    };
+    numbers.iter().filter_map(position).collect()
 }
 
 fn refuse(wrong: Wrong) -> ! {
