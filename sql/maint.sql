@@ -61,7 +61,8 @@ begin
     if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
         raise exception using errcode = 'active_sql_transaction',
             message = format('tables cannot be rotated in a %s transaction', current_setting('transaction_isolation')),
-            hint = 'Its snapshot may not show what consumers need. Use READ COMMITTED.';
+            hint = 'Its snapshot may not show what consumers need. Use READ COMMITTED; for a daemon that begins no transaction '
+                   'itself: ALTER ROLE name SET default_transaction_isolation = ''read committed''.';
     end if;
 
     -- Before anything else: writers cache the control row, and are told of a change after it is committed but before

@@ -16,7 +16,8 @@ begin
     if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
         raise exception using errcode = 'active_sql_transaction',
             message = format('a tick cannot be made in a %s transaction', current_setting('transaction_isolation')),
-            hint = 'Its snapshot may be older than the last tick. Use READ COMMITTED.';
+            hint = 'Its snapshot may be older than the last tick. Use READ COMMITTED; for a daemon that begins no transaction '
+                   'itself: ALTER ROLE name SET default_transaction_isolation = ''read committed''.';
     end if;
     perform pgcascade.lock_queue(i_queue_id);
 end

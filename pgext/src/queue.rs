@@ -48,7 +48,7 @@ pub(crate) struct Queue {
 thread_local! {
     /// Queues by name. Entries are valid while their generation is the current one.
     static QUEUES: RefCell<HashMap<Vec<u8>, Rc<Queue>>> = RefCell::new(HashMap::new());
-    /// The parents and event tables of the cached queues, for the callback to recognise.
+    /// The parents, event tables and sequences of the cached queues, for the callback to recognise.
     static WATCHED: RefCell<Vec<pg_sys::Oid>> = const { RefCell::new(Vec::new()) };
     /// Goes up with each message about a cached queue; it invalidates all of them, which is rare enough.
     static GENERATION: Cell<u64> = const { Cell::new(0) };
@@ -213,16 +213,16 @@ fn read(name: &[u8]) -> Option<Rc<Queue>> {
         resolve(name, &table_name),
         resolve(name, &sequence),
     );
-    check_uncached(name, sequence);
     // Watched before it is looked at: a change during the look makes the entry stale.
     WATCHED.with(|watched| {
         let mut watched = watched.borrow_mut();
-        for relation in [parent, table] {
+        for relation in [parent, table, sequence] {
             if !watched.contains(&relation) {
                 watched.push(relation);
             }
         }
     });
+    check_uncached(name, sequence);
     // Not held on: whoever drops the queue locks the parent before its children, and our lock on the parent is still to come.
     // If it is gone, the queue was dropped just now, and the control row with it.
     let Some(event_table) = Relation::try_open(table, pg_sys::AccessShareLock) else {
