@@ -10,6 +10,7 @@ grant select on pgq.consumer, pgq.queue, pgq.tick, pgq.subscription to public;
 grant select on pgq.consumer, pgq.queue, pgq.tick, pgq.subscription, pgq.event_template to pgq_reader;
 grant select, insert, update, delete
     on pgq.consumer, pgq.queue, pgq.tick, pgq.subscription, pgq.retry_queue to pgq_admin;
+grant select on pgcascade.restored_queue to pgq_admin;
 -- Event tables get the grants of this one, see pgq.grant_perms().
 grant select, insert, truncate on pgq.event_template to pgq_admin;
 
@@ -73,5 +74,7 @@ grant execute on function
     pgq.seq_setval(text, bigint),
     pgq.insert_event_raw(text, bigint, timestamptz, integer, integer, text, text, text, text, text, text),
     pgq.event_retry_raw(text, text, timestamptz, bigint, timestamptz, integer, text, text, text, text, text, text),
-    pgcascade.queues_due()
+    pgcascade.queues_due(),
+    pgcascade.check_restored(integer),
+    pgcascade.mend_restored()
 to pgq_admin;

@@ -43,7 +43,8 @@ $$;
 --     Truncate the next event table of a queue and make it the current one, if the rotation period is over and no
 --     consumer needs what is in it. Returns 0 always; also when there is nothing to do, or when somebody is in the way:
 --     it is tried again in the next round of maintenance.
---     Errors: a consumer stands at a tick that does not exist; transaction ids went backwards; not READ COMMITTED.
+--     Errors: a consumer stands at a tick that does not exist; transaction ids went backwards; the queue comes from a dump
+--     and is not mended yet; not READ COMMITTED.
 --     Locks pgq.queue against other rotations, the queue's row against new consumers, the table to truncate against
 --     everybody, without waiting for anybody who writes or reads events. Writes pgq.queue, pgq.tick.
 create function pgq.maint_rotate_tables_step1(i_queue_name text) returns integer
@@ -77,6 +78,7 @@ begin
     if not found then
         return 0;
     end if;
+    perform pgcascade.check_restored(q.queue_id);
     if txid_current() < q.queue_switch_step1 then
         raise exception using errcode = 'object_not_in_prerequisite_state',
             message = format('queue %s maint failure: step1=%s, current=%s',
@@ -145,7 +147,9 @@ begin
     if exists (select from pgq.queue where queue_switch_step2 is null) then
         update pgq.queue
            set queue_switch_step2 = txid_current()
-         where queue_switch_step2 is null and queue_switch_step1 < txid_current();
+         where queue_switch_step2 is null and queue_switch_step1 < txid_current()
+           -- One from a dump has transaction ids of elsewhere (restore.sql).
+           and queue_id not in (select r.queue_id from pgcascade.restored_queue r);
     end if;
     return 0;
 end

@@ -139,6 +139,7 @@ begin
           join pgq.queue q on q.queue_id = r.ev_queue
          where r.ev_retry_after <= now()
            and (not q.queue_disable_insert or current_setting('session_replication_role') = 'replica')
+           and q.queue_id not in (select m.queue_id from pgcascade.restored_queue m)
          order by r.ev_retry_after
          limit 10
     loop

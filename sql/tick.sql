@@ -80,7 +80,7 @@ $$;
 
 -- pgq.ticker(1)
 --     Tick a queue if it is due. Returns the tick id, or null if it is not due.
---     Errors: no such queue, ticks come from elsewhere, paused; those of write_tick() and lock_ticker().
+--     Errors: no such queue, ticks come from elsewhere, paused; those of write_tick(), lock_ticker() and check_restored().
 --     Writes pgq.tick; assigns a transaction id only then. Waits for another ticker of the same queue.
 create function pgq.ticker(i_queue_name text) returns bigint
 language plpgsql volatile security definer
@@ -106,6 +106,7 @@ begin
             detail = format('Queue name: %s', coalesce(quote_literal(i_queue_name), 'NULL')),
             hint = 'pgq.get_queue_info() lists the queues.';
     end if;
+    perform pgcascade.check_restored(q.queue_id);
     if q.queue_external_ticker then
         raise exception using errcode = 'object_not_in_prerequisite_state',
             message = 'This queue has external tick source.',
@@ -161,6 +162,7 @@ declare
     queue record;
     ticked bigint := 0;
 begin
+    perform pgcascade.settle_restored();
     for queue in
         select queue_id, queue_name from pgq.queue
          where not queue_external_ticker and not queue_ticker_paused
@@ -181,7 +183,8 @@ $$;
 -- pgq.ticker(4)
 --     Record a tick that was made elsewhere, on a queue with external ticker. Returns the tick id.
 --     Both sequences of the queue are moved forward, never back.
---     Errors: no such queue, not external, or paused; a null argument; those of write_tick() and lock_ticker().
+--     Errors: no such queue, not external, or paused; a null argument; those of write_tick(), lock_ticker() and
+--     check_restored().
 create function pgq.ticker(
     i_queue_name text, i_tick_id bigint, i_orig_timestamp timestamptz, i_event_seq bigint
 ) returns bigint
@@ -202,6 +205,7 @@ begin
             hint = 'The queue must exist, with external_ticker true and ticker_paused false; see pgq.get_queue_info().';
     end if;
 
+    perform pgcascade.check_restored(q.queue_id);
     perform pgcascade.write_tick(q.queue_id, i_tick_id, i_orig_timestamp, i_event_seq);
     perform pgq.seq_setval(q.queue_tick_seq, i_tick_id);
     perform pgq.seq_setval(q.queue_event_seq, i_event_seq);

@@ -325,9 +325,14 @@ pub(crate) unsafe fn name_bytes<'a>(name: *const c_char) -> &'a [u8] {
 
 /// The oid of a relation in schema `pgq`, or `None`.
 pub(crate) fn relation_in_pgq(name: &CStr) -> Option<pg_sys::Oid> {
+    relation_in(c"pgq", name)
+}
+
+/// The same in another schema of the extension.
+pub(crate) fn relation_in(schema: &CStr, name: &CStr) -> Option<pg_sys::Oid> {
     // SAFETY: look-ups by NUL-terminated names; the schema exists for as long as the extension does.
     let oid = unsafe {
-        let schema = pg_sys::get_namespace_oid(c"pgq".as_ptr(), true);
+        let schema = pg_sys::get_namespace_oid(schema.as_ptr(), true);
         if schema == pg_sys::InvalidOid {
             return None;
         }

@@ -145,7 +145,8 @@ impl Queue {
 pub(crate) const EVENT_COLUMNS: i32 = 11;
 
 /// Columns of `pgq.queue` that writers need, in the order in which [`read`] takes them.
-const COLUMNS: [&std::ffi::CStr; 6] = [
+const COLUMNS: [&std::ffi::CStr; 7] = [
+    c"queue_id",
     c"queue_name",
     c"queue_data_pfx",
     c"queue_event_seq",
@@ -189,7 +190,7 @@ fn read(name: &[u8]) -> Option<Rc<Queue>> {
         // those of sql/schema.sql.
         unsafe {
             pg_sys::heap_deform_tuple(row, table.descriptor(), values.as_mut_ptr(), nulls.as_mut_ptr());
-            let [queue_name, prefix, sequence, current, disabled, limit] =
+            let [id, queue_name, prefix, sequence, current, disabled, limit] =
                 columns.map(|column| (!nulls[column]).then_some(values[column]));
             if queue_name.is_none_or(|value| pg::text_bytes(value) != name) {
                 return;
@@ -197,6 +198,7 @@ fn read(name: &[u8]) -> Option<Rc<Queue>> {
             let text =
                 |value: Option<pg_sys::Datum>| value.map_or_else(Vec::new, |value| pg::text_bytes(value).to_vec());
             found = Some((
+                id.map_or(0, |value| value.value() as i32),
                 text(prefix),
                 text(sequence),
                 current.map_or(0, |value| value.value() as i32),
@@ -206,7 +208,8 @@ fn read(name: &[u8]) -> Option<Rc<Queue>> {
         }
     });
 
-    let (prefix, sequence, current, disable_insert, per_tx_limit) = found?;
+    let (id, prefix, sequence, current, disable_insert, per_tx_limit) = found?;
+    check_restored(name, id);
     let table_name = [prefix.as_slice(), format!("_{current}").as_bytes()].concat();
     let (parent, table, sequence) = (
         resolve(name, &prefix),
@@ -288,6 +291,34 @@ fn resolve(queue: &[u8], name: &[u8]) -> pg_sys::Oid {
                 "Restore it, or drop the queue with pgq.drop_queue() and create it again.",
             )
         })
+}
+
+/// Refuses a queue that was loaded from a dump and is still marked so: transaction ids of here may be ones that its ticks
+/// take for seen (sql/restore.sql). A mark is set together with the queue's row and only ever taken off, so what is cached
+/// needs no look.
+fn check_restored(queue: &[u8], id: i32) {
+    let Some(marks) = pg::relation_in(c"pgcascade", c"restored_queue") else {
+        return; // a library newer than the installed extension
+    };
+    let table = Relation::open(marks, pg_sys::AccessShareLock);
+    let mut marked = false;
+    table.each_row(|row| {
+        let mut missing = false;
+        // SAFETY: a row of this table, whose first column is the id, an int4.
+        let value = unsafe { pg_sys::heap_getattr(row, 1, table.descriptor(), &mut missing) };
+        marked |= !missing && value.value() as i32 == id;
+    });
+    if marked {
+        pg::raise(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!(
+                "queue '{}' was restored from a dump and takes no events yet",
+                pg::shown(queue)
+            ),
+            "The ticker clears it within a second after the restore, or says in the server's log what is wrong with it. \
+             Where no ticker runs, or where it says so, run SELECT pgcascade.mend_restored().",
+        );
+    }
 }
 
 /// pg_sequence (SequenceRelationId).

@@ -375,11 +375,14 @@ fn transaction(work: impl FnOnce() -> Result<(), spi::Error>) -> Result<(), Stri
     .catch_others(|error| match &error {
         CaughtError::PostgresError(report)
         | CaughtError::ErrorReport(report)
-        | CaughtError::RustPanic { ereport: report, .. } => Err(format!(
-            "{} (SQLSTATE {})",
-            report.message(),
-            sqlstate(report.sql_error_code())
-        )),
+        | CaughtError::RustPanic { ereport: report, .. } => {
+            let hint = report.hint().map(|hint| format!("; {hint}")).unwrap_or_default();
+            Err(format!(
+                "{} (SQLSTATE {}){hint}",
+                report.message(),
+                sqlstate(report.sql_error_code())
+            ))
+        }
     })
     .execute()
     .inspect_err(|_| {
