@@ -42,7 +42,8 @@ grant execute on function
     pgq.batch_retry(bigint, integer),
     pgq.force_tick(text),
     pgcascade.tick_event_sql(integer, bigint, bigint, integer),
-    pgcascade.rotation_blockers()
+    pgcascade.rotation_blockers(),
+    pgcascade.setting(text)
 to pgq_reader;
 
 grant execute on function
@@ -51,7 +52,8 @@ grant execute on function
     pgq.current_event_table(text),
     pgq.logutriga(),
     pgq.sqltriga(),
-    pgq.jsontriga()
+    pgq.jsontriga(),
+    pgcascade.setting(text)
 to pgq_writer;
 
 grant execute on function

@@ -1,16 +1,24 @@
 //! The settings `pgcascade.*`: each is a documented static with a getter, and nobody else touches the static.
 //! `docs/settings.md` is checked against `pg_settings` by the regress test `settings`.
+//!
+//! SQL reads a setting by `pgcascade.setting()` below and never by `current_setting()`: in a session that has not loaded
+//! the library yet the setting is a mere placeholder, which anybody may `SET` to anything. Loading defines it, and the
+//! server then drops a value that who set it had no right to.
 
+use std::ffi::CString;
 use std::time::Duration;
 
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
-use pgrx::pg_sys;
+use pgrx::{PgSqlErrorCode, pg_sys};
+
+use crate::pg::{self, native};
 
 static TICKER: GucSetting<bool> = GucSetting::<bool>::new(true);
 static TICK_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(10);
 static MAINT_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(120);
 static RETRY_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(30);
 static FIXED_OUTPUT: GucSetting<bool> = GucSetting::<bool>::new(true);
+static CONSUMER_OWNERSHIP: GucSetting<bool> = GucSetting::<bool>::new(true);
 
 pub(crate) fn init() {
     GucRegistry::define_bool_guc(
@@ -59,6 +67,14 @@ pub(crate) fn init() {
         GucContext::Userset,
         GucFlags::empty(),
     );
+    GucRegistry::define_bool_guc(
+        c"pgcascade.consumer_ownership",
+        c"Lets only the role that registered a consumer act for it.",
+        c"Off: everybody who may read queues may read and finish the batches of every consumer, as in PgQ.",
+        &CONSUMER_OWNERSHIP,
+        GucContext::Suset,
+        GucFlags::empty(),
+    );
     // SAFETY: the prefix is a NUL-terminated literal, and all settings under it are defined above.
     unsafe {
         #[cfg(feature = "pg14")]
@@ -91,4 +107,30 @@ pub(crate) fn retry_interval() -> Duration {
 /// Whether captured values are rendered in fixed formats.
 pub(crate) fn fixed_output() -> bool {
     FIXED_OUTPUT.get()
+}
+
+native!(setting_wrapper, pg_finfo_setting_wrapper, setting);
+
+/// `pgcascade.setting(name)`: the value as SHOW writes it.
+fn setting(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: declared strict with one text argument, which lives as long as the call.
+    let name = unsafe { pg::text_bytes((*(*call).args.as_ptr()).value) };
+    let value = name
+        .starts_with(b"pgcascade.")
+        .then(|| CString::new(name).ok())
+        .flatten()
+        .map(|name| {
+            // SAFETY: a NUL-terminated name; null means that there is no such setting, else a string that the caller owns.
+            unsafe { pg_sys::GetConfigOptionByName(name.as_ptr(), std::ptr::null_mut(), true) }
+        })
+        .filter(|value| !value.is_null());
+    match value {
+        // SAFETY: a NUL-terminated string in the current memory context.
+        Some(value) => pg::text_datum(unsafe { pg::name_bytes(value) }),
+        None => pg::raise(
+            PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+            format!("\"{}\" is not a setting of pgcascade", pg::shown(name)),
+            "SELECT name FROM pg_settings WHERE name LIKE 'pgcascade.%' lists them.",
+        ),
+    }
 }

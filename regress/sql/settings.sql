@@ -12,6 +12,25 @@ set pgcascade.fixed_output = 'perhaps';
 -- An unknown setting under the prefix is refused.
 set pgcascade.no_such_setting = 1;
 
+
+-- pgcascade.setting() gives a value as SHOW does, for settings of this extension only. That it does not believe what an
+-- ordinary session set before the library was loaded is tested where that is not preloaded: consumer/tests/security.rs.
+set pgcascade.consumer_ownership = off;
+select pgcascade.setting('pgcascade.consumer_ownership'), pgcascade.setting('pgcascade.tick_interval'),
+       pgcascade.setting('pgcascade.maint_interval');
+reset pgcascade.consumer_ownership;
+select pgcascade.setting('pgcascade.consumer_ownership');
+select pgcascade.setting('pgcascade.no_such_setting');
+select pgcascade.setting('work_mem');
+select pgcascade.setting('');
+select pgcascade.setting(null);
+create role settings_nobody in role pgq_reader;
+set role settings_nobody;
+set pgcascade.consumer_ownership = off;
+select pgcascade.setting('pgcascade.consumer_ownership');
+reset role;
+drop role settings_nobody;
+
 \getenv abs_srcdir PG_ABS_SRCDIR
 \set manual :abs_srcdir '/docs/settings.md'
 create temp table manual (line text);
