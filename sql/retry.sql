@@ -3,26 +3,84 @@
 -- The event is copied to pgq.retry_queue. When its time has come maint_retry_events() inserts it again, with the same
 -- event id and with ev_owner set to the subscription. The original stays where it is.
 
--- pgq.event_retry(3), time given
---     Deliver one event of an open batch again, not before x_retry_time. Returns 1, or 0 if it is waiting already.
---     Errors: no such event in that batch, no such batch; both are "event not found".
---     Writes pgq.retry_queue. The condition on ev_id goes into the batch query: only the event itself is fetched,
---     from the range of the ev_txid index that the batch is; nothing is sorted or copied.
-create function pgq.event_retry(x_batch_id bigint, x_event_id bigint, x_retry_time timestamptz) returns integer
-language plpgsql volatile security definer
+-- pgcascade.recall_event(2), recall_wanted(1), remember_event(3)
+--     Where the session has seen an event of a batch; whether it is time to remember the places of a batch; remember
+--     one. Hints only, see pgext/src/recall.rs. For pgcascade.find_event() alone.
+create function pgcascade.recall_event(i_batch_id bigint, i_event_id bigint) returns tid
+language c volatile strict as 'MODULE_PATHNAME', 'recall_event_wrapper';
+create function pgcascade.recall_wanted(i_batch_id bigint) returns boolean
+language c volatile strict as 'MODULE_PATHNAME', 'recall_wanted_wrapper';
+create function pgcascade.remember_event(i_batch_id bigint, i_event_id bigint, i_place tid) returns boolean
+language c volatile strict as 'MODULE_PATHNAME', 'remember_event_wrapper';
+
+-- pgcascade.find_event(2)
+--     One event of an open batch, by its id; all null when there is none. ev_owner is the subscription that has the batch.
+--     The first look into a batch reads the range of the ev_txid index that the batch is, as all later ones would: the
+--     event's transaction is not known, and nothing but the range says where it is. The second remembers the places of
+--     all events, so that from then on each is one row fetched by its place. Whatever a place leads to is checked against
+--     the two ticks. A place is not that of one table, so it is looked up in each of the queue's.
+create function pgcascade.find_event(i_batch_id bigint, i_event_id bigint) returns pgq.event_template
+language plpgsql volatile
 set jit = off
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    sub pgq.subscription;
-    ev record;
+    batch record;
+    place tid;
+    ev pgq.event_template;
 begin
-    select * into sub from pgq.subscription where sub_batch = x_batch_id;
-    if found then
-        execute 'select * from (' || pgq.batch_event_sql(x_batch_id) || ') ev where ev_id = $1 limit 1'
-           into ev using x_event_id;
+    select s.sub_id, q.queue_data_pfx as events, p.tick_snapshot as prev, c.tick_snapshot as cur into batch
+      from pgq.subscription s
+      join pgq.queue q on q.queue_id = s.sub_queue
+      join pgq.tick p on p.tick_queue = s.sub_queue and p.tick_id = s.sub_last_tick
+      join pgq.tick c on c.tick_queue = s.sub_queue and c.tick_id = s.sub_next_tick
+     where s.sub_batch = i_batch_id;
+    if not found or i_event_id is null then
+        return null;
     end if;
-    if sub.sub_id is null or ev.ev_id is null then
+
+    place := pgcascade.recall_event(i_batch_id, i_event_id);
+    if place is null and pgcascade.recall_wanted(i_batch_id) then
+        execute format('select count(pgcascade.remember_event($1, e.ev_id, e.place)) from ('
+                       'select b.ev_id, b.place from ('
+                       'select ev_id, ctid as place from %1$s where ev_txid >= $2 and ev_txid < $3 union all '
+                       'select ev_id, ctid from %1$s where ev_txid = any ($4)) b'
+                       -- Of a batch that is too big to be remembered: those from this event on.
+                       ' order by b.ev_id >= $5 desc, b.ev_id limit 1048576) e', batch.events)
+          using i_batch_id, txid_snapshot_xmax(batch.prev), txid_snapshot_xmax(batch.cur),
+                array(select xid from txid_snapshot_xip(batch.prev) xid), i_event_id;
+        place := pgcascade.recall_event(i_batch_id, i_event_id);
+    end if;
+    if place is not null then
+        execute format('select * from %s where ctid = $1 and ev_id = $2 and (ev_owner is null or ev_owner = $3)'
+                       ' and pg_catalog.txid_visible_in_snapshot(ev_txid, $4)'
+                       ' and not pg_catalog.txid_visible_in_snapshot(ev_txid, $5) limit 1', batch.events)
+           into ev using place, i_event_id, batch.sub_id, batch.cur, batch.prev;
+    end if;
+    if ev.ev_id is null then
+        execute 'select ev_id, ev_time, ev_txid, null, ev_retry, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4'
+                ' from (' || pgq.batch_event_sql(i_batch_id) || ') b where ev_id = $1 limit 1'
+           into ev using i_event_id;
+    end if;
+    if ev.ev_id is not null then
+        ev.ev_owner := batch.sub_id;
+    end if;
+    return ev;
+end
+$$;
+
+-- pgq.event_retry(3), time given
+--     Deliver one event of an open batch again, not before x_retry_time. Returns 1, or 0 if it is waiting already.
+--     Errors: no such event in that batch, no such batch; both are "event not found".
+--     Writes pgq.retry_queue. Finds the event by pgcascade.find_event().
+create function pgq.event_retry(x_batch_id bigint, x_event_id bigint, x_retry_time timestamptz) returns integer
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    ev constant pgq.event_template := pgcascade.find_event(x_batch_id, x_event_id);
+begin
+    if ev.ev_id is null then
         raise exception using errcode = 'no_data_found', message = 'event not found',
             detail = format('Batch id: %s, event id: %s',
                             coalesce(x_batch_id::text, 'NULL'), coalesce(x_event_id::text, 'NULL')),
@@ -31,8 +89,10 @@ begin
 
     insert into pgq.retry_queue (ev_retry_after, ev_queue, ev_id, ev_time, ev_owner, ev_retry,
                                  ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4)
-    values (x_retry_time, sub.sub_queue, ev.ev_id, ev.ev_time, sub.sub_id, coalesce(ev.ev_retry, 0) + 1,
-            ev.ev_type, ev.ev_data, ev.ev_extra1, ev.ev_extra2, ev.ev_extra3, ev.ev_extra4)
+    select x_retry_time, s.sub_queue, ev.ev_id, ev.ev_time, ev.ev_owner, coalesce(ev.ev_retry, 0) + 1,
+           ev.ev_type, ev.ev_data, ev.ev_extra1, ev.ev_extra2, ev.ev_extra3, ev.ev_extra4
+      from pgq.subscription s
+     where s.sub_batch = x_batch_id
     on conflict (ev_owner, ev_id) do nothing;
     return found::integer;
 end
@@ -152,6 +212,10 @@ begin
 end
 $$;
 
+comment on function pgcascade.recall_event(bigint, bigint) is 'where this session has seen an event of a batch; a hint';
+comment on function pgcascade.recall_wanted(bigint) is 'whether to remember now where the events of a batch are';
+comment on function pgcascade.remember_event(bigint, bigint, tid) is 'remember where an event of a batch is';
+comment on function pgcascade.find_event(bigint, bigint) is 'one event of an open batch, by its id';
 comment on function pgq.event_retry(bigint, bigint, timestamptz) is 'deliver an event of an open batch again at a later time';
 comment on function pgq.event_retry(bigint, bigint, integer) is 'deliver an event of an open batch again after some seconds';
 comment on function pgq.batch_retry(bigint, integer) is 'deliver all events of an open batch again after some seconds';

@@ -4,6 +4,7 @@
 //! - [`capture`] turns a row change into an event.
 //! - [`worker`] runs the ticker of each database; it needs the library in `shared_preload_libraries`.
 //! - [`lock`] has the ticker's locks.
+//! - [`recall`] remembers where the events of a batch are, for retrying them one by one.
 //! - [`guc`] holds the settings, [`pg`] what we need of the server beyond pgrx and what differs between its versions.
 //!
 //! Everything else is SQL: see `sql/` at the top of the repository.
@@ -17,6 +18,7 @@ mod insert;
 mod lock;
 mod pg;
 mod queue;
+mod recall;
 mod worker;
 
 use pgrx::prelude::*;
