@@ -170,6 +170,26 @@ impl Cluster {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
+    /// A file or folder of that name beside the cluster's own; goes with it.
+    pub(crate) fn file(&self, name: &str) -> String {
+        self.dir.join(name).display().to_string()
+    }
+
+    /// Runs a script of sh with the cluster's settings (`regress/cluster`, DIR/env), which must go well.
+    pub(crate) fn shell(&self, script: &str) {
+        let output = Command::new("sh")
+            .args(["-c", ". \"$0/env\" || exit; eval \"$1\""])
+            .args([self.dir.as_os_str(), script.as_ref()])
+            .stdin(Stdio::null())
+            .output()
+            .expect("sh can be run");
+        assert!(
+            output.status.success(),
+            "{script}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+
     /// What the server logged so far.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.dir.join("log")).unwrap_or_default()
