@@ -38,7 +38,7 @@ begin
             raise exception using errcode = 'undefined_object',
                 message = format('Not subscriber to queue: %s/%s',
                                  coalesce(i_queue_name, 'NULL'), coalesce(i_consumer_name, 'NULL')),
-                hint = 'Subscribe with pgq.register_consumer(); pgq.get_consumer_info() lists the consumers.';
+                hint = pgcascade.not_subscribed_hint(i_queue_name, i_consumer_name);
         end if;
 
         select t.tick_id, t.tick_time, t.tick_event_seq

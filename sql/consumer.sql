@@ -65,7 +65,11 @@ begin
     insert into pgq.subscription (sub_id, sub_queue, sub_consumer, sub_last_tick)
     values (pgcascade.unused_id('pgq.subscription_sub_id_seq'), id, consumer, start_tick)
     on conflict (sub_queue, sub_consumer) do nothing;
-    return found::integer;
+    if not found then
+        return 0;
+    end if;
+    perform pgcascade.consumer_returned(id, x_consumer_name);
+    return 1;
 end
 $$;
 

@@ -34,6 +34,30 @@ begin
 end
 $$;
 
+-- pgcascade.refuse_dropped(3)
+--     Refuses a subconsumer that was dropped, or whose main consumer was, for a queue limit: asking for a batch registers
+--     whoever is not registered, and would skip what was lost without a word. It has to be registered in so many words.
+create function pgcascade.refuse_dropped(
+    i_queue_name text, i_consumer_name text, i_subconsumer_name text
+) returns void
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    gone text;
+begin
+    select d.consumer_name into gone from pgcascade.dropped_consumer d
+     where d.queue_name = i_queue_name and d.returned_at is null
+       and d.consumer_name in (i_consumer_name, i_consumer_name || '.' || i_subconsumer_name)
+     order by length(d.consumer_name) limit 1;
+    if found then
+        raise exception using errcode = 'undefined_object',
+            message = format('Not subscriber to queue: %s/%s', i_queue_name, gone),
+            hint = pgcascade.not_subscribed_hint(i_queue_name, gone);
+    end if;
+end
+$$;
+
 -- pgq_coop.register_subconsumer(3)
 --     Subscribe a subconsumer, and its main consumer if it is not subscribed. Returns 1 if newly subscribed, 0 if it was.
 --     Errors: a null argument; no such queue; "main.sub" is the name of a consumer that is not of this main consumer.
@@ -89,6 +113,7 @@ begin
     end if;
     insert into pgq.subscription (sub_id, sub_queue, sub_consumer)
     values (main.sub_id, main.sub_queue, consumer);
+    perform pgcascade.consumer_returned(main.sub_queue, name);
     return 1;
 end
 $$;
@@ -173,6 +198,7 @@ begin
       join pgq.consumer c on c.co_name = name
       join pgq.subscription s on s.sub_queue = m.sub_queue and s.sub_consumer = c.co_id and s.sub_id = m.sub_id;
     if not found then
+        perform pgcascade.refuse_dropped(i_queue_name, i_consumer_name, i_subconsumer_name);
         perform pgq_coop.register_subconsumer(i_queue_name, i_consumer_name, i_subconsumer_name);
         select m.sub_queue, m.sub_consumer into look
           from pgq.subscription m
@@ -193,6 +219,7 @@ begin
        for update of s;
     if not found then
         -- It was ended between 1 and 2: by itself, or because its batch was taken over and finished meanwhile.
+        perform pgcascade.refuse_dropped(i_queue_name, i_consumer_name, i_subconsumer_name);
         perform pgq_coop.register_subconsumer(i_queue_name, i_consumer_name, i_subconsumer_name);
         select s.* into strict sub
           from pgq.subscription s
@@ -320,6 +347,7 @@ begin
 end
 $$;
 
+comment on function pgcascade.refuse_dropped(text, text, text) is 'raise an error for a subconsumer that was dropped for a queue limit';
 comment on function pgcascade.main_consumer(integer, integer) is 'main consumer of a subconsumer; null if it is not one';
 comment on function pgq_coop.register_subconsumer(text, text, text) is 'subscribe a subconsumer; 1 if new, 0 if it was';
 comment on function pgq_coop.unregister_subconsumer(text, text, text, integer) is

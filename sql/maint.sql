@@ -12,10 +12,16 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     return query
+    select 'pgcascade.maint_queue_limit', q.queue_name
+      from pgq.queue q
+      join pgcascade.queue_config c on c.queue_id = q.queue_id
+     where c.max_age is not null or c.max_bytes is not null
+     order by q.queue_name;
+
+    return query
     select 'pgq.maint_rotate_tables_step1', q.queue_name
       from pgq.queue q
-     where q.queue_switch_step2 is not null
-       and q.queue_switch_time + q.queue_rotation_period < now()
+     where pgcascade.rotation_due(q)
      order by q.queue_name;
 
     if found or exists (select from pgq.queue where queue_switch_step2 is null) then
@@ -40,7 +46,7 @@ end
 $$;
 
 -- pgq.maint_rotate_tables_step1(1)
---     Truncate the next event table of a queue and make it the current one, if the rotation period is over and no
+--     Truncate the next event table of a queue and make it the current one, if it is time (pgcascade.rotation_due()) and no
 --     consumer needs what is in it. Returns 0 always; also when there is nothing to do, or when somebody is in the way:
 --     it is tried again in the next round of maintenance.
 --     Errors: a consumer stands at a tick that does not exist; transaction ids went backwards; the queue comes from a dump
@@ -72,8 +78,7 @@ begin
 
     select * into q from pgq.queue
      where queue_name = i_queue_name
-       and queue_switch_step2 is not null
-       and queue_switch_time + queue_rotation_period < now()
+       and pgcascade.rotation_due(queue)
        for no key update skip locked;
     if not found then
         return 0;
@@ -171,12 +176,14 @@ end
 $$;
 
 -- pgcascade.rotation_blockers()
---     Who keeps queues from being rotated whose rotation period is over: one row per queue and blocker.
---     blocker     consumer: it has not finished a tick that is young enough
---                 transaction: it was open at the last tick that a consumer finished, so what it writes is still to come
+--     Who keeps queues from being rotated that are due for it: one row per queue and blocker.
+--     blocker     consumer: it has not finished a tick that is young enough, and such a tick is there
+--                 transaction: it was open at the last tick, so what it writes is still to come
+--                 ticker: the last tick is too old, and no transaction is the cause; consumers wait for the next one
 --                 lock: it reads or writes the table to be truncated
---     name        the consumer; or the process id of a session, or the global id of a prepared transaction
---     since       when the consumer's tick was made; when the transaction began
+--     name        the consumer; or the process id of a session, or the global id of a prepared transaction; of a ticker null
+--     since       when the consumer's tick was made (of one whose tick is lost: when it was last active); when the
+--                 transaction began; when the last tick was made
 --     bytes       what the queue's event tables hold meanwhile
 create function pgcascade.rotation_blockers(
     out queue_name text, out blocker text, out name text, out since timestamptz, out bytes bigint
@@ -189,17 +196,27 @@ begin
     with due as (
         select q.queue_id, q.queue_name, q.queue_switch_step2,
                to_regclass(q.queue_data_pfx || '_' || (q.queue_cur_table + 1) % q.queue_ntables) as next_table,
-               (select sum(pg_total_relation_size(i.inhrelid)) from pg_inherits i
-                 where i.inhparent = to_regclass(q.queue_data_pfx))::bigint as bytes
+               pgcascade.event_bytes(q.queue_data_pfx) as bytes,
+               last.tick_time as last_time, last.tick_snapshot as last_snapshot
           from pgq.queue q
-         where q.queue_switch_step2 is not null and q.queue_switch_time + q.queue_rotation_period < now()
+          left join lateral (
+                   select t.tick_time, t.tick_snapshot from pgq.tick t
+                    where t.tick_queue = q.queue_id
+                    order by t.tick_id desc limit 1) last on true
+         where pgcascade.rotation_due(q)
     ), waiting as (
-        select d.*, c.co_name, t.tick_time, t.tick_snapshot
+        -- A consumer that stands at a tick that is not there keeps rotation from going on as well: it is an error there.
+        select d.*, c.co_name, coalesce(t.tick_time, s.sub_active) as since,
+               t.tick_id is null or txid_snapshot_xmin(d.last_snapshot) > d.queue_switch_step2 as to_blame
           from due d
-          join pgq.subscription s on s.sub_queue = d.queue_id
+          join pgq.subscription s on s.sub_queue = d.queue_id and s.sub_last_tick is not null
           join pgq.consumer c on c.co_id = s.sub_consumer
-          join pgq.tick t on t.tick_queue = d.queue_id and t.tick_id = s.sub_last_tick
-         where txid_snapshot_xmin(t.tick_snapshot) <= d.queue_switch_step2
+          left join pgq.tick t on t.tick_queue = d.queue_id and t.tick_id = s.sub_last_tick
+         where t.tick_id is null or txid_snapshot_xmin(t.tick_snapshot) <= d.queue_switch_step2
+    ), held as (
+        -- Consumers have no tick that would do: what is in progress in the last one has to end first.
+        select d.* from due d
+         where exists (select from waiting w where w.queue_id = d.queue_id and not w.to_blame)
     ), running as (
         -- Transaction ids in these views have 32 bits; those in progress are less than 2^31 apart.
         select a.backend_xid::text::bigint as xid, a.pid::text as name, a.xact_start as since
@@ -207,18 +224,23 @@ begin
         union all
         select p.transaction::text::bigint, p.gid, p.prepared
           from pg_prepared_xacts p
+    ), open_then as (
+        select h.queue_id, h.queue_name, r.name, r.since, h.bytes
+          from held h
+         cross join lateral txid_snapshot_xip(h.last_snapshot) x (xid)
+          join running r on r.xid = x.xid & 4294967295
+         where x.xid <= h.queue_switch_step2
     )
-    -- A consumer is to blame when the tick that it stands at was made after nothing old was open any more.
-    select w.queue_name, 'consumer', w.co_name, w.tick_time, w.bytes
+    select w.queue_name, 'consumer', w.co_name, w.since, w.bytes
       from waiting w
-     where not exists (select from running r join txid_snapshot_xip(w.tick_snapshot) x (xid) on x.xid & 4294967295 = r.xid
-                        where x.xid <= w.queue_switch_step2)
-    union
-    select w.queue_name, 'transaction', r.name, r.since, w.bytes
-      from waiting w
-     cross join lateral txid_snapshot_xip(w.tick_snapshot) x (xid)
-      join running r on r.xid = x.xid & 4294967295
-     where x.xid <= w.queue_switch_step2
+     where w.to_blame
+    union all
+    select o.queue_name, 'transaction', o.name, o.since, o.bytes
+      from open_then o
+    union all
+    select h.queue_name, 'ticker', null, h.last_time, h.bytes
+      from held h
+     where not exists (select from open_then o where o.queue_id = h.queue_id)
     union
     select d.queue_name, 'lock', coalesce(l.pid::text, p.gid), coalesce(a.xact_start, p.prepared), d.bytes
       from due d

@@ -94,6 +94,9 @@ begin
             hint = 'Unregister the consumers that pgq.get_consumer_info() lists, or use pgq.drop_queue(name, true).';
     end if;
     delete from pgq.retry_queue where ev_queue = q.queue_id;
+    -- By ourselves: foreign keys do not cascade while session_replication_role is replica.
+    delete from pgcascade.limit_warning where queue_id = q.queue_id;
+    delete from pgcascade.queue_config where queue_id = q.queue_id;
     delete from pgq.tick where tick_queue = q.queue_id;
     delete from pgq.queue where queue_id = q.queue_id;
 

@@ -95,5 +95,6 @@ select c.oid::regclass as neither_saved_nor_excepted
  where x.extname = 'pgcascade' and c.relnamespace = 'pgcascade'::regnamespace and c.relkind in ('r', 'S', 'p')
    and c.oid <> all (x.extconfig)
    and c.oid::regclass::text <> all (array[
-           'pgcascade.restored_queue'   -- about this cluster: a restore makes the rows itself
+           'pgcascade.restored_queue',  -- about this cluster: a restore makes the rows itself
+           'pgcascade.limit_warning'    -- what this cluster's log has been told
        ]);
