@@ -84,8 +84,9 @@ unit:
 demo: ## pgbench's tables from one throw-away PostgreSQL into another, live (KEEP=1: leave it running)
 	@KEEP=$(KEEP) docs/demo
 
-bench: ## measure against PgQ side by side, write bench/results/
-	@bench/run
+bench: ## measure beside PgQ and native replication, write bench/results/
+	@bench/capture
+	@bench/replay
 
 dependencies: ## install the Debian packages that are missing, or print the command
 	.ci/dependencies

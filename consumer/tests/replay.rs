@@ -19,5 +19,7 @@ mod findings;
 mod refusals;
 #[path = "replay/servers.rs"]
 mod servers;
+#[path = "replay/sets.rs"]
+mod sets;
 #[path = "replay/size.rs"]
 mod size;

@@ -1,10 +1,10 @@
 //! A chunk's rows, applied in their order inside the batch's transaction.
 //!
-//! Long runs of inserts into one table go in by COPY, which may stretch over several chunks; everything else as
-//! prepared statements, one per row, many on their way at once. In the careful mode nothing goes by COPY: that is how
-//! the row at fault is found when a COPY fails, as the server names a line and not the event. A row that does not do
-//! exactly what it did on the provider (an update or delete that meets no row, a key that exists already) ends replay:
-//! the two ends differ, and going on would hide it.
+//! Long runs of inserts into one table go in by COPY, which may stretch over several chunks; long runs of updates or
+//! deletes, which collapse.rs makes, by one statement for all; everything else as prepared statements, one per row, many on
+//! their way at once. In the careful mode each row has its statement: that is how the row at fault is found when many
+//! fail together. A row that does not do exactly what it did on the provider (an update or delete that meets no row, a key
+//! that exists already) ends replay: the two ends differ, and going on would hide it.
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
@@ -16,14 +16,18 @@ use tokio_postgres::{Client, CopyInSink, Statement};
 use wire::event_type::Operation;
 
 use super::chunk::{Chunk, Row, Shape};
+use super::collapse::Freedom;
 use super::setup::Target;
-use super::statement::{self, Text};
+use super::statement::{self, RowSql, Text, Texts};
 use super::table::Table;
 use crate::error::{Doing, Error, Result};
 
 /// Fewer inserts in a row than this are cheaper as statements: a COPY needs an answer before its first row and after
 /// its last.
 const COPY_FROM: usize = 24;
+
+/// Fewer updates or deletes in a row than this are cheaper as statements of their own.
+const SET_FROM: usize = 16;
 
 /// How many statements are on their way at once. Enough to keep the server busy; few enough for its answers to fit into
 /// the buffers of the connection.
@@ -52,7 +56,11 @@ impl From<Error> for Failure {
 /// Applies chunks to one session. Lives as long as that session, for the sake of the prepared statements.
 pub(super) struct Applier {
     tables: Vec<Arc<Table>>,
+    /// What may be done to the order of a table's changes; only where the decoder did it are rows applied as sets.
+    freedom: Vec<Freedom>,
     prepared: HashMap<usize, Prepared>,
+    /// None: not to be applied that way.
+    sets: HashMap<usize, Option<Prepared>>,
     copies: HashMap<usize, Statement>,
     open: Option<OpenCopy>,
 }
@@ -74,10 +82,14 @@ type Answer<'a> = Pin<Box<dyn Future<Output = Result<u64, tokio_postgres::Error>
 
 impl Applier {
     pub(super) fn new(targets: &[Target]) -> Self {
-        let tables = targets.iter().map(|target| Arc::clone(&target.subscriber)).collect();
         Self {
-            tables,
+            tables: targets.iter().map(|target| Arc::clone(&target.subscriber)).collect(),
+            freedom: targets
+                .iter()
+                .map(|target| Freedom::of(&target.subscriber, target.provider.primary_key()))
+                .collect(),
             prepared: HashMap::new(),
+            sets: HashMap::new(),
             copies: HashMap::new(),
             open: None,
         }
@@ -85,7 +97,7 @@ impl Applier {
 
     /// Applies the chunk. A run of inserts at its end may still be open afterwards; [`Applier::finish`] closes it.
     pub(super) async fn apply(&mut self, client: &Client, chunk: &Chunk, careful: bool) -> Result<(), Failure> {
-        let mut waiting: VecDeque<(Answer<'_>, &Row)> = VecDeque::with_capacity(IN_FLIGHT);
+        let mut waiting: VecDeque<(Answer<'_>, &[Row])> = VecDeque::with_capacity(IN_FLIGHT);
         let mut at = 0;
         while let Some(row) = chunk.rows.get(at) {
             let shape = chunk.shape(row);
@@ -114,6 +126,20 @@ impl Applier {
                     self.drain(chunk, &mut waiting, 0).await?;
                     self.copy(client, chunk, rows).await?;
                 }
+                Operation::Update | Operation::Delete
+                    if !careful && run >= SET_FROM && self.set(client, chunk, shape, &mut waiting).await? =>
+                {
+                    let Some(Some(set)) = self.sets.get(&shape.id).cloned() else {
+                        continue;
+                    };
+                    let answer: Answer<'_> = Box::pin(async move {
+                        let texts = |&column: &usize| Texts { chunk, rows, column };
+                        client
+                            .execute_raw(&set.statement, set.parameters.iter().map(texts))
+                            .await
+                    });
+                    self.send_statement(chunk, rows, answer, &mut waiting).await?;
+                }
                 _ => {
                     if !self.prepared.contains_key(&shape.id) {
                         // While the answer to PREPARE is awaited nobody takes the others'.
@@ -123,13 +149,13 @@ impl Applier {
                     let Some(prepared) = self.prepared.get(&shape.id).cloned() else {
                         continue;
                     };
-                    for row in rows {
+                    for (i, row) in rows.iter().enumerate() {
                         if waiting.len() >= IN_FLIGHT {
                             self.drain(chunk, &mut waiting, IN_FLIGHT / 2).await?;
                         }
                         let statement = prepared.statement.clone();
                         let parameters = Arc::clone(&prepared.parameters);
-                        let mut answer: Answer<'_> = Box::pin(async move {
+                        let answer: Answer<'_> = Box::pin(async move {
                             client
                                 .execute_raw(
                                     &statement,
@@ -137,12 +163,7 @@ impl Applier {
                                 )
                                 .await
                         });
-                        // A statement is sent when its future is polled first. Polling here keeps the rows in their
-                        // order.
-                        match poll!(&mut answer) {
-                            std::task::Poll::Pending => waiting.push_back((answer, row)),
-                            std::task::Poll::Ready(result) => self.check(chunk, row, result)?,
-                        }
+                        self.send_statement(chunk, &rows[i..=i], answer, &mut waiting).await?;
                     }
                 }
             }
@@ -156,24 +177,42 @@ impl Applier {
         self.close_copy().await
     }
 
-    /// Waits until at most `left` answers are outstanding. In order, so the first error is the cause of all the others.
-    async fn drain(
+    /// A statement is sent when its future is polled first. Polling here keeps the rows in their order.
+    async fn send_statement<'a>(
         &self,
         chunk: &Chunk,
-        waiting: &mut VecDeque<(Answer<'_>, &Row)>,
-        left: usize,
+        rows: &'a [Row],
+        mut answer: Answer<'a>,
+        waiting: &mut VecDeque<(Answer<'a>, &'a [Row])>,
     ) -> Result<(), Failure> {
-        while waiting.len() > left {
-            let Some((answer, row)) = waiting.pop_front() else {
-                break;
-            };
-            self.check(chunk, row, answer.await)?;
+        match poll!(&mut answer) {
+            std::task::Poll::Pending => waiting.push_back((answer, rows)),
+            std::task::Poll::Ready(result) => self.check(chunk, rows, result)?,
         }
         Ok(())
     }
 
-    /// Whether the row did what it should.
-    fn check(&self, chunk: &Chunk, row: &Row, result: Result<u64, tokio_postgres::Error>) -> Result<(), Failure> {
+    /// Waits until at most `left` answers are outstanding. In order, so the first error is the cause of all the others.
+    async fn drain(
+        &self,
+        chunk: &Chunk,
+        waiting: &mut VecDeque<(Answer<'_>, &[Row])>,
+        left: usize,
+    ) -> Result<(), Failure> {
+        while waiting.len() > left {
+            let Some((answer, rows)) = waiting.pop_front() else {
+                break;
+            };
+            self.check(chunk, rows, answer.await)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the rows of a statement did what they should.
+    fn check(&self, chunk: &Chunk, rows: &[Row], result: Result<u64, tokio_postgres::Error>) -> Result<(), Failure> {
+        let [row] = rows else {
+            return self.check_set(chunk, rows, result);
+        };
         match result {
             Ok(1) => Ok(()),
             Ok(count) => {
@@ -211,6 +250,32 @@ impl Applier {
                 }
             }
         }
+    }
+
+    fn check_set(
+        &self,
+        chunk: &Chunk,
+        rows: &[Row],
+        result: Result<u64, tokio_postgres::Error>,
+    ) -> Result<(), Failure> {
+        let Some(first) = rows.first() else { return Ok(()) };
+        let table = chunk.shape(first).table;
+        let what = || {
+            format!(
+                "apply event {} and following to table {}",
+                first.ev_id, self.tables[table].name
+            )
+        };
+        let error = match result.doing(what) {
+            Ok(count) if count == rows.len() as u64 => return Ok(()),
+            Ok(count) => Error::failure(format!("could not {}: {count} of {} rows were met", what(), rows.len())),
+            Err(error) => error,
+        };
+        Err(Failure {
+            unclear: !error.is_transient(),
+            error,
+            table: Some(table),
+        })
     }
 
     fn failure(&self, chunk: &Chunk, row: &Row, error: Error) -> Failure {
@@ -253,24 +318,35 @@ impl Applier {
     async fn prepare(&mut self, client: &Client, shape: &Arc<Shape>) -> Result<(), Failure> {
         let table = &self.tables[shape.table];
         if let Some(row_sql) = statement::row_sql(shape, table) {
-            let statement = client
-                .prepare(&row_sql.sql)
-                .await
-                .doing(|| format!("prepare to apply events of table {}", table.name))
-                .map_err(|error| Failure {
-                    error,
-                    table: Some(shape.table),
-                    unclear: false,
-                })?;
-            self.prepared.insert(
-                shape.id,
-                Prepared {
-                    statement,
-                    parameters: row_sql.parameters.into(),
-                },
-            );
+            let prepared = prepared(client, shape, table, row_sql).await?;
+            self.prepared.insert(shape.id, prepared);
         }
         Ok(())
+    }
+
+    /// Whether changes of this shape are applied many at once. Then the statement is prepared.
+    async fn set<'a>(
+        &mut self,
+        client: &Client,
+        chunk: &Chunk,
+        shape: &Arc<Shape>,
+        waiting: &mut VecDeque<(Answer<'a>, &'a [Row])>,
+    ) -> Result<bool, Failure> {
+        if let Some(set) = self.sets.get(&shape.id) {
+            return Ok(set.is_some());
+        }
+        let table = &self.tables[shape.table];
+        let free = shape.by_primary_key && self.freedom[shape.table] == Freedom::Net;
+        let set = match free.then(|| statement::set_sql(shape, table)).flatten() {
+            Some(row_sql) => {
+                self.drain(chunk, waiting, 0).await?;
+                Some(prepared(client, shape, table, row_sql).await?)
+            }
+            None => None,
+        };
+        let can = set.is_some();
+        self.sets.insert(shape.id, set);
+        Ok(can)
     }
 
     async fn truncate(&self, client: &Client, chunk: &Chunk, rows: &[Row]) -> Result<(), Failure> {
@@ -396,6 +472,22 @@ impl Applier {
             },
         }
     }
+}
+
+async fn prepared(client: &Client, shape: &Shape, table: &Table, row_sql: RowSql) -> Result<Prepared, Failure> {
+    let statement = client
+        .prepare(&row_sql.sql)
+        .await
+        .doing(|| format!("prepare to apply events of table {}", table.name))
+        .map_err(|error| Failure {
+            error,
+            table: Some(shape.table),
+            unclear: false,
+        })?;
+    Ok(Prepared {
+        statement,
+        parameters: row_sql.parameters.into(),
+    })
 }
 
 /// Sent on at this size.

@@ -75,6 +75,9 @@ pub(super) async fn stream(
         memory.goal = Some(goal::goal(p, &config.queue).await?);
     }
     session::match_encoding(&ready.subscriber.client, &ready.encoding).await?;
+    if ready.targets.iter().all(|target| !target.subscriber.fires_triggers) {
+        session::look_up_by_index(&ready.subscriber.client).await?;
+    }
     let mut reached = goal::reached(p, &ready).await?;
     let decoder = Some(Decoder::new(&ready.targets, config.chunk_bytes));
     let applier = Applier::new(&ready.targets);

@@ -18,9 +18,10 @@ pub(super) struct Shape {
     pub(super) operation: Operation,
     /// The names of the columns whose values are in a row, in that order: the key's alone for a delete.
     pub(super) columns: Vec<String>,
-    /// For an update or delete: where the key's columns are in `columns`.
+    /// Where the key's columns are in `columns`: the key that an update or delete names, the primary key for an insert.
+    /// In the order of the primary key when it is that one.
     pub(super) key: Vec<usize>,
-    /// Whether that is the provider's primary key, which it is unless the trigger was told otherwise.
+    /// Whether it is the provider's primary key, which it is unless the trigger was told otherwise.
     pub(super) by_primary_key: bool,
     /// The event type as it came.
     pub(super) event_type: Vec<u8>,
@@ -37,7 +38,14 @@ pub(super) struct Row {
     first_field: usize,
 }
 
-/// Events in the order of their ids.
+impl Row {
+    /// The same values as a row of another shape with the same columns.
+    pub(super) fn with_shape(self, shape: usize) -> Self {
+        Self { shape, ..self }
+    }
+}
+
+/// Changes in the order in which they are to be applied.
 #[derive(Debug, Default)]
 pub(super) struct Chunk {
     pub(super) rows: Vec<Row>,
@@ -137,7 +145,7 @@ pub(super) mod tests {
         };
         let mut chunk = Chunk {
             shapes: vec![
-                shape(0, Operation::Insert, &["k", "v"], &[]),
+                shape(0, Operation::Insert, &["k", "v"], &[0]),
                 shape(1, Operation::Update, &["k", "v"], &[0]),
                 shape(2, Operation::Delete, &["k"], &[0]),
                 shape(3, Operation::Truncate, &[], &[]),

@@ -137,6 +137,19 @@ pub(super) async fn match_encoding(subscriber: &Client, encoding: &str) -> Resul
         .doing(|| format!("let the subscriber convert from the provider's encoding {encoding}"))
 }
 
+/// Has every change of many rows look them up by their key's index, one after the other. The planner knows neither how many
+/// there will be nor how the table will grow while its plan is kept; a plan that reads the whole table for each batch
+/// would be slow for good. Not where triggers of the user fire in this session, whose queries it would spoil.
+pub(super) async fn look_up_by_index(subscriber: &Client) -> Result<()> {
+    subscriber
+        .batch_execute(
+            "set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off;
+             set enable_material = off; set plan_cache_mode = force_generic_plan; set jit = off",
+        )
+        .await
+        .doing(|| "set up the session on the subscriber".to_owned())
+}
+
 /// Takes the consumer's lock, which the session holds until it ends.
 pub(super) async fn lock(client: &Client, end: End, who: &Who, patience: Duration) -> Result<()> {
     let what = || format!("lock the consumer on the {end}");

@@ -1,4 +1,4 @@
-//! The statements that apply rows of one shape, and their parameters.
+//! The statements that apply rows of one shape, one by one or many at once, and their parameters.
 //!
 //! Values are text in the provider's fixed formats, and the subscriber reads them with its own columns' input
 //! functions: parameters are sent as text, without a type, so that a column of any type takes them. What is not
@@ -7,11 +7,11 @@
 
 use std::error::Error as StdError;
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
 use wire::event_type::Operation;
 
-use super::chunk::Shape;
+use super::chunk::{Chunk, Row, Shape};
 use super::table::{Table, quoted};
 
 /// A parameter: a value as text, of whatever type the server wants there.
@@ -40,7 +40,43 @@ impl ToSql for Text<'_> {
     to_sql_checked!();
 }
 
-/// A statement for one row: its text, and which of the shape's columns are its parameters.
+/// A parameter: an array of one column's values in many rows, as text. In the binary format, which escapes nothing.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Texts<'a> {
+    pub(super) chunk: &'a Chunk,
+    pub(super) rows: &'a [Row],
+    pub(super) column: usize,
+}
+
+/// `pg_type.oid` of text, which never changes.
+const TEXT_OID: i32 = 25;
+
+impl ToSql for Texts<'_> {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn StdError + Sync + Send>> {
+        // Dimensions, whether there are nulls, element type, length, lower bound; then the elements.
+        for number in [1, 1, TEXT_OID, i32::try_from(self.rows.len())?, 1] {
+            out.put_i32(number);
+        }
+        for row in self.rows {
+            match self.chunk.value(row, self.column) {
+                None => out.put_i32(-1),
+                Some(value) => {
+                    out.put_i32(i32::try_from(value.len())?);
+                    out.extend_from_slice(value);
+                }
+            }
+        }
+        Ok(IsNull::No)
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    to_sql_checked!();
+}
+
+/// A statement for one row or many: its text, and which of the shape's columns are its parameters.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct RowSql {
     pub(super) sql: String,
@@ -63,6 +99,55 @@ pub(super) fn copy_sql(shape: &Shape, table: &Table) -> String {
     format!("copy {} ({}) from stdin", table.name.quoted(), columns.join(", "))
 }
 
+/// The statement that applies many updates or deletes of a shape at once: each parameter is an array with one column's
+/// values as text, in the order of the rows. None where a value could be read differently that way than as a parameter
+/// of its own, and for other operations.
+pub(super) fn set_sql(shape: &Shape, table: &Table) -> Option<RowSql> {
+    let casts: Vec<&str> = shape
+        .columns
+        .iter()
+        .map(|name| table.column(name)?.cast_type.as_deref())
+        .collect::<Option<_>>()?;
+    let value = |at: usize, number: usize| format!("s.c{}::{}", number + 1, casts[at]);
+    let (parameters, verb) = match shape.operation {
+        Operation::Update => {
+            let (parameters, set) = update_parameters(shape, table);
+            if set.is_empty() {
+                return None;
+            }
+            let assignments: Vec<String> = set
+                .iter()
+                .map(|&(column, number)| format!("{} = {}", quoted(&shape.columns[column]), value(column, number)))
+                .collect();
+            let verb = format!(
+                "update {}{} as t set {} from",
+                only(table),
+                table.name.quoted(),
+                assignments.join(", ")
+            );
+            (parameters, verb)
+        }
+        Operation::Delete => {
+            let verb = format!("delete from {}{} as t using", only(table), table.name.quoted());
+            (shape.key.clone(), verb)
+        }
+        Operation::Insert | Operation::Truncate => return None,
+    };
+    let numbers = 1..=parameters.len();
+    let arrays: Vec<String> = numbers
+        .clone()
+        .map(|i| format!("pg_catalog.unnest(${i}::pg_catalog.text[])"))
+        .collect();
+    let names: Vec<String> = numbers.map(|i| format!("c{i}")).collect();
+    let sql = format!(
+        "{verb} rows from ({}) as s ({}) where {}",
+        arrays.join(", "),
+        names.join(", "),
+        condition(shape, table, "t.", value)
+    );
+    Some(RowSql { sql, parameters })
+}
+
 fn insert(shape: &Shape, table: &Table) -> RowSql {
     let columns: Vec<String> = shape.columns.iter().map(|column| quoted(column)).collect();
     let values: Vec<String> = (1..=columns.len()).map(|i| format!("${i}")).collect();
@@ -83,6 +168,32 @@ fn insert(shape: &Shape, table: &Table) -> RowSql {
 }
 
 fn update(shape: &Shape, table: &Table) -> RowSql {
+    let (parameters, set) = update_parameters(shape, table);
+    let assignments: Vec<String> = set
+        .iter()
+        .map(|&(column, number)| format!("{} = ${}", quoted(&shape.columns[column]), number + 1))
+        .collect();
+    let condition = condition(shape, table, "", |_, number| format!("${}", number + 1));
+    let sql = if assignments.is_empty() {
+        // Its key is GENERATED ALWAYS: there is nothing that may be set, only a row to be found.
+        format!(
+            "select from {}{} where {condition} for update",
+            only(table),
+            table.name.quoted()
+        )
+    } else {
+        format!(
+            "update {}{} set {} where {condition}",
+            only(table),
+            table.name.quoted(),
+            assignments.join(", ")
+        )
+    };
+    RowSql { sql, parameters }
+}
+
+/// The columns that are an update's parameters, the key's first; and which of them it sets, by which parameter.
+fn update_parameters(shape: &Shape, table: &Table) -> (Vec<usize>, Vec<(usize, usize)>) {
     let settable = |&i: &usize| {
         table
             .column(&shape.columns[i])
@@ -92,37 +203,22 @@ fn update(shape: &Shape, table: &Table) -> RowSql {
         .filter(|i| !shape.key.contains(i))
         .filter(settable)
         .collect();
-    let mut parameters = shape.key.clone();
     // A table of nothing but its key: the row must be there all the same, so something has to be set.
-    let mut assignments = Vec::new();
     if set.is_empty() {
         set = shape.key.iter().copied().filter(settable).collect();
     }
-    for column in set {
-        let number = parameters.iter().position(|&i| i == column).unwrap_or_else(|| {
-            parameters.push(column);
-            parameters.len() - 1
-        });
-        assignments.push(format!("{} = ${}", quoted(&shape.columns[column]), number + 1));
-    }
-    let sql = if assignments.is_empty() {
-        // Its key is GENERATED ALWAYS: there is nothing that may be set, only a row to be found.
-        format!(
-            "select from {}{} where {} for update",
-            only(table),
-            table.name.quoted(),
-            condition(shape, table)
-        )
-    } else {
-        format!(
-            "update {}{} set {} where {}",
-            only(table),
-            table.name.quoted(),
-            assignments.join(", "),
-            condition(shape, table)
-        )
-    };
-    RowSql { sql, parameters }
+    let mut parameters = shape.key.clone();
+    let numbered = set
+        .into_iter()
+        .map(|column| {
+            let number = parameters.iter().position(|&i| i == column).unwrap_or_else(|| {
+                parameters.push(column);
+                parameters.len() - 1
+            });
+            (column, number)
+        })
+        .collect();
+    (parameters, numbered)
 }
 
 fn delete(shape: &Shape, table: &Table) -> RowSql {
@@ -130,7 +226,7 @@ fn delete(shape: &Shape, table: &Table) -> RowSql {
         "delete from {}{} where {}",
         only(table),
         table.name.quoted(),
-        condition(shape, table)
+        condition(shape, table, "", |_, number| format!("${}", number + 1))
     );
     RowSql {
         sql,
@@ -138,8 +234,8 @@ fn delete(shape: &Shape, table: &Table) -> RowSql {
     }
 }
 
-/// The key equals the first parameters.
-fn condition(shape: &Shape, table: &Table) -> String {
+/// The key equals the first parameters. `value` writes a parameter, given the column and its number, from 0.
+fn condition(shape: &Shape, table: &Table, prefix: &str, value: impl Fn(usize, usize) -> String) -> String {
     let names: Vec<String> = shape.key.iter().map(|&i| shape.columns[i].clone()).collect();
     let index = table.key_over(&names);
     let terms: Vec<String> = names
@@ -151,7 +247,11 @@ fn condition(shape: &Shape, table: &Table) -> String {
                 .zip(at)
                 .and_then(|(index, at)| index.operators.get(at)?.as_deref())
                 .unwrap_or("pg_catalog.=");
-            format!("{} operator({operator}) ${}", quoted(name), i + 1)
+            format!(
+                "{prefix}{} operator({operator}) {}",
+                quoted(name),
+                value(shape.key[i], i)
+            )
         })
         .collect();
     terms.join(" and ")

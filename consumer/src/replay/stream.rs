@@ -17,7 +17,7 @@ use wire::snapshot::Snapshot;
 use wire::urlenc;
 
 use super::chunk::{Chunk, Shape};
-use super::collapse::{self, Collapse};
+use super::collapse::{Collapse, Freedom};
 use super::event::{self, Event};
 use super::setup::Target;
 use super::table::Name;
@@ -58,9 +58,8 @@ pub(super) struct Decoder {
     /// Tables and types of events that are not for us, to say so once.
     ignored: HashSet<Vec<u8>>,
     collapse: Collapse,
-    /// Whether updates of a table may be collapsed.
-    collapsible: Vec<bool>,
-    /// In the careful mode every event is applied.
+    freedom: Vec<Freedom>,
+    /// In the careful mode every event is applied, in its order.
     pub(super) careful: bool,
     /// The table whose event could not be read.
     pub(super) failed: Option<usize>,
@@ -99,8 +98,10 @@ impl Decoder {
                 last: [None; 4],
             })
             .collect();
-        let safe = |target: &Target| collapse::is_safe(&target.subscriber, target.provider.primary_key());
-        let collapsible = targets.iter().map(safe).collect();
+        let freedom = targets
+            .iter()
+            .map(|target| Freedom::of(&target.subscriber, target.provider.primary_key()))
+            .collect();
         let by_name = routes
             .iter()
             .enumerate()
@@ -112,7 +113,7 @@ impl Decoder {
             shapes: Vec::new(),
             ignored: HashSet::new(),
             collapse: Collapse::default(),
-            collapsible,
+            freedom,
             careful: false,
             failed: None,
             chunk_bytes,
@@ -173,7 +174,7 @@ impl Decoder {
     fn finish(&mut self, chunk: &mut Chunk) -> Chunk {
         chunk.shapes.clone_from(&self.shapes);
         if !self.careful {
-            self.collapse.run(chunk, &self.collapsible);
+            self.collapse.run(chunk, &self.freedom);
         }
         std::mem::take(chunk)
     }
@@ -298,7 +299,17 @@ impl Decoder {
             }
         }
         let primary_key = &self.routes[route].primary_key;
-        let by_primary_key = key.len() == primary_key.len() && key.iter().all(|&at| primary_key.contains(&columns[at]));
+        let in_its_order: Option<Vec<usize>> = primary_key
+            .iter()
+            .map(|name| columns.iter().position(|column| column == name))
+            .collect();
+        let in_its_order = in_its_order.filter(|order| !order.is_empty());
+        let by_primary_key = in_its_order
+            .as_ref()
+            .is_some_and(|order| !keyed || (key.len() == order.len() && key.iter().all(|at| order.contains(at))));
+        if by_primary_key && let Some(order) = in_its_order {
+            key = order;
+        }
         let id = self.shapes.len();
         self.shapes.push(Arc::new(Shape {
             id,

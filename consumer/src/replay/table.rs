@@ -81,6 +81,9 @@ pub(super) struct Column {
     pub(super) type_name: String,
     /// Without it.
     pub(super) bare_type: String,
+    /// The type to cast a text to so that its input function reads it, as for a parameter; None when a cast would do
+    /// something else.
+    pub(super) cast_type: Option<String>,
     pub(super) not_null: bool,
     /// `a` always, `d` by default, empty.
     pub(super) identity: String,
@@ -251,6 +254,7 @@ fn column(row: &Row) -> Result<Column, tokio_postgres::Error> {
         name: row.try_get("name")?,
         type_name: row.try_get("type")?,
         bare_type: row.try_get("bare_type")?,
+        cast_type: row.try_get("cast_type")?,
         not_null: row.try_get("not_null")?,
         identity: row.try_get("identity")?,
         generated: !row.try_get::<_, &str>("generated")?.is_empty(),

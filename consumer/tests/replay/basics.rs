@@ -294,8 +294,8 @@ async fn values_of_many_types_arrive_as_they_are() {
         .await;
     pair.catch_up(&["--table", "t", "--create"]).await;
     pair.assert_equal("t").await;
-    // The same values as events: one by one, and as a run that is long enough for COPY. The session's formats must not
-    // matter.
+    // The same values as events: one by one, as a run that is long enough for COPY, and as a set of updates. The session's
+    // formats must not matter.
     pair.provider
         .run(&format!(
             "truncate t;
@@ -306,6 +306,11 @@ async fn values_of_many_types_arrive_as_they_are() {
              reset all"
         ))
         .await;
+    pair.catch_up(&["--table", "t"]).await;
+    pair.assert_equal("t").await;
+    pair.provider.run("update t set id = id; update t set b = not b").await;
+    // What does not come with the events cannot be there afterwards.
+    pair.subscriber.run("update t set l = 0, n = 0, v = null, tx = null, iv = null, j = null, ia = null, ta = null, prs = null, bt = null").await;
     pair.catch_up(&["--table", "t"]).await;
     pair.assert_equal("t").await;
     pair.drop().await;

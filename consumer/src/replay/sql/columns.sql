@@ -2,6 +2,16 @@
 -- $1: oids of the tables
 select a.attrelid as table, a.attname::text as name, pg_catalog.format_type(a.atttypid, a.atttypmod) as type,
        pg_catalog.format_type(a.atttypid, null) as bare_type,
+       -- Qualified, as the plain names of some types mean a length of 1. A cast of text to it is its input function unless
+       -- there is a cast function (the two built-in ones named here read the same), or it is a domain that cuts to a length.
+       case when not exists (select from pg_catalog.pg_cast c
+                              where c.castsource = 'pg_catalog.text'::pg_catalog.regtype
+                                and c.casttarget in (t.oid, t.typbasetype) and c.castmethod = 'f'
+                                and c.casttarget not in ('pg_catalog.name'::pg_catalog.regtype, 'pg_catalog.xml'::pg_catalog.regtype))
+             and (t.typtype <> 'd' or t.typtypmod = -1
+                  and (select b.typtype <> 'd' from pg_catalog.pg_type b where b.oid = t.typbasetype))
+         then pg_catalog.quote_ident(tn.nspname) || '.' || pg_catalog.quote_ident(t.typname)
+       end as cast_type,
        a.attnotnull as not_null, a.attidentity::text as identity, a.attgenerated::text as generated,
        pg_catalog.pg_get_expr(d.adbin, d.adrelid) as expression,
        -- A default that depends on nothing but what every server has. (What initdb made has no entries in pg_depend.)
@@ -15,6 +25,7 @@ select a.attrelid as table, a.attname::text as name, pg_catalog.format_type(a.at
        end as collation
   from pg_catalog.pg_attribute a
   join pg_catalog.pg_type t on t.oid = a.atttypid
+  join pg_catalog.pg_namespace tn on tn.oid = t.typnamespace
   left join pg_catalog.pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
  where a.attrelid = any ($1::oid[]) and a.attnum > 0 and not a.attisdropped
  order by a.attrelid, a.attnum

@@ -1,0 +1,158 @@
+//! Many changes at once: what a batch comes to is applied as sets, and the result is that of every change in turn.
+//! (That values of all types survive it is in basics.rs, what is said of a row at fault in findings.rs.)
+
+use crate::cluster::pair;
+
+/// Types whose cast from text does not do what their input function does.
+#[tokio::test]
+async fn casts_that_would_change_a_value() {
+    let pair = pair().await;
+    for end in [&pair.provider, &pair.subscriber] {
+        end.run(
+            "create type odd;
+             create function odd_in(cstring) returns odd language internal immutable strict as 'textin';
+             create function odd_out(odd) returns cstring language internal immutable strict as 'textout';
+             create type odd (input = odd_in, output = odd_out, like = text);
+             create function odd_from(text) returns odd language internal immutable strict as 'upper';
+             create cast (text as odd) with function odd_from(text);
+             create domain four as varchar(4);
+             create domain nested as four;
+             create table casts (id int primary key, o odd);
+             create table cuts (id int primary key, f four, n nested, b1 bit, b5 bit(5), c1 char, c5 char(5), rc regclass, ch \"char\", na name)",
+        )
+        .await;
+    }
+    pair.provider
+        .run("insert into casts select i from generate_series(1, 100) i; insert into cuts select i from generate_series(1, 100) i")
+        .await;
+    pair.catch_up(&["--table", "casts", "--table", "cuts"]).await;
+    pair.provider
+        .run(
+            "update casts set o = 'mixed Case';
+             update cuts set f = 'abcd', n = 'wxyz', b1 = B'1', b5 = B'10101', c1 = 'x', c5 = 'xyz', rc = '-', ch = '-', na = 'name'",
+        )
+        .await;
+    pair.catch_up(&["--table", "casts", "--table", "cuts"]).await;
+    for table in ["casts", "cuts"] {
+        let rows = format!("select string_agg(t::text, ' ' order by id) from {table} t");
+        assert_eq!(pair.provider.text(&rows).await, pair.subscriber.text(&rows).await);
+    }
+    // A value that does not fit must not be cut: replay stops and names the event.
+    pair.subscriber.run("alter table cuts alter na type varchar(5)").await;
+    pair.provider.run("update cuts set na = 'longer'").await;
+    let output = pair
+        .replay()
+        .args(&["--table", "casts", "--table", "cuts", "--until-caught-up"])
+        .output()
+        .await;
+    assert_eq!(output.code(), Some(1), "{}", output.stderr);
+    assert!(
+        output.stderr.contains("updates row (id)=(1) of table public.cuts"),
+        "{}",
+        output.stderr
+    );
+    pair.drop().await;
+}
+
+/// Keys of several columns, of types with several texts for one value, in another order than the columns; rows that come,
+/// go and come again; columns that the subscriber has alone or generates; rows that move between
+/// the subscriber's partitions.
+#[tokio::test]
+async fn the_net_effect_is_that_of_every_change() {
+    let pair = pair().await;
+    let keys = "create table keys (n numeric, v text, t text collate \"C\", primary key (t, n))";
+    let parts = "create table parts (id int, part int, v int, primary key (id, part))";
+    pair.provider.run(&format!("{keys}; {parts}")).await;
+    pair.subscriber
+        .run(&format!(
+            "{keys}; {parts} partition by list (part);
+             create table part1 partition of parts for values in (1); create table part2 partition of parts default"
+        ))
+        .await;
+    pair.subscriber
+        .run("alter table keys add here int default 7, add length int generated always as (length(v)) stored")
+        .await;
+    pair.provider
+        .run(
+            "insert into keys select g * 1.0, 'first', 'k' || g from generate_series(1, 500) g;
+              insert into parts select g, 1, 0 from generate_series(1, 500) g",
+        )
+        .await;
+    let tables = ["--table", "keys", "--table", "parts"];
+    pair.catch_up(&tables).await;
+    pair.provider.run("select setseed(0.5)").await;
+    for round in 0..6 {
+        let step = 1000 << round; // no two sums of these are equal
+        pair.provider
+            .run(&format!(
+                "begin;
+                 update keys set v = 'u{round}' where random() < 0.5;
+                 delete from keys where random() < 0.3;
+                 insert into keys select g * 1.0, 'i{round}', 'k' || g from generate_series(1, 500) g on conflict do nothing;
+                 update keys set n = n * 1.00 where random() < 0.2;
+                 update keys set n = n + {step} where random() < 0.1;
+                 delete from keys where v = 'i{round}' and random() < 0.5;
+                 update keys set v = v || '!' where random() < 0.5;
+                 update parts set v = v + 1 where random() < 0.5;
+                 update parts set part = part + {step} where random() < 0.2;
+                 delete from parts where random() < 0.1;
+                 insert into parts select g, 1, {round} from generate_series(1, 500) g on conflict do nothing;
+                 commit"
+            ))
+            .await;
+        if round == 3 {
+            pair.provider.run("truncate keys; insert into keys select g, 'after', 'k' || g from generate_series(1, 300) g; update keys set v = 'x' where n > 100").await;
+        }
+        pair.catch_up(&tables).await;
+        let rows = "select count(*) || md5(string_agg(n || ',' || v || ',' || t, ' ' order by t, n)) from keys";
+        assert_eq!(
+            pair.provider.text(rows).await,
+            pair.subscriber.text(rows).await,
+            "round {round}"
+        );
+        pair.assert_equal("parts").await;
+    }
+    assert_eq!(
+        pair.subscriber
+            .text("select count(*) from keys where here is distinct from 7 or length <> length(v)")
+            .await,
+        "0"
+    );
+    pair.drop().await;
+}
+
+/// Tables where somebody looks, or whose rows stand in each other's way: in their order, one by one.
+#[tokio::test]
+async fn triggers_on_the_subscriber_see_every_change_in_its_order() {
+    let pair = pair().await;
+    pair.provider
+        .run(
+            "create table watched (id int primary key, v int); create table other (id int primary key, v int);
+              insert into watched values (1, 0); insert into other values (1, 0)",
+        )
+        .await;
+    let tables = ["--table", "watched", "--table", "other"];
+    pair.catch_up(&["--table", "watched", "--table", "other", "--create"])
+        .await;
+    pair.subscriber
+        .run(
+            "create table seen (n serial, watched text, other int);
+              create function see() returns trigger language plpgsql as $$ begin
+                  insert into public.seen (watched, other) values (tg_op || new.v, (select v from public.other)); return null; end $$;
+              create trigger see after insert or update on watched for each row execute function see();
+              alter table watched enable always trigger see",
+        )
+        .await;
+    pair.provider
+        .run("do $$ begin for i in 1..40 loop update other set v = i; update watched set v = i; update other set v = i + 100; end loop; end $$")
+        .await;
+    pair.catch_up(&tables).await;
+    assert_eq!(
+        pair.subscriber
+            .text("select string_agg(watched || ':' || other, ' ' order by n) from seen")
+            .await,
+        (1..=40).map(|i| format!("UPDATE{i}:{i}")).collect::<Vec<_>>().join(" ")
+    );
+    pair.assert_equal("other").await;
+    pair.drop().await;
+}
