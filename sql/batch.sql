@@ -10,8 +10,8 @@
 --     i_min_count      the batch should have that many events, or
 --     i_min_interval   it should cover that much time; one of the two is enough
 --     Returns batch id and the two ticks; all null when there is no batch yet.
---     Errors: not subscribed; the consumer's tick does not exist any more.
---     Writes pgq.subscription. Locks the subscription's row when there is something to open, and then looks again: of
+--     Errors: not subscribed; the consumer belongs to another role; its tick does not exist any more.
+--     Writes pgq.subscription, and the caller as owner of a consumer that has none. Locks the subscription's row when there is something to open, and then looks again: of
 --     two sessions the second waits and gets the batch of the first. Assigns no transaction id otherwise.
 create function pgq.next_batch_custom(
     in i_queue_name text, in i_consumer_name text,
@@ -25,6 +25,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     sub record;
+    owned boolean;
     locked boolean := false;
 begin
     select s.sub_queue, s.sub_consumer, s.sub_last_tick, s.sub_next_tick, s.sub_batch into sub
@@ -40,6 +41,7 @@ begin
                                  coalesce(i_queue_name, 'NULL'), coalesce(i_consumer_name, 'NULL')),
                 hint = pgcascade.not_subscribed_hint(i_queue_name, i_consumer_name);
         end if;
+        owned := pgcascade.check_consumer(sub.sub_queue, sub.sub_consumer);
 
         select t.tick_id, t.tick_time, t.tick_event_seq
           into prev_tick_id, prev_tick_time, prev_tick_event_seq
@@ -92,6 +94,9 @@ begin
            for update;
     end loop;
 
+    if not owned then
+        perform pgcascade.store_owner(sub.sub_queue, sub.sub_consumer, pgcascade.caller(), true);
+    end if;
     batch_id := nextval('pgq.batch_id_seq');
     update pgq.subscription s
        set sub_batch = batch_id, sub_next_tick = cur_tick_id, sub_active = now()
@@ -190,36 +195,35 @@ $$;
 
 -- pgq.batch_event_sql(1)
 --     The SELECT for the events of an open batch, ordered by event id; see pgcascade.tick_event_sql().
---     Errors: no such batch.
+--     Errors: no such batch; the consumer belongs to another role.
 create function pgq.batch_event_sql(x_batch_id bigint) returns text
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    result text;
+    sub pgq.subscription;
 begin
-    select pgcascade.tick_event_sql(s.sub_queue, s.sub_last_tick, s.sub_next_tick, s.sub_id)
-      into result
-      from pgq.subscription s
-     where s.sub_batch = x_batch_id;
+    select * into sub from pgq.subscription where sub_batch = x_batch_id;
     if not found then
         raise exception using errcode = 'undefined_object', message = 'batch not found',
             detail = format('Batch id: %s', coalesce(x_batch_id::text, 'NULL')),
             hint = 'It was finished, or its consumer was moved or unregistered; get the open one from pgq.next_batch().';
     end if;
-    return result;
+    perform pgcascade.check_consumer(sub.sub_queue, sub.sub_consumer);
+    return pgcascade.tick_event_sql(sub.sub_queue, sub.sub_last_tick, sub.sub_next_tick, sub.sub_id);
 end
 $$;
 
 -- pgq.batch_event_tables(1)
 --     The event tables in which events of an open batch may be: all of the queue, oldest first. Which of them are
 --     empty of such events cannot be told from the control row alone.
---     Errors: no such batch.
+--     Errors: no such batch; the consumer belongs to another role.
 create function pgq.batch_event_tables(x_batch_id bigint) returns setof text
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+    perform pgcascade.check_batch(x_batch_id);
     return query
     select q.queue_data_pfx || '_' || (q.queue_cur_table + i) % q.queue_ntables
       from pgq.subscription s
@@ -237,7 +241,7 @@ $$;
 
 -- pgq.get_batch_events(1)
 --     The events of an open batch, ordered by event id.
---     Errors: no such batch. Takes share locks on the queue's event tables, which keep rotation away.
+--     Errors: no such batch; the consumer belongs to another role. Takes share locks on the queue's event tables, which keep rotation away.
 --     Event tables are never analyzed, so that for a big one the planner believes in work that would pay for compiling
 --     the query; it does not.
 create function pgq.get_batch_events(
@@ -305,12 +309,14 @@ $$;
 -- pgq.finish_batch(1)
 --     The events of a batch are dealt with: the consumer's position moves to its end. Returns 1.
 --     A batch that is not open any more (finished by somebody else, consumer moved) is a warning and 0.
+--     Errors: the consumer belongs to another role.
 --     Writes pgq.subscription.
 create function pgq.finish_batch(x_batch_id bigint) returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+    perform pgcascade.check_batch(x_batch_id);
     update pgq.subscription
        set sub_active = now(), sub_last_tick = sub_next_tick, sub_next_tick = null, sub_batch = null
      where sub_batch = x_batch_id;

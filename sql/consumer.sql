@@ -8,8 +8,10 @@
 --     Subscribe a consumer to a queue, or move a subscribed one.
 --     x_tick_pos   the tick after which events are wanted; null: the last one, and a subscribed consumer stays
 --     Returns 1 if newly subscribed, 0 if it was. Moving drops the open batch.
---     Errors: no such queue; no such tick; the queue has no tick yet.
---     Writes pgq.consumer, pgq.subscription.
+--     A new subscription belongs to the caller; that of an administrator, who prepares it for others, to whoever opens its
+--     first batch (consumer_config.sql).
+--     Errors: no such queue; no such tick; the queue has no tick yet; moving a consumer of another role.
+--     Writes pgq.consumer, pgq.subscription, pgcascade.consumer_config.
 create function pgq.register_consumer_at(x_queue_name text, x_consumer_name text, x_tick_pos bigint) returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -18,6 +20,8 @@ declare
     id integer;
     consumer integer;
     start_tick bigint;
+    -- An administrator's act is not a claim.
+    claimant constant name := case when not pg_has_role(pgcascade.caller(), 'pgq_admin', 'member') then pgcascade.caller() end;
 begin
     select queue_id into id from pgq.queue where queue_name = x_queue_name for share;
     if not found then
@@ -44,6 +48,11 @@ begin
                 hint = 'Ticks older than the last rotation are forgotten; see pgq.tick for those that are left.';
         end if;
 
+        if exists (select from pgq.subscription where sub_queue = id and sub_consumer = consumer)
+           and not pgcascade.check_consumer(id, consumer)
+        then
+            perform pgcascade.store_owner(id, consumer, claimant, true);
+        end if;
         update pgq.subscription
            set sub_last_tick = start_tick, sub_batch = null, sub_next_tick = null, sub_active = now()
          where sub_queue = id and sub_consumer = consumer;
@@ -69,6 +78,9 @@ begin
         return 0;
     end if;
     perform pgcascade.consumer_returned(id, x_consumer_name);
+    -- What was known of an earlier subscription under that name is not known of this one.
+    delete from pgcascade.consumer_config where sub_queue = id and sub_consumer = consumer;
+    perform pgcascade.store_owner(id, consumer, claimant, false);
     return 1;
 end
 $$;
@@ -87,7 +99,8 @@ $$;
 -- pgq.unregister_consumer(2)
 --     End a subscription, with its open batch and its retried events. Returns the number of subscriptions ended: 0 if
 --     there was none, more than 1 when a main consumer takes its subconsumers with it.
---     Writes pgq.subscription, pgq.retry_queue, pgq.consumer.
+--     Errors: the consumer belongs to another role.
+--     Writes pgq.subscription, pgq.retry_queue, pgq.consumer, pgcascade.consumer_config.
 create function pgq.unregister_consumer(x_queue_name text, x_consumer_name text) returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -106,6 +119,7 @@ begin
     if not found then
         return 0;
     end if;
+    perform pgcascade.check_consumer(sub.sub_queue, sub.sub_consumer);
 
     -- A subconsumer shares sub_id with its main consumer and is called "main.sub".
     is_subconsumer := exists (
@@ -121,6 +135,7 @@ begin
         returning s.sub_consumer
     )
     select array_agg(sub_consumer) into ended from gone;
+    delete from pgcascade.consumer_config where sub_queue = sub.sub_queue and sub_consumer = any (ended);
     if not is_subconsumer then
         delete from pgq.retry_queue where ev_owner = sub.sub_id;
     end if;

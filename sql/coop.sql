@@ -4,6 +4,8 @@
 -- retries come back to any of them. The main consumer only hands out batches: it opens one, closes it at once, and the
 -- two ticks go to the subconsumer, which holds the events until it finishes the batch. Between batches it has no tick.
 --
+-- A subconsumer belongs to the role that owns its main consumer.
+--
 -- Promised: a batch is open at one subconsumer at a time. Who opens or takes over a batch holds the row of the main
 -- consumer, always before rows of subconsumers, so batches are handed out one after the other.
 -- A batch that is taken over keeps its id. So when the worker that was believed dead finishes it after all, the batch
@@ -60,7 +62,7 @@ $$;
 
 -- pgq_coop.register_subconsumer(3)
 --     Subscribe a subconsumer, and its main consumer if it is not subscribed. Returns 1 if newly subscribed, 0 if it was.
---     Errors: a null argument; no such queue; "main.sub" is the name of a consumer that is not of this main consumer.
+--     Errors: a null argument; no such queue; the main consumer belongs to another role; "main.sub" is the name of a consumer that is not of this main consumer.
 --     Writes pgq.consumer, pgq.subscription. Locks the row of the main consumer.
 create function pgq_coop.register_subconsumer(
     i_queue_name text, i_consumer_name text, i_subconsumer_name text
@@ -91,6 +93,7 @@ begin
             message = format('consumer %s was unregistered from queue %s just now', i_consumer_name, i_queue_name),
             hint = 'Register the subconsumer again.';
     end if;
+    perform pgcascade.check_consumer(main.sub_queue, main.sub_consumer);
 
     select s.* into sub
       from pgq.subscription s
@@ -204,8 +207,11 @@ begin
           from pgq.subscription m
           join pgq.queue q on q.queue_id = m.sub_queue and q.queue_name = i_queue_name
           join pgq.consumer mc on mc.co_id = m.sub_consumer and mc.co_name = i_consumer_name;
-    elsif not look.busy then
-        return null;
+    else
+        perform pgcascade.check_consumer(look.sub_queue, look.sub_consumer);
+        if not look.busy then
+            return null;
+        end if;
     end if;
 
     -- 2. The main consumer's row: from here on nobody else hands out batches of this consumer.
@@ -326,6 +332,7 @@ begin
         raise warning 'coop_finish_batch: batch % not found', i_batch_id;
         return 0;
     end if;
+    perform pgcascade.check_consumer(sub.sub_queue, sub.sub_consumer);
     if pgcascade.main_consumer(sub.sub_queue, sub.sub_consumer) is null then
         return pgq.finish_batch(i_batch_id);
     end if;

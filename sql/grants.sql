@@ -11,6 +11,7 @@ grant select on pgq.consumer, pgq.queue, pgq.tick, pgq.subscription, pgq.event_t
 grant select, insert, update, delete
     on pgq.consumer, pgq.queue, pgq.tick, pgq.subscription, pgq.retry_queue to pgq_admin;
 grant select on pgcascade.restored_queue to pgq_admin;
+grant select on pgcascade.consumer_config to pgq_reader;
 -- Event tables get the grants of this one, see pgq.grant_perms().
 grant select, insert, truncate on pgq.event_template to pgq_admin;
 
@@ -43,7 +44,9 @@ grant execute on function
     pgq.force_tick(text),
     pgcascade.tick_event_sql(integer, bigint, bigint, integer),
     pgcascade.rotation_blockers(),
-    pgcascade.setting(text)
+    pgcascade.setting(text),
+    pgcascade.check_consumer(integer, integer),
+    pgcascade.check_batch(bigint)
 to pgq_reader;
 
 grant execute on function
@@ -78,5 +81,6 @@ grant execute on function
     pgq.event_retry_raw(text, text, timestamptz, bigint, timestamptz, integer, text, text, text, text, text, text),
     pgcascade.queues_due(),
     pgcascade.check_restored(integer),
-    pgcascade.mend_restored()
+    pgcascade.mend_restored(),
+    pgcascade.set_consumer_owner(text, text, name)
 to pgq_admin;

@@ -256,6 +256,7 @@ begin
              where queue_name = i_queue_name;
         end if;
         perform pgq.register_consumer_at(i_queue_name, '.global_watermark', i_global_watermark);
+        perform pgcascade.set_consumer_owner(i_queue_name, '.global_watermark', 'pgq_admin');
         position := coalesce(i_global_watermark, pgcascade.local_queue_top(i_queue_name));
     end if;
 

@@ -15,6 +15,7 @@ language c volatile strict as 'MODULE_PATHNAME', 'remember_event_wrapper';
 
 -- pgcascade.find_event(2)
 --     One event of an open batch, by its id; all null when there is none. ev_owner is the subscription that has the batch.
+--     Errors: the consumer belongs to another role.
 --     The first look into a batch reads the range of the ev_txid index that the batch is, as all later ones would: the
 --     event's transaction is not known, and nothing but the range says where it is. The second remembers the places of
 --     all events, so that from then on each is one row fetched by its place. Whatever a place leads to is checked against
@@ -29,7 +30,7 @@ declare
     place tid;
     ev pgq.event_template;
 begin
-    select s.sub_id, q.queue_data_pfx as events, p.tick_snapshot as prev, c.tick_snapshot as cur into batch
+    select s.sub_queue, s.sub_consumer, s.sub_id, q.queue_data_pfx as events, p.tick_snapshot as prev, c.tick_snapshot as cur into batch
       from pgq.subscription s
       join pgq.queue q on q.queue_id = s.sub_queue
       join pgq.tick p on p.tick_queue = s.sub_queue and p.tick_id = s.sub_last_tick
@@ -38,6 +39,7 @@ begin
     if not found or i_event_id is null then
         return null;
     end if;
+    perform pgcascade.check_consumer(batch.sub_queue, batch.sub_consumer);
 
     place := pgcascade.recall_event(i_batch_id, i_event_id);
     if place is null and pgcascade.recall_wanted(i_batch_id) then
@@ -71,7 +73,7 @@ $$;
 
 -- pgq.event_retry(3), time given
 --     Deliver one event of an open batch again, not before x_retry_time. Returns 1, or 0 if it is waiting already.
---     Errors: no such event in that batch, no such batch; both are "event not found".
+--     Errors: no such event in that batch, no such batch; both are "event not found"; the consumer belongs to another role.
 --     Writes pgq.retry_queue. Finds the event by pgcascade.find_event().
 create function pgq.event_retry(x_batch_id bigint, x_event_id bigint, x_retry_time timestamptz) returns integer
 language plpgsql volatile security definer
@@ -112,7 +114,7 @@ $$;
 -- pgq.batch_retry(2)
 --     Deliver all events of an open batch again, not before i_retry_seconds from now.
 --     Returns how many were put into the retry queue; those that wait there already are not counted.
---     Errors: no such batch.
+--     Errors: no such batch; the consumer belongs to another role.
 --     Writes pgq.retry_queue.
 create function pgq.batch_retry(i_batch_id bigint, i_retry_seconds integer) returns integer
 language plpgsql volatile security definer
@@ -128,6 +130,7 @@ begin
             message = format('batch_retry: batch %s not found', coalesce(i_batch_id::text, '<NULL>')),
             hint = 'Only an open batch can be retried, before finish_batch().';
     end if;
+    perform pgcascade.check_consumer(sub.sub_queue, sub.sub_consumer);
 
     insert into pgq.retry_queue (ev_retry_after, ev_queue, ev_id, ev_time, ev_owner, ev_retry,
                                  ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4)
@@ -144,7 +147,7 @@ $$;
 -- pgq.event_retry_raw(12)
 --     Put an event made up by the caller into the retry queue of one consumer. Returns its id.
 --     x_ev_id   null: drawn from the queue's sequence
---     Errors: consumer not registered; no time given; an event with that id waits already.
+--     Errors: consumer not registered, or of another role; no time given; an event with that id waits already.
 --     Writes pgq.retry_queue.
 create function pgq.event_retry_raw(
     x_queue text, x_consumer text, x_retry_after timestamptz,
@@ -158,7 +161,7 @@ declare
     sub record;
     id bigint;
 begin
-    select s.sub_queue, s.sub_id, q.queue_event_seq into sub
+    select s.sub_queue, s.sub_consumer, s.sub_id, q.queue_event_seq into sub
       from pgq.subscription s
       join pgq.queue q on q.queue_id = s.sub_queue
       join pgq.consumer c on c.co_id = s.sub_consumer
@@ -169,6 +172,7 @@ begin
                             coalesce(quote_literal(x_queue), 'NULL'), coalesce(quote_literal(x_consumer), 'NULL')),
             hint = 'pgq.get_consumer_info() lists the consumers.';
     end if;
+    perform pgcascade.check_consumer(sub.sub_queue, sub.sub_consumer);
 
     id := coalesce(x_ev_id, nextval(sub.queue_event_seq));
     insert into pgq.retry_queue (ev_retry_after, ev_queue, ev_id, ev_time, ev_owner, ev_retry,

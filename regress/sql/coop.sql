@@ -138,9 +138,13 @@ select pgq_coop.next_batch('coop', 'coop', '2') is not null as open;
 select pgq_coop.finish_batch(sub_batch) from pgq.subscription where sub_queue = :id and sub_batch is not null;
 :rotate
 
--- Only readers. A main consumer takes its subconsumers along.
+-- Only readers, and of those the owner: it was opened above by another role. A main consumer takes its subconsumers along.
 set role pgq_writer;
 select pgq_coop.next_batch('coop', 'coop', '1');
+set role pgq_reader;
+select pgq_coop.next_batch('coop', 'coop', '1') is not null as open;
+reset role;
+select pgcascade.set_consumer_owner('coop', 'coop', 'pgq_reader');
 set role pgq_reader;
 select pgq_coop.next_batch('coop', 'coop', '1') is not null as open;
 reset role;

@@ -14,7 +14,7 @@ drop schema pgcascade;
 create extension pgcascade;
 select nspname, obj_description(oid, 'pg_namespace') from pg_namespace where nspname in ('pgq', 'pgq_coop', 'pgq_ext', 'pgq_node', 'pgcascade') order by 1;
 
--- What pg_dump has to save: seven objects of pgq, four of pgq_ext, four of pgq_node, all rows of each.
+-- What pg_dump has to save: seven objects of pgq, four of pgq_ext, four of pgq_node, those of pgcascade; all rows of each.
 select unnest(extconfig)::regclass as object, unnest(extcondition) as condition
   from pg_extension where extname = 'pgcascade';
 
