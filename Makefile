@@ -51,14 +51,20 @@ install-extension: need-server
 	sed 's/@VERSION@/$(version)/' pgext/pgcascade.control > target/pg$(major)/pgcascade.control
 	cd sql && cat $$(grep -v '^#' ORDER) > ../target/pg$(major)/pgcascade--$(version).sql
 	$(INSTALL) -m 644 target/pg$(major)/pgcascade.control target/pg$(major)/pgcascade--$(version).sql "$(extension)/"
+	cd sql && sh native $$(grep -v '^#' ORDER) > ../target/pg$(major)/pgcascade.native.sql
+	$(INSTALL) -m 644 target/pg$(major)/pgcascade.native.sql "$(extension)/"
+	$(INSTALL) -m 644 sql/plain.sql "$(extension)/pgcascade.plain.sql"
 
 install-consumer:
 	@test -f $(consumer) || { echo "make install: $(consumer) is not built; run: make build" >&2; exit 1; }
 	$(INSTALL) -d "$(DESTDIR)$(prefix)/bin"
 	$(INSTALL) -m 755 $(consumer) "$(DESTDIR)$(prefix)/bin/consumer"
 
-installcheck: need-server ## pg_regress against the running server of PGHOST and PGPORT, with pgcascade installed in it
+installcheck: need-server ## cases and specs against the running server of PGHOST and PGPORT, with pgcascade installed in it
 	regress/golden regress $(pgconfig) $(CURDIR)/target/test/installcheck
+	regress/golden isolation $(pgconfig) $(CURDIR)/target/test/installcheck-isolation
+	regress/golden regress $(pgconfig) $(CURDIR)/target/test/installcheck-plain plain
+	regress/golden isolation $(pgconfig) $(CURDIR)/target/test/installcheck-isolation-plain plain
 
 test: ## everything that must pass; ends with `N passed, N failed`
 	@regress/all

@@ -172,7 +172,9 @@ call trigger_on('named', $$, 'ignore=a', 'ev_extra2=b'$$);
 insert into named values (1, 'a', 'b');
 alter table named rename column a to c;
 alter table named rename column b to a;
+\set VERBOSITY sqlstate
 insert into named values (2, 'b', 'c');
+\set VERBOSITY default
 alter table named rename column a to b;
 insert into named values (3, 'b', 'c');
 select ev_type, ev_data, ev_extra2 from :events order by ev_id;

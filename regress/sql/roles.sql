@@ -4,7 +4,7 @@
 set client_min_messages = warning;
 \set SHOW_CONTEXT never
 \pset null (null)
--- Every function, and who may execute it beside the owner.
+-- Every function, and who may execute it beside the owner; of the plain version's helpers those that somebody may.
 select p.oid::regprocedure as function,
        case when has_function_privilege('pgq_reader', p.oid, 'execute') then 'reader ' else '' end
        || case when has_function_privilege('pgq_writer', p.oid, 'execute') then 'writer ' else '' end
@@ -13,6 +13,7 @@ select p.oid::regprocedure as function,
   from pg_proc p
  where p.pronamespace in ('pgq'::regnamespace, 'pgq_coop'::regnamespace, 'pgq_ext'::regnamespace, 'pgq_node'::regnamespace,
                      'pgcascade'::regnamespace)
+   and not (starts_with(p.proname, 'plain_') and p.proacl = array[makeaclitem(p.proowner, p.proowner, 'execute', false)])
  order by p.oid::regprocedure::text collate "C";
 -- Tables.
 select c.relname, coalesce(nullif(a.grantee::regrole::text, '-'), 'public') as grantee,

@@ -1,4 +1,5 @@
 -- The settings, and that docs/settings.md says of them what the server says.
+\set SHOW_CONTEXT never
 load 'pgcascade';
 select name, boot_val, unit, context, vartype, min_val, max_val
   from pg_settings where name like 'pgcascade.%' order by name;
