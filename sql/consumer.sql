@@ -57,6 +57,7 @@ begin
            set sub_last_tick = start_tick, sub_batch = null, sub_next_tick = null, sub_active = now()
          where sub_queue = id and sub_consumer = consumer;
         if found then
+            perform pgcascade.wake_waiters(id);
             return 0;
         end if;
     elsif exists (select from pgq.subscription where sub_queue = id and sub_consumer = consumer) then
@@ -136,6 +137,7 @@ begin
     )
     select array_agg(sub_consumer) into ended from gone;
     delete from pgcascade.consumer_config where sub_queue = sub.sub_queue and sub_consumer = any (ended);
+    perform pgcascade.wake_waiters(sub.sub_queue);
     if not is_subconsumer then
         delete from pgq.retry_queue where ev_owner = sub.sub_id;
     end if;

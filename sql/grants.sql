@@ -3,7 +3,7 @@
 -- public looks, pgq_reader consumes, pgq_writer produces, pgq_admin makes queues and keeps them running. pgq_admin is a
 -- member of the other two.
 
-revoke all on all functions in schema pgq, pgcascade from public;
+revoke all on all routines in schema pgq, pgcascade from public;
 
 -- Tables. Administrators update pgq.queue and pgq.subscription directly.
 grant select on pgq.consumer, pgq.queue, pgq.tick, pgq.subscription to public;
@@ -14,6 +14,7 @@ grant select on pgcascade.restored_queue to pgq_admin;
 grant select on pgcascade.consumer_config to pgq_reader;
 -- Event tables get the grants of this one, see pgq.grant_perms().
 grant select, insert, truncate on pgq.event_template to pgq_admin;
+grant select on pgcascade.delayed_event to pgq_admin;
 
 grant execute on function
     pgq.get_queue_info(), pgq.get_queue_info(text),
@@ -48,11 +49,14 @@ grant execute on function
     pgcascade.check_consumer(integer, integer),
     pgcascade.check_batch(bigint)
 to pgq_reader;
+grant execute on procedure pgcascade.wait_batch(text, text, interval, bigint) to pgq_reader;
 
 grant execute on function
     pgq.insert_event(text, text, text),
     pgq.insert_event(text, text, text, text, text, text, text),
     pgq.current_event_table(text),
+    pgcascade.insert_event_at(text, timestamptz, text, text, text, text, text, text),
+    pgcascade.cancel_event_at(bigint),
     pgq.logutriga(),
     pgq.sqltriga(),
     pgq.jsontriga(),
@@ -82,5 +86,7 @@ grant execute on function
     pgcascade.queues_due(),
     pgcascade.check_restored(integer),
     pgcascade.mend_restored(),
-    pgcascade.set_consumer_owner(text, text, name)
+    pgcascade.set_consumer_owner(text, text, name),
+    pgcascade.deliver_delayed_events(),
+    pgcascade.next_delivery()
 to pgq_admin;

@@ -99,6 +99,7 @@ begin
     delete from pgcascade.queue_config where queue_id = q.queue_id;
     delete from pgq.tick where tick_queue = q.queue_id;
     delete from pgq.queue where queue_id = q.queue_id;
+    perform pgcascade.wake_waiters(q.queue_id);
 
     -- One statement without CASCADE: what users built on these tables is not dropped silently.
     select string_agg(i.inhrelid::regclass::text, ', ' order by i.inhrelid) into tables

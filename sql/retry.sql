@@ -185,9 +185,10 @@ $$;
 
 -- pgq.maint_retry_events()
 --     Insert events whose time has come into their queues again. Returns how many: call it until it returns 0.
+--     When none is left it delivers delayed events (delayed.sql), so that those who run maintenance from outside do too.
 --     Ten at a time keeps the transactions short. The lock keeps a second session from inserting the same events.
 --     Events of a queue that takes no inserts stay, so that they do not stop those of the others.
---     Writes pgq.retry_queue and event tables.
+--     Writes pgq.retry_queue, pgcascade.delayed_event and event tables.
 create function pgq.maint_retry_events() returns integer
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -212,6 +213,9 @@ begin
         delete from pgq.retry_queue where ev_owner = ev.ev_owner and ev_id = ev.ev_id;
         result := result + 1;
     end loop;
+    if result = 0 then
+        return pgcascade.deliver_delayed_events();
+    end if;
     return result;
 end
 $$;

@@ -24,7 +24,8 @@ end
 $$;
 
 -- pgcascade.write_tick(4)
---     Insert a tick with the snapshot of now, and announce it on channel pgcascade_tick as "queue_id tick_id".
+--     Insert a tick with the snapshot of now, announce it on channel pgcascade_tick as "queue_id tick_id", and wake those who
+--     wait for a batch (wait.sql).
 --     The caller holds the ticker lock.
 --     Errors: the queue's storage is not sound; the tick id or the snapshot does not follow the last tick.
 create function pgcascade.write_tick(
@@ -75,6 +76,7 @@ begin
     insert into pgq.tick (tick_queue, tick_id, tick_time, tick_snapshot, tick_event_seq)
     values (i_queue_id, i_tick_id, i_tick_time, snap, i_event_seq);
     perform pg_notify('pgcascade_tick', i_queue_id || ' ' || i_tick_id);
+    perform pgcascade.wake_waiters(i_queue_id);
 end
 $$;
 

@@ -310,6 +310,51 @@ async fn the_ticker_rotates_and_retries() {
     .await;
 }
 
+/// The interval between rounds is an hour here: only what falls due makes the ticker look earlier.
+#[tokio::test]
+async fn retried_and_delayed_events_are_delivered_when_they_are_due() {
+    let cluster = Cluster::start("due", &["-o", "pgcascade.retry_interval=3600"]);
+    let db = queue(&cluster, "due").await;
+    until_tickers(&db, "due", 1).await;
+    db.run("select pgq.register_consumer('q', 'c')").await;
+    db.run("select pgq.insert_event('q', 'again', 'd')").await;
+    until_ticked(&db, "q").await;
+    let batch = db.text("select pgq.next_batch('q', 'c')").await;
+    let event = db
+        .text(&format!("select ev_id from pgq.get_batch_events({batch})"))
+        .await;
+    db.run(&format!(
+        "select pgq.event_retry({batch}, {event}, 1); select pgq.finish_batch({batch})"
+    ))
+    .await;
+    db.run("select pgcascade.insert_event_at('q', now() + interval '2 seconds', 'later', n::text) from generate_series(1, 3000) n")
+        .await;
+    // Due long before those above, and told by a commit.
+    db.run("select pgcascade.insert_event_at('q', now(), 'at once', 'd')")
+        .await;
+    for (kind, count) in [("at once", "1"), ("again", "2"), ("later", "3000")] {
+        eventually(&format!("{kind} delivered and ticked"), || async {
+            db.text(&format!(
+                "select count(*) from pgq.event_template e
+                  where e.ev_type = '{kind}' and exists (
+                            select from pgq.tick t where txid_visible_in_snapshot(e.ev_txid, t.tick_snapshot))"
+            ))
+            .await
+                == count
+        })
+        .await;
+    }
+    assert_eq!(
+        db.text(
+            "select count(*) from pgq.tick t join pgq.event_template e on txid_visible_in_snapshot(e.ev_txid, t.tick_snapshot)
+              where e.ev_type = 'later' and t.tick_time < e.ev_time"
+        )
+        .await,
+        "0",
+        "none in a tick before its time"
+    );
+}
+
 #[tokio::test]
 async fn functions_of_extra_maint_run_without_the_rights_of_the_superuser() {
     let db = queue(&SHARED, "extra_maint").await;

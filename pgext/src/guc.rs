@@ -51,7 +51,7 @@ pub(crate) fn init() {
     );
     GucRegistry::define_int_guc(
         c"pgcascade.retry_interval",
-        c"Time between two rounds that put retried events back into their queues.",
+        c"Time after which retried and delayed events that could not be put into their queues when they were due are tried again.",
         c"",
         &RETRY_INTERVAL,
         1,
@@ -99,7 +99,7 @@ pub(crate) fn maint_interval() -> Duration {
     Duration::from_secs(u64::from(MAINT_INTERVAL.get().unsigned_abs()))
 }
 
-/// The time between two rounds of `pgq.maint_retry_events()`.
+/// How long events that could not be put into their queues when they were due are left alone.
 pub(crate) fn retry_interval() -> Duration {
     Duration::from_secs(u64::from(RETRY_INTERVAL.get().unsigned_abs()))
 }

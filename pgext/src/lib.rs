@@ -3,6 +3,7 @@
 //! - [`queue`] and [`insert`] put an event into a queue; `pgq.insert_event` and the capture triggers end there.
 //! - [`capture`] turns a row change into an event.
 //! - [`worker`] runs the ticker of each database; it needs the library in `shared_preload_libraries`.
+//! - [`wait`] lets a consumer wait for its next batch.
 //! - [`lock`] has the ticker's locks.
 //! - [`recall`] remembers where the events of a batch are, for retrying them one by one.
 //! - [`guc`] holds the settings, [`pg`] what we need of the server beyond pgrx and what differs between its versions.
@@ -19,6 +20,7 @@ mod lock;
 mod pg;
 mod queue;
 mod recall;
+mod wait;
 mod worker;
 
 use pgrx::prelude::*;

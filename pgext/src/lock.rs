@@ -3,7 +3,8 @@
 //!
 //! The ticker's are not advisory locks: those anybody who may connect could take, and so keep a queue from being ticked.
 //! They are locks on parts of extensions, which do not exist otherwise: in `pg_locks`, locktype `object`, classid
-//! `pg_extension`, objsubid 1, and the queue's id, or 0 for the database, as objid.
+//! `pg_extension`, objsubid 1, and the queue's id, or 0 for the database, as objid. One more, of objid 2^32 - 1, makes a session the
+//! only one that delivers delayed events: SQL takes it as that of queue -1.
 
 use pgrx::{FromDatum, pg_sys};
 

@@ -13,6 +13,7 @@ pub(crate) fn init() {
     // SAFETY: reads a variable of the server that is set while it loads the preloaded libraries.
     if unsafe { pg_sys::process_shared_preload_libraries_in_progress } {
         wake::init();
+        crate::wait::init();
         launcher::register();
     }
 }

@@ -158,7 +158,7 @@ fn run(database: pg_sys::Oid, settings: String) -> End {
     let mut log = Log::default();
     let mut settings_read = Instant::now();
     let mut maintained: Option<Instant> = None;
-    let mut retried: Option<Instant> = None;
+    let mut deliveries = Deliveries::default();
     loop {
         let look = Instant::now();
         let mut next = LOOK;
@@ -200,10 +200,7 @@ fn run(database: pg_sys::Oid, settings: String) -> End {
                 Spi::run_with_args("select pgq.ticker($1)", &[text(&queue)])
             });
         }
-        if retried.is_none_or(|last| last.elapsed() >= guc::retry_interval()) {
-            retried = Some(Instant::now());
-            while retry_events(&mut log) {}
-        }
+        next = next.min(deliveries.look(&mut log));
         if maintained.is_none_or(|last| last.elapsed() >= guc::maint_interval()) {
             maintained = Some(Instant::now());
             maintain(&mut log);
@@ -243,10 +240,53 @@ fn text(bytes: &[u8]) -> DatumWithOid<'static> {
     unsafe { DatumWithOid::new(pg::text_datum(bytes), pg_sys::TEXTOID) }
 }
 
-/// Puts some retried events back; `true` means call again.
-fn retry_events(log: &mut Log) -> bool {
+/// Puts retried and delayed events into their queues when they are due.
+#[derive(Default)]
+struct Deliveries {
+    /// When what was due could not be put in: it is tried again after `pgcascade.retry_interval`.
+    stuck: Option<Instant>,
+}
+
+impl Deliveries {
+    /// Returns when to look again at the latest. Stops after a while, for the sake of the queues' ticks.
+    fn look(&mut self, log: &mut Log) -> Duration {
+        let due = next_delivery(log);
+        if due != Some(Duration::ZERO) {
+            self.stuck = None;
+            return due.unwrap_or(LOOK);
+        }
+        if self.stuck.is_some_and(|since| since.elapsed() < guc::retry_interval()) {
+            return LOOK;
+        }
+        let began = Instant::now();
+        let mut some = false;
+        while began.elapsed() < LOOK && deliver(log) {
+            some = true;
+        }
+        self.stuck = (!some).then_some(began);
+        if some { Duration::ZERO } else { LOOK }
+    }
+}
+
+/// See `pgcascade.next_delivery()`. Read as `queues_due` reads, because `Spi::get_one` would assign a transaction id.
+fn next_delivery(log: &mut Log) -> Option<Duration> {
+    let mut due = None;
+    log.unit("look for events to deliver", || {
+        due = Spi::connect(|client| {
+            client
+                .select("select pgcascade.next_delivery()", None, &[])?
+                .first()
+                .get_one::<i32>()
+        })?;
+        Ok(())
+    });
+    due.map(|milliseconds| Duration::from_millis(u64::from(milliseconds.unsigned_abs())))
+}
+
+/// Puts some retried or delayed events into their queues; `true` means call again.
+fn deliver(log: &mut Log) -> bool {
     let mut moved = 0;
-    log.unit("put retried events back", || {
+    log.unit("put retried and delayed events into their queues", || {
         moved = Spi::get_one::<i32>("select pgq.maint_retry_events()")?.unwrap_or(0);
         Ok(())
     });

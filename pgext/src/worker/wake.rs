@@ -68,7 +68,8 @@ pub(crate) fn at_commit() {
     listen();
 }
 
-fn listen() {
+/// Has [`transaction_ended`] called at the end of this and every later transaction of the process.
+pub(crate) fn listen() {
     if !CALLBACK.with(|callback| callback.replace(true)) {
         // SAFETY: the callback stays valid as long as the library, which the server never unloads.
         unsafe { pg_sys::RegisterXactCallback(Some(transaction_ended), pg::NO_ARGUMENT) }
@@ -82,6 +83,7 @@ unsafe extern "C-unwind" fn transaction_ended(event: pg_sys::XactEvent::Type, _a
     if !matches!(event, XACT_EVENT_COMMIT | XACT_EVENT_ABORT | XACT_EVENT_PREPARE) {
         return;
     }
+    crate::wait::transaction_ended(event == XACT_EVENT_COMMIT);
     let ticker = TICKER_AT_COMMIT.with(|flag| flag.replace(false));
     let launcher = LAUNCHER_AT_COMMIT.with(|flag| flag.replace(false));
     if event != XACT_EVENT_COMMIT || !SHARED.with(Cell::get) {
@@ -173,6 +175,14 @@ pub(crate) fn launcher_started() {
 /// How often the launcher has been asked to look at all databases.
 pub(crate) fn requests() -> u64 {
     REQUESTS.get().load(Ordering::Acquire)
+}
+
+native!(wake_ticker_wrapper, pg_finfo_wake_ticker_wrapper, wake_ticker);
+
+/// Trigger `pgcascade.wake_ticker()`: at commit, this database's ticker looks when something falls due.
+fn wake_ticker(_call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    at_commit();
+    pg_sys::Datum::from(0usize)
 }
 
 native!(wake_launcher_wrapper, pg_finfo_wake_launcher_wrapper, wake_launcher);
