@@ -50,7 +50,8 @@ install-extension: need-server
 	$(INSTALL) -m 755 $(library) "$(DESTDIR)$(pkglibdir)/pgcascade.so"
 	sed 's/@VERSION@/$(version)/' pgext/pgcascade.control > target/pg$(major)/pgcascade.control
 	cd sql && cat $$(grep -v '^#' ORDER) > ../target/pg$(major)/pgcascade--$(version).sql
-	$(INSTALL) -m 644 target/pg$(major)/pgcascade.control target/pg$(major)/pgcascade--$(version).sql "$(extension)/"
+	$(INSTALL) -m 644 target/pg$(major)/pgcascade.control target/pg$(major)/pgcascade--$(version).sql \
+		$(wildcard sql/upgrade/*.sql) "$(extension)/"
 	cd sql && sh native $$(grep -v '^#' ORDER) > ../target/pg$(major)/pgcascade.native.sql
 	$(INSTALL) -m 644 target/pg$(major)/pgcascade.native.sql "$(extension)/"
 	$(INSTALL) -m 644 sql/plain.sql "$(extension)/pgcascade.plain.sql"
