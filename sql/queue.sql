@@ -4,9 +4,96 @@
 -- These per-queue objects are not members of the extension: they hold data, and they keep the extension from being
 -- dropped while a queue exists.
 
+-- pgcascade.check_new_queue(1)
+--     Refuses a queue that may not be made: its name is empty, too long for an index entry, or does not match
+--     pgcascade.queue_name_pattern as a whole; or there are pgcascade.max_queues already. Not asked by a restore.
+--     With a maximum, sessions that make queues wait for each other, by the ticker lock of queue 0, which is no queue's;
+--     a snapshot that is older than the wait could not see what the other one made.
+create function pgcascade.check_new_queue(i_queue_name text) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    pattern constant text := pgcascade.setting('pgcascade.queue_name_pattern');
+    max_queues constant bigint := pgcascade.setting('pgcascade.max_queues');
+    matches boolean := true;
+begin
+    if i_queue_name = '' then
+        raise exception using errcode = 'invalid_name', message = 'the name of a queue cannot be empty',
+            hint = 'Give a name of at most 2048 bytes.';
+    elsif octet_length(i_queue_name) > 2048 then
+        raise exception using errcode = 'name_too_long',
+            message = format('the name of a queue cannot have %s bytes', octet_length(i_queue_name)),
+            detail = format('Queue name: %s...', left(i_queue_name, 60)),
+            hint = 'Give a name of at most 2048 bytes.';
+    end if;
+
+    if pattern <> '' then
+        begin
+            -- By itself first: what is no expression alone, as "a)|(b", could become one between the parentheses.
+            matches := i_queue_name ~ pattern and i_queue_name ~ ('^(?:' || pattern || ')$');
+        exception when invalid_regular_expression then
+            raise exception using errcode = 'invalid_regular_expression',
+                message = format('queue "%s" cannot be created: pgcascade.queue_name_pattern is not a regular expression: %s',
+                                 i_queue_name, sqlerrm),
+                hint = 'Have a superuser correct the setting.';
+        end;
+    end if;
+    if not matches then
+        raise exception using errcode = 'invalid_name',
+            message = format('queue "%s" cannot be created: its name does not match the pattern %s', i_queue_name, pattern),
+            hint = 'Choose another name, or have a superuser change the setting pgcascade.queue_name_pattern.';
+    end if;
+
+    if max_queues > 0 then
+        if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
+            raise exception using errcode = 'active_sql_transaction',
+                message = format('queue "%s" cannot be created in a %s transaction while pgcascade.max_queues is set',
+                                 i_queue_name, current_setting('transaction_isolation')),
+                hint = 'Its snapshot may not show all queues. Use READ COMMITTED.';
+        end if;
+        perform pgcascade.lock_queue(0);
+        if (select count(*) from pgq.queue) >= max_queues then
+            raise exception using errcode = 'configuration_limit_exceeded',
+                message = format('queue "%s" cannot be created: a database may have %s queues, and this one has them',
+                                 i_queue_name, max_queues),
+                hint = 'Drop a queue with pgq.drop_queue(), or have a superuser raise the setting pgcascade.max_queues.';
+        end if;
+    end if;
+end
+$$;
+
+-- pgcascade.check_tables()
+--     Trigger on pgq.queue: refuses a number of event tables that the queue does not have, which would stop its writers at the
+--     next rotation.
+create function pgcascade.check_tables() returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    missing text;
+begin
+    select new.queue_data_pfx || '_' || i into missing
+      from generate_series(0, new.queue_ntables - 1) i
+     where to_regclass(new.queue_data_pfx || '_' || i) is null
+     order by i limit 1;
+    if found then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = format('queue "%s" cannot have %s event tables: there is no table %s',
+                             new.queue_name, new.queue_ntables, missing),
+            hint = 'The number is fixed when the queue is made, from the default of column queue_ntables.';
+    end if;
+    return new;
+end
+$$;
+
+create trigger pgcascade_check_tables
+    before update on pgq.queue
+    for each row when (new.queue_ntables is distinct from old.queue_ntables) execute function pgcascade.check_tables();
+
 -- pgq.create_queue(1)
 --     Make a queue with its tables, sequences, grants and first tick. Returns 1, or 0 if it was there.
---     Errors: the name is null.
+--     Errors: the name is null; those of pgcascade.check_new_queue().
 --     Writes pgq.queue, pgq.tick. Of two sessions that create one queue, the second waits and gets 0.
 create function pgq.create_queue(i_queue_name text) returns integer
 language plpgsql volatile security definer
@@ -29,6 +116,7 @@ begin
     if exists (select from pgq.queue where queue_name = i_queue_name) then
         return 0;
     end if;
+    perform pgcascade.check_new_queue(i_queue_name);
 
     id := pgcascade.unused_id('pgq.queue_queue_id_seq');
     prefix := 'pgq.event_' || id;
@@ -169,6 +257,10 @@ begin
     exception when data_exception then
         raise exception using errcode = sqlstate, message = sqlerrm,
             hint = format('%s takes a value of type %s, for example %L.', x_param_name, param_type, example);
+    when check_violation then
+        raise exception using errcode = 'invalid_parameter_value',
+            message = format('%s cannot be %s', x_param_name, x_param_value),
+            hint = format('Use a value of at most 10000 years, for example %L.', example);
     end;
     if negative then
         raise exception using errcode = 'invalid_parameter_value',
@@ -274,6 +366,8 @@ begin
 end
 $$;
 
+comment on function pgcascade.check_new_queue(text) is 'raise an error for a queue that may not be made';
+comment on function pgcascade.check_tables() is 'trigger on pgq.queue: a queue has as many event tables as its row says';
 comment on function pgq.create_queue(text) is 'create a queue; 1 if created, 0 if it was there';
 comment on function pgq.drop_queue(text, boolean) is 'drop a queue; with true although consumers are attached';
 comment on function pgq.drop_queue(text) is 'drop a queue that has no consumers';

@@ -10,6 +10,7 @@ create table pgcascade.queue_config (
     max_bytes       bigint,
     policy          text        not null default 'warn',
     warn_interval   interval    not null default '1 hour',
+    since           timestamptz not null default now(), -- ages are not counted from before this
 
     constraint queue_config_pkey primary key (queue_id),
     constraint queue_config_queue_fkey foreign key (queue_id) references pgq.queue (queue_id) on delete cascade,
@@ -25,6 +26,24 @@ create table pgcascade.queue_config (
 comment on table pgcascade.queue_config is 'limits of queues: age and bytes, and what is done about a consumer that exceeds them';
 
 select pg_catalog.pg_extension_config_dump('pgcascade.queue_config', '');
+
+-- pgcascade.limit_begins()
+--     Trigger on pgcascade.queue_config: a row that is made or restored from a dump is in force from now on, so consumers that
+--     are as old as the dump are not dropped before they could read on.
+create function pgcascade.limit_begins() returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    new.since := now();
+    return new;
+end
+$$;
+
+create trigger pgcascade_limit_begins
+    before insert on pgcascade.queue_config
+    for each row execute function pgcascade.limit_begins();
+alter table pgcascade.queue_config enable always trigger pgcascade_limit_begins;
 
 -- pgcascade.set_queue_limit(4)
 --     Limit what a queue keeps for consumers that do not read it. Returns 1. Replaces all limits of the queue.
@@ -66,7 +85,8 @@ begin
     insert into pgcascade.queue_config as c (queue_id, max_age, max_bytes, policy)
     values (id, i_max_age, i_max_bytes, coalesce(i_policy, 'warn'))
     on conflict (queue_id) do update
-       set max_age = excluded.max_age, max_bytes = excluded.max_bytes, policy = coalesce(i_policy, c.policy);
+       set max_age = excluded.max_age, max_bytes = excluded.max_bytes, policy = coalesce(i_policy, c.policy),
+           since = now();
     -- New limits are a new reason to warn.
     delete from pgcascade.limit_warning where queue_id = id;
     return 1;
@@ -106,6 +126,7 @@ begin
 end
 $$;
 
+comment on function pgcascade.limit_begins() is 'trigger on pgcascade.queue_config: notes since when limits are in force';
 comment on function pgcascade.set_queue_limit(text, interval, bigint, text) is
     'limit age and bytes of what a queue keeps for its consumers; policy warn or drop';
 comment on function pgcascade.event_bytes(text) is 'what the event tables of a queue hold on disk';

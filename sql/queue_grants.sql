@@ -1,7 +1,8 @@
--- Who may do what with the limits of queues: readers and monitoring see them, administrators set and enforce them.
+-- Who may do what with the limits and figures of queues: readers and monitoring see them, administrators set and enforce them.
 -- Monitoring is the server's pg_monitor: it does not need a role of ours.
 
-grant select on pgcascade.queue_config, pgcascade.dropped_consumer to pgq_reader, pgq_admin, pg_monitor;
+grant select on pgcascade.queue_config, pgcascade.dropped_consumer, pgcascade.queue_stats, pgcascade.consumer_stats
+    to pgq_reader, pgq_admin, pg_monitor;
 grant insert, update, delete on pgcascade.queue_config, pgcascade.dropped_consumer to pgq_admin;
 
 grant execute on function

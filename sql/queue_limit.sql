@@ -50,6 +50,8 @@ select pg_catalog.pg_extension_config_dump('pgcascade.dropped_consumer', '');
 --     reason          which limit, in words and figures
 --     cascade         the consumer is a watermark or a worker of a node of a cascade, which is never dropped: nodes below
 --                     would lose what they still need, and could not be given another provider
+--     What a consumer could not use does not count against it: the time before the limits were set or restored and while
+--     the server was down. So ages begin anew with the server, and for bytes it has a minute, as after a rotation.
 create function pgcascade.limits_exceeded(
     out queue_id integer, out queue_name text, out blocker text, out name text, out since timestamptz,
     out bytes bigint, out reason text, out cascade boolean
@@ -74,9 +76,12 @@ begin
       from pgcascade.rotation_blockers() b
       join pgq.queue q on q.queue_name = b.queue_name
       join pgcascade.queue_config c on c.queue_id = q.queue_id
-     cross join lateral (select clock_timestamp() - b.since as age) age
-     where b.bytes > c.max_bytes
-        or b.blocker = 'consumer' and age.age > c.max_age
+     cross join lateral (
+               select clock_timestamp() - b.since as age,
+                      clock_timestamp() - greatest(c.since, pg_postmaster_start_time()) as chance) age
+     where (b.bytes > c.max_bytes and age.chance > least(q.queue_rotation_period, interval '1 minute')
+            or b.blocker = 'consumer' and least(age.age, age.chance) > c.max_age)
+       and not exists (select from pgcascade.restored_queue r where r.queue_id = q.queue_id)
      order by b.since, b.name;
 end
 $$;

@@ -55,7 +55,20 @@ create table pgq.queue (
     -- Functions that run as the extension's owner build statements from these names, and administrators may update this
     -- table: with other names they would run what they like with the owner's rights.
     constraint queue_names_check check (queue_data_pfx = 'pgq.event_' || queue_id::text
-        and queue_event_seq = queue_data_pfx || '_id_seq' and queue_tick_seq = queue_data_pfx || '_tick_seq')
+        and queue_event_seq = queue_data_pfx || '_id_seq' and queue_tick_seq = queue_data_pfx || '_tick_seq'),
+    -- Values that would stop the ticker or rotation, of this queue or, by an overflow, of all. The other bounds are those
+    -- of pgq.create_queue() and pgq.set_queue_config(), for those who UPDATE.
+    constraint queue_name_is_usable check (queue_name <> '' and octet_length(queue_name) <= 2048),
+    constraint queue_ntables_at_least_2 check (queue_ntables >= 2),
+    constraint queue_cur_table_is_one_of_them check (queue_cur_table >= 0 and queue_cur_table < queue_ntables),
+    constraint queue_rotation_period_not_negative
+        check (queue_rotation_period >= interval '0' and queue_rotation_period <= interval '10000 years'),
+    constraint queue_ticker_max_count_not_negative check (queue_ticker_max_count >= 0),
+    constraint queue_ticker_max_lag_not_negative
+        check (queue_ticker_max_lag >= interval '0' and queue_ticker_max_lag <= interval '10000 years'),
+    constraint queue_ticker_idle_period_not_negative
+        check (queue_ticker_idle_period >= interval '0' and queue_ticker_idle_period <= interval '10000 years'),
+    constraint queue_per_tx_limit_not_negative check (queue_per_tx_limit >= 0)
 );
 
 -- A tick: a numbered snapshot. The events of a batch are those visible in one tick and not in the one before.

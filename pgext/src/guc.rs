@@ -19,6 +19,8 @@ static MAINT_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(120);
 static RETRY_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(30);
 static FIXED_OUTPUT: GucSetting<bool> = GucSetting::<bool>::new(true);
 static CONSUMER_OWNERSHIP: GucSetting<bool> = GucSetting::<bool>::new(true);
+static QUEUE_NAME_PATTERN: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static MAX_QUEUES: GucSetting<i32> = GucSetting::<i32>::new(0);
 
 pub(crate) fn init() {
     GucRegistry::define_bool_guc(
@@ -72,6 +74,24 @@ pub(crate) fn init() {
         c"Lets only the role that registered a consumer act for it.",
         c"Off: everybody who may read queues may read and finish the batches of every consumer, as in PgQ.",
         &CONSUMER_OWNERSHIP,
+        GucContext::Suset,
+        GucFlags::empty(),
+    );
+    GucRegistry::define_string_guc(
+        c"pgcascade.queue_name_pattern",
+        c"Regular expression that the whole name of a new queue must match; empty: any name.",
+        c"",
+        &QUEUE_NAME_PATTERN,
+        GucContext::Suset,
+        GucFlags::empty(),
+    );
+    GucRegistry::define_int_guc(
+        c"pgcascade.max_queues",
+        c"Number of queues that a database may have before no more can be made; 0: no limit.",
+        c"",
+        &MAX_QUEUES,
+        0,
+        1_000_000,
         GucContext::Suset,
         GucFlags::empty(),
     );

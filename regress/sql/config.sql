@@ -31,6 +31,30 @@ select pgq.set_queue_config('config', 'ticker_max_lag', '-1 second');
 select pgq.set_queue_config('config', 'rotation_period', '99999999999999 years');
 select pgq.set_queue_config('config', 'ticker_paused', 'maybe');
 select pgq.set_queue_config('config', 'external_ticker', $$'); drop table pgq.queue; --$$);
+select pgq.set_queue_config('config', 'rotation_period', '20000 years');
+-- By UPDATE.
+\set VERBOSITY terse
+update pgq.queue set queue_rotation_period = '-1 second' where queue_name = 'config';
+update pgq.queue set queue_rotation_period = '170000000 years' where queue_name = 'config';
+update pgq.queue set queue_ticker_max_lag = '-1 second' where queue_name = 'config';
+update pgq.queue set queue_ticker_idle_period = '-1 second' where queue_name = 'config';
+update pgq.queue set queue_ticker_max_count = -1 where queue_name = 'config';
+update pgq.queue set queue_per_tx_limit = -1 where queue_name = 'config';
+update pgq.queue set queue_name = '' where queue_name = 'config';
+update pgq.queue set queue_ntables = 1 where queue_name = 'config';
+update pgq.queue set queue_cur_table = 3 where queue_name = 'config';
+\set VERBOSITY default
+
+-- (The id of the queue is written as N.)
+create function config_ntables(n integer) returns text language plpgsql as $$
+begin
+    update pgq.queue set queue_ntables = n where queue_name = 'config';
+    return 'changed';
+exception when object_not_in_prerequisite_state then
+    return regexp_replace(sqlerrm, 'event_\d+', 'event_N');
+end $$;
+select config_ntables(5), config_ntables(2), config_ntables(3);
+drop function config_ntables;
 -- Null, and no such queue.
 select pgq.set_queue_config('config', 'ticker_max_count', null);
 select pgq.set_queue_config('config', null, '1');

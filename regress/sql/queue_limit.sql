@@ -58,7 +58,7 @@ insert into pgcascade.queue_config (queue_id) values (-1);
 select max_age, max_bytes, policy, warn_interval from pgcascade.queue_config where queue_id = :id;
 
 -- Consumers that do not read. Only those are named that rotation waits for.
-select pgcascade.set_queue_limit(:q, '1 hour', null, 'warn');
+select pgcascade.set_queue_limit(:q, '1 microsecond', null, 'warn');
 select pgq.register_consumer(:q, 'dead, "one"'), pgq.register_consumer(:q, 'alive');
 select pgq.insert_event(:q, 't', 'a');
 select pgq.ticker(:q) > 0 as ticked;
@@ -89,7 +89,7 @@ rollback;
 -- Dropped, with its retried events; the record says what it lost.
 select pgq.event_retry_raw(:q, 'dead, "one"', now(), null, now(), null, 't', 'r', null, null, null, null) > 0 as retried;
 select pgq.next_batch(:q, 'dead, "one"') as batch \gset
-select pgcascade.set_queue_limit(:q, '1 hour', null, 'drop');
+select pgcascade.set_queue_limit(:q, '1 microsecond', null, 'drop');
 select pgcascade.maint_queue_limit(:q);
 select queue_name, consumer_name, regexp_replace(reason, '[0-9:]+ old', 'N old') as reason, last_tick, batch_id = :batch as batch, next_tick,
        lag > interval '2 hours' as lag, bytes > 0 as bytes, retries, returned_at
@@ -148,7 +148,7 @@ select queue_cur_table = (:before + 1) % 3 as rotated from pgq.queue where queue
 select count(pgq.insert_event(:q, 't', repeat(md5(i::text), 60))) from generate_series(1, 1000) i;
 select pgq.ticker(:q) > 0 as ticked, queue_limit_read('alive') > '' as read;
 select pgcascade.maint_queue_limit(:q);
-update pgq.queue set queue_switch_time = now() - interval '61 seconds' where queue_id = :id;
+update pgq.queue set queue_switch_time = now() - interval '61 seconds', queue_rotation_period = '0' where queue_id = :id;
 select blocker, name from pgcascade.limits_exceeded() where queue_id = :id;
 \set VERBOSITY sqlstate
 select pgcascade.maint_queue_limit(:q);
@@ -248,7 +248,7 @@ select consumer_name, batch_id is not null as batch, returned_at is not null as 
 select pgq.register_consumer(:q, 'lost');
 update pgq.subscription s set sub_last_tick = 99999, sub_active = now() - interval '1 day'
   from pgq.consumer c where c.co_id = s.sub_consumer and c.co_name = 'lost';
-select pgcascade.set_queue_limit(:q, '1 hour', null, 'drop');
+select pgcascade.set_queue_limit(:q, '1 microsecond', null, 'drop');
 select blocker, name, since < now() - interval '23 hours' as since from pgcascade.limits_exceeded() where queue_id = :id;
 \set VERBOSITY terse
 select pgcascade.maint_queue_limit(:q);
