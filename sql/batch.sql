@@ -35,6 +35,12 @@ begin
      where q.queue_name = i_queue_name and c.co_name = i_consumer_name;
 
     loop
+        if locked then
+            select s.sub_queue, s.sub_consumer, s.sub_last_tick, s.sub_next_tick, s.sub_batch into sub
+              from pgq.subscription s
+             where s.sub_queue = sub.sub_queue and s.sub_consumer = sub.sub_consumer
+               for update;
+        end if;
         if not found then
             raise exception using errcode = 'undefined_object',
                 message = format('Not subscriber to queue: %s/%s',
@@ -48,6 +54,11 @@ begin
           from pgq.tick t
          where t.tick_queue = sub.sub_queue and t.tick_id = sub.sub_last_tick;
         if not found then
+            -- Between two statements the queue may have been dropped, or the consumer moved and the tick rotated away.
+            if not locked then
+                locked := true;
+                continue;
+            end if;
             raise exception using errcode = 'data_corrupted',
                 message = format('PgQ corruption: Consumer %s on queue %s does not see tick %s',
                                  i_consumer_name, i_queue_name, coalesce(sub.sub_last_tick::text, '<NULL>')),
@@ -88,10 +99,6 @@ begin
 
         exit when locked;
         locked := true;
-        select s.sub_queue, s.sub_consumer, s.sub_last_tick, s.sub_next_tick, s.sub_batch into sub
-          from pgq.subscription s
-         where s.sub_queue = sub.sub_queue and s.sub_consumer = sub.sub_consumer
-           for update;
     end loop;
 
     if not owned then

@@ -26,6 +26,8 @@ declare
     events text;
     prev txid_snapshot;
     cur txid_snapshot;
+    prev_xmax bigint;
+    cur_xmax bigint;
     late bigint[];
     running boolean;
     wanted text;
@@ -49,8 +51,13 @@ begin
             hint = 'Ticks older than the last rotation are forgotten; see pgq.tick for those that are left.';
     end if;
 
-    late := array(select xid from txid_snapshot_xip(prev) xid where txid_visible_in_snapshot(xid, cur) order by 1);
-    running := exists (select from txid_snapshot_xip(cur) xid where xid >= txid_snapshot_xmax(prev));
+    -- A snapshot of thousands of transactions is compressed in its tick: it is unpacked once here, not once for each of them.
+    prev_xmax := txid_snapshot_xmax(prev);
+    cur_xmax := txid_snapshot_xmax(cur);
+    late := array((select xid from txid_snapshot_xip(prev) xid where xid < cur_xmax
+                   except
+                   select txid_snapshot_xip(cur)) order by 1);
+    running := exists (select from txid_snapshot_xip(cur) xid where xid >= prev_xmax);
     wanted := case when i_sub_id is null then ' and ev_owner is null'
                    else format(' and (ev_owner is null or ev_owner = %s)', i_sub_id) end;
 
@@ -165,15 +172,15 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     now constant txid_snapshot := txid_current_snapshot();
-    finished constant bigint[] := array(
-        select xid from txid_snapshot_xip(i_last) xid where txid_visible_in_snapshot(xid, now));
+    last_xmax constant bigint := txid_snapshot_xmax(i_last);
+    finished constant bigint[] := array(select txid_snapshot_xip(i_last) except select txid_snapshot_xip(now));
     lowest bigint[];
     highest bigint[];
     result boolean;
 begin
     select array_agg(r.begins), array_agg(r.ends - 1) into lowest, highest
-      from (select x.xid as ends, lag(x.xid + 1, 1, txid_snapshot_xmax(i_last)) over (order by x.xid) as begins
-              from (select xid from txid_snapshot_xip(now) xid where xid >= txid_snapshot_xmax(i_last)
+      from (select x.xid as ends, lag(x.xid + 1, 1, last_xmax) over (order by x.xid) as begins
+              from (select xid from txid_snapshot_xip(now) xid where xid >= last_xmax
                     union all
                     select txid_snapshot_xmax(now)) x (xid)) r
      where r.begins < r.ends;

@@ -154,9 +154,10 @@ $$;
 --     Drop a queue and all its events. Returns 1.
 --     x_force    drop it although consumers are attached
 --     Errors: no such queue; consumers attached and not x_force.
---     Writes retry_queue, tick, subscription, queue. Locks the queue's row, so nobody can register meanwhile; before it the
---     ticker's lock, in the ticker's order, because a tick reads the sequence and then the tables, which are dropped in
---     the other order; then the parent table before its children, as writers and readers do.
+--     Writes retry_queue, tick, subscription, queue. Locks, in an order in which nobody waits for us while we wait for him:
+--     1. the ticker's lock, which a tick takes first; 2. the queue's row, so that nobody can register meanwhile;
+--     3. the tables against writers, who draw from the sequence later; 4. the sequence against those who read it and then the
+--     tables (pgcascade.queues_due()); 5. the tables against readers, the parent before its children, as readers do.
 create function pgq.drop_queue(x_queue_name text, x_force bool) returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -188,6 +189,10 @@ begin
     delete from pgq.tick where tick_queue = q.queue_id;
     delete from pgq.queue where queue_id = q.queue_id;
     perform pgcascade.wake_waiters(q.queue_id);
+
+    execute format('lock table %s in share row exclusive mode', q.queue_data_pfx);
+    -- Changes nothing; LOCK does not take sequences.
+    execute format('alter sequence %s owned by none', q.queue_event_seq);
 
     -- One statement without CASCADE: what users built on these tables is not dropped silently.
     select string_agg(i.inhrelid::regclass::text, ', ' order by i.inhrelid) into tables

@@ -36,10 +36,13 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     last pgq.tick;
+    last_xmax bigint;
     snap txid_snapshot;
 begin
     perform pgcascade.check_queue(i_queue_id);
     select * into last from pgq.tick where tick_queue = i_queue_id order by tick_id desc limit 1;
+    -- A big snapshot is compressed: nothing below unpacks it once per transaction in it.
+    last_xmax := txid_snapshot_xmax(last.tick_snapshot);
     snap := txid_current_snapshot();
 
     -- A snapshot from before the last one means that transaction ids went backwards: the queue was restored into a
@@ -52,9 +55,9 @@ begin
             hint = 'The queue comes from another cluster or from its future. Create it anew, or move this cluster''s '
                    'next transaction id beyond the old one with pg_resetwal -x and -e.';
     elsif txid_snapshot_xmax(last.tick_snapshot) > txid_snapshot_xmax(snap)
-          or exists (select from txid_snapshot_xip(snap) xid
-                      where xid < txid_snapshot_xmax(last.tick_snapshot)
-                        and txid_visible_in_snapshot(xid, last.tick_snapshot))
+          or exists (select xid from txid_snapshot_xip(snap) xid where xid < last_xmax
+                     except
+                     select txid_snapshot_xip(last.tick_snapshot))
     then
         raise exception using errcode = 'object_not_in_prerequisite_state',
             message = format('Dubious PgQ state: old xmax=%s, cur txid=%s',

@@ -190,6 +190,17 @@ impl Cluster {
         );
     }
 
+    /// A program of the server run as the user it runs as, to its end.
+    pub(crate) fn run(&self, program: &[&str]) {
+        let mut arguments = vec!["run"];
+        arguments.extend_from_slice(program);
+        script_run(&arguments, &self.dir);
+    }
+
+    pub(crate) fn stop(&self) {
+        script_run(&["stop"], &self.dir);
+    }
+
     /// What the server logged so far.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.dir.join("log")).unwrap_or_default()
