@@ -15,6 +15,8 @@ mod progress;
 #[cfg(test)]
 mod reference;
 mod replay;
+#[cfg(test)]
+mod rules;
 mod shutdown;
 mod status;
 mod tail;
