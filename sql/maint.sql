@@ -40,6 +40,12 @@ begin
       from pgq.queue q cross join unnest(q.queue_extra_maint) with ordinality e (func, position)
      order by q.queue_name, e.position;
 
+    if pgcascade.positions_bloated() then
+        func_name := 'pgcascade.compact_positions';
+        func_arg := null;
+        return next;
+    end if;
+
     return query
     select 'vacuum', v.v from pgq.maint_tables_to_vacuum() v;
 end

@@ -374,6 +374,20 @@ set search_path = pg_catalog, pg_temp
 return true;
 
 ---------------------------------------------------------------------------------------------------------------------------
+-- Compaction (compact.sql): rows that every snapshot sees cannot be written from here, so positions are left as they are
+
+create or replace function pgcascade.put_frozen(i_table regclass, i_row record) returns void
+language plpgsql volatile strict
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    raise exception using errcode = 'feature_not_supported',
+        message = 'the plain version cannot store rows that every snapshot sees',
+        hint = 'Go back to the native functions with pgcascade.native.sql.';
+end
+$$;
+
+---------------------------------------------------------------------------------------------------------------------------
 -- Names and values as text (pgext/wire)
 
 -- pgcascade.plain_name(1)

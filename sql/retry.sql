@@ -118,6 +118,7 @@ $$;
 --     Writes pgq.retry_queue.
 create function pgq.batch_retry(i_batch_id bigint, i_retry_seconds integer) returns integer
 language plpgsql volatile security definer
+set jit = off
 set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -132,13 +133,14 @@ begin
     end if;
     perform pgcascade.check_consumer(sub.sub_queue, sub.sub_consumer);
 
-    insert into pgq.retry_queue (ev_retry_after, ev_queue, ev_id, ev_time, ev_owner, ev_retry,
-                                 ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4)
-    select now() + make_interval(secs => i_retry_seconds), sub.sub_queue,
-           e.ev_id, e.ev_time, sub.sub_id, coalesce(e.ev_retry, 0) + 1,
-           e.ev_type, e.ev_data, e.ev_extra1, e.ev_extra2, e.ev_extra3, e.ev_extra4
-      from pgq.get_batch_events(i_batch_id) e
-    on conflict (ev_owner, ev_id) do nothing;
+    -- Not by pgq.get_batch_events(): its cap is about what is sent to clients.
+    execute 'insert into pgq.retry_queue (ev_retry_after, ev_queue, ev_id, ev_time, ev_owner, ev_retry,'
+            ' ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4)'
+            ' select now() + make_interval(secs => $1), $2, e.ev_id, e.ev_time, $3, coalesce(e.ev_retry, 0) + 1,'
+            ' e.ev_type, e.ev_data, e.ev_extra1, e.ev_extra2, e.ev_extra3, e.ev_extra4'
+            ' from (' || pgq.batch_event_sql(i_batch_id) || ') e'
+            ' on conflict (ev_owner, ev_id) do nothing'
+      using i_retry_seconds, sub.sub_queue, sub.sub_id;
     get diagnostics result = row_count;
     return result;
 end
@@ -186,7 +188,8 @@ $$;
 -- pgq.maint_retry_events()
 --     Insert events whose time has come into their queues again. Returns how many: call it until it returns 0.
 --     When none is left it delivers delayed events (delayed.sql), so that those who run maintenance from outside do too.
---     Ten at a time keeps the transactions short. The lock keeps a second session from inserting the same events.
+--     500 at a time keeps the transactions short, and the calls few: each walks past all that were put back before and
+--     that vacuum could not remove yet. The lock keeps a second session from inserting the same events.
 --     Events of a queue that takes no inserts stay, so that they do not stop those of the others.
 --     Writes pgq.retry_queue, pgcascade.delayed_event and event tables.
 create function pgq.maint_retry_events() returns integer
@@ -206,7 +209,7 @@ begin
            and (not q.queue_disable_insert or current_setting('session_replication_role') = 'replica')
            and q.queue_id not in (select m.queue_id from pgcascade.restored_queue m)
          order by r.ev_retry_after
-         limit 10
+         limit 500
     loop
         perform pgq.insert_event_raw(ev.queue_name, ev.ev_id, ev.ev_time, ev.ev_owner, ev.ev_retry,
                                      ev.ev_type, ev.ev_data, ev.ev_extra1, ev.ev_extra2, ev.ev_extra3, ev.ev_extra4);

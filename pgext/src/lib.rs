@@ -5,6 +5,7 @@
 //! - [`worker`] runs the ticker of each database; it needs the library in `shared_preload_libraries`.
 //! - [`wait`] lets a consumer wait for its next batch.
 //! - [`lock`] has the ticker's locks.
+//! - [`compact`] puts rows back into a table that maintenance rewrites.
 //! - [`recall`] remembers where the events of a batch are, for retrying them one by one.
 //! - [`guc`] holds the settings, [`pg`] what we need of the server beyond pgrx and what differs between its versions.
 //!
@@ -14,6 +15,7 @@
 compile_error!("a server ERROR passes through this library as a panic: build it with panic = \"unwind\"");
 
 mod capture;
+mod compact;
 mod guc;
 mod insert;
 mod lock;

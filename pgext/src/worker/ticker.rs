@@ -18,6 +18,9 @@ use crate::{guc, lock};
 
 /// Longest time between two looks at the queues: idle ticks and limits in time fall due without a commit.
 const LOOK: Duration = Duration::from_secs(1);
+/// Shortest time between two looks at the size of the tables of positions. They grow with each batch, and while somebody holds
+/// back vacuum every read of a position walks through what they have grown by.
+const COMPACT: Duration = Duration::from_millis(250);
 
 /// What the ticker sets for itself, whatever the database or the role says: it must not wait or stop for reasons meant for
 /// applications, and it needs a new snapshot per statement.
@@ -159,6 +162,7 @@ fn run(database: pg_sys::Oid, settings: String) -> End {
     let mut settings_read = Instant::now();
     let mut maintained: Option<Instant> = None;
     let mut deliveries = Deliveries::default();
+    let mut compacted = Instant::now();
     loop {
         let look = Instant::now();
         let mut next = LOOK;
@@ -204,6 +208,12 @@ fn run(database: pg_sys::Oid, settings: String) -> End {
         if maintained.is_none_or(|last| last.elapsed() >= guc::maint_interval()) {
             maintained = Some(Instant::now());
             maintain(&mut log);
+        }
+        if compacted.elapsed() >= COMPACT {
+            compacted = Instant::now();
+            log.unit("compact the positions", || {
+                Spi::run("select pgcascade.compact_positions()")
+            });
         }
         // Workers have to do this themselves; autovacuum of the tick table depends on it.
         // SAFETY: outside of any transaction, as the server wants it.
