@@ -248,7 +248,8 @@ $$;
 
 -- pgq.get_batch_events(1)
 --     The events of an open batch, ordered by event id.
---     Errors: no such batch; the consumer belongs to another role. Takes share locks on the queue's event tables, which keep rotation away.
+--     Errors: no such batch; the consumer belongs to another role; more than the cap on one read (page.sql), which is found
+--     before more than that is kept. Takes share locks on the queue's event tables, which keep rotation away.
 --     Event tables are never analyzed, so that for a big one the planner believes in work that would pay for compiling
 --     the query; it does not.
 create function pgq.get_batch_events(
@@ -260,8 +261,25 @@ language plpgsql volatile
 set jit = off
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    caps constant record := pgcascade.read_caps();
+    events bigint := 0;
+    bytes bigint := 0;
 begin
-    return query execute pgq.batch_event_sql(x_batch_id);
+    if caps.max_events is null and caps.max_bytes is null then
+        return query execute pgq.batch_event_sql(x_batch_id);
+        return;
+    end if;
+    for ev_id, ev_time, ev_txid, ev_retry, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4 in
+        execute pgq.batch_event_sql(x_batch_id)
+    loop
+        events := events + 1;
+        bytes := bytes + pgcascade.event_bytes(ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4);
+        if events > caps.max_events or bytes > caps.max_bytes then
+            perform pgcascade.check_read(x_batch_id, events, bytes, caps.max_events, caps.max_bytes);
+        end if;
+        return next;
+    end loop;
 end
 $$;
 
@@ -273,6 +291,7 @@ $$;
 --     Nothing is opened when one of the first three is null.
 --     The condition runs with the rights and, unlike all other functions here, with the search_path of the caller,
 --     who may name functions in it; what this function itself names is therefore qualified.
+--     The first rows count against the cap on one read (page.sql). What is fetched later is the client's own choice.
 create function pgq.get_batch_cursor(
     in i_batch_id bigint, in i_cursor_name text, in i_quick_limit int4, in i_extra_where text,
     out ev_id bigint, out ev_time timestamptz, out ev_txid bigint, out ev_retry int4, out ev_type text,
@@ -284,6 +303,9 @@ as $$
 declare
     cursor_name constant pg_catalog.text := pg_catalog.quote_ident(i_cursor_name);
     events pg_catalog.text;
+    caps constant pg_catalog.record := pgcascade.read_caps();
+    bytes pg_catalog.int8 := 0;
+    fetched pg_catalog.int8;
 begin
     if i_batch_id is null or i_cursor_name is null or i_quick_limit is null then
         return;
@@ -294,7 +316,20 @@ begin
         events := pg_catalog.format(E'select * from (%s) ev where (%s\n) order by 1', events, i_extra_where);
     end if;
     execute pg_catalog.format('declare %s no scroll cursor for %s', cursor_name, events);
-    return query execute pg_catalog.format('fetch %s from %s', i_quick_limit, cursor_name);
+    if caps.max_events is null and caps.max_bytes is null then
+        return query execute pg_catalog.format('fetch %s from %s', i_quick_limit, cursor_name);
+        return;
+    end if;
+    for nr in 1 .. i_quick_limit loop
+        execute pg_catalog.format('fetch next from %s', cursor_name)
+           into ev_id, ev_time, ev_txid, ev_retry, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4;
+        get diagnostics fetched = row_count;
+        exit when fetched operator(pg_catalog.=) 0;
+        bytes := bytes operator(pg_catalog.+)
+                 pgcascade.event_bytes(ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4);
+        perform pgcascade.check_read(i_batch_id, nr, bytes, caps.max_events, caps.max_bytes);
+        return next;
+    end loop;
 end
 $$;
 

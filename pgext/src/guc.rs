@@ -18,6 +18,8 @@ static TICK_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(10);
 static MAINT_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(120);
 static RETRY_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(30);
 static FIXED_OUTPUT: GucSetting<bool> = GucSetting::<bool>::new(true);
+static MAX_BATCH_EVENTS: GucSetting<i32> = GucSetting::<i32>::new(0);
+static MAX_BATCH_BYTES: GucSetting<i32> = GucSetting::<i32>::new(0);
 static CONSUMER_OWNERSHIP: GucSetting<bool> = GucSetting::<bool>::new(true);
 static QUEUE_NAME_PATTERN: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static MAX_QUEUES: GucSetting<i32> = GucSetting::<i32>::new(0);
@@ -94,6 +96,26 @@ pub(crate) fn init() {
         1_000_000,
         GucContext::Suset,
         GucFlags::empty(),
+    );
+    GucRegistry::define_int_guc(
+        c"pgcascade.max_batch_events",
+        c"Most events that one read of a batch may return; 0: any number.",
+        c"A read that would return more is an error; pgcascade.get_batch_page() reads such a batch in parts.",
+        &MAX_BATCH_EVENTS,
+        0,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::empty(),
+    );
+    GucRegistry::define_int_guc(
+        c"pgcascade.max_batch_bytes",
+        c"Most bytes of text that one read of a batch may return; 0: any number.",
+        c"As pgcascade.max_batch_events. The texts of an event count, not the client's overhead.",
+        &MAX_BATCH_BYTES,
+        0,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::UNIT_KB,
     );
     // SAFETY: the prefix is a NUL-terminated literal, and all settings under it are defined above.
     unsafe {
