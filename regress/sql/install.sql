@@ -59,3 +59,47 @@ drop extension pgcascade;
 alter role pgq_writer superuser;
 create extension pgcascade;
 rollback;
+begin;
+drop extension pgcascade;
+alter role pgq_admin bypassrls;
+create extension pgcascade;
+rollback;
+-- Nor is one that somebody used for something else.
+begin;
+drop extension pgcascade;
+create table install_owned ();
+alter table install_owned owner to pgq_reader;
+create extension pgcascade;
+rollback;
+
+-- What somebody put into public is not called by the script, which runs as superuser: these would fit better than the
+-- built-in ones. The script finds schema pg_catalog only.
+begin;
+drop extension pgcascade;
+create table install_evil (what text);
+create function public.evil(name, text) returns boolean language plpgsql as
+    $$ begin insert into public.install_evil values ('operator as ' || current_user); return true; end $$;
+create operator public.= (leftarg = name, rightarg = text, function = public.evil);
+create function public.format(text, text) returns text language plpgsql as
+    $$ begin insert into public.install_evil values ('format as ' || current_user); return 'select 1'; end $$;
+create function public.now() returns timestamptz language plpgsql as
+    $$ begin insert into public.install_evil values ('now as ' || current_user); return null; end $$;
+create type public.txid_snapshot as (evil integer);
+create table public.queue (); create table public.pg_roles ();
+set local search_path = public, pg_catalog;
+create extension pgcascade;
+select pgq.create_queue('install_evil');
+select pgq.register_consumer('install_evil', 'c');
+select * from install_evil;
+rollback;
+-- Nor are tables, functions and types of these names taken over, in whichever of our schemas they wait.
+begin; drop extension pgcascade; create schema pgq_coop; create extension pgcascade; rollback;
+begin; drop extension pgcascade; create schema pgq_node; create extension pgcascade; rollback;
+begin; drop extension pgcascade; create schema pgq_ext; create extension pgcascade; rollback;
+
+-- The script itself replaces nothing, skips nothing that is there, and has nothing put into it.
+select pg_read_file(c.setting || '/extension/pgcascade--' || e.extversion || '.sql') as script
+  from pg_config c, pg_extension e where c.name = 'SHAREDIR' and e.extname = 'pgcascade' \gset
+select length(:'script') > 100000 as read;
+select line from regexp_split_to_table(regexp_replace(:'script', '--[^\n]*', '', 'g'), '\n') line
+ where line ~* '\mor\s+replace\M' or line ~* '\m(create|add)\M.*\mif\s+not\s+exists' or line ~ '@';

@@ -1,8 +1,8 @@
 //! Trigger arguments that are SQL: `when=EXPR`, `ev_data=EXPR` and their like, over the columns of the row.
 //!
 //! They run with the rights of the table's owner, restricted as in index expressions, and with a fixed search_path, so that
-//! whoever writes to the table can neither gain rights nor lend theirs. Whoever may make triggers on a table (its owner,
-//! and those with the TRIGGER privilege) can thereby act as the owner, as with any trigger function the owner fires.
+//! whoever writes to the table can neither gain rights nor lend theirs. An event trigger sees to it that nobody but the owner
+//! brings expressions, since the TRIGGER privilege alone lets a role make triggers (sql/capture.sql).
 //!
 //! The expression sees the row's columns by name as SQL does. A name with capital letters is also found without quotes,
 //! unless that would be another column: PgQ matches names to the letter.
