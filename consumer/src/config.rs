@@ -55,6 +55,13 @@ pub(crate) struct ReplaySettings {
     /// 4194304].
     #[arg(long, value_name = "BYTES")]
     pub(crate) chunk_bytes: Option<u64>,
+    /// How many sessions at each end copy tables at the same time: 1 to 64 [default: 2].
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) jobs: Option<u64>,
+    /// Tables that are larger than twice this are copied in chunks of about so many bytes, each of which is done once
+    /// whatever happens: 65536 to 1099511627776 [default: 67108864].
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) copy_chunk_bytes: Option<u64>,
     /// Seconds after which the provider is asked for a batch although no notification came: 1 to 3600 [default: 1].
     #[arg(long, value_name = "SECONDS")]
     pub(crate) poll_interval: Option<u64>,
@@ -87,6 +94,10 @@ pub(crate) struct ReplayConfig {
     pub(crate) until_caught_up: bool,
     /// How many bytes of events are held before they are sent to the subscriber.
     pub(crate) chunk_bytes: usize,
+    /// How many sessions at each end copy.
+    pub(crate) jobs: usize,
+    /// How large a chunk of a copied table is, about.
+    pub(crate) copy_chunk_bytes: u64,
     /// How often the provider is asked for a batch when no notification comes.
     pub(crate) poll_interval: Duration,
     /// The longest pause between two attempts to connect.
@@ -120,6 +131,8 @@ impl ReplaySettings {
             truncate: self.truncate.or(file.truncate),
             until_caught_up: self.until_caught_up.or(file.until_caught_up),
             chunk_bytes: self.chunk_bytes.or(file.chunk_bytes),
+            jobs: self.jobs.or(file.jobs),
+            copy_chunk_bytes: self.copy_chunk_bytes.or(file.copy_chunk_bytes),
             poll_interval: self.poll_interval.or(file.poll_interval),
             retry_max: self.retry_max.or(file.retry_max),
         }
@@ -163,6 +176,13 @@ impl ReplaySettings {
             truncate,
             until_caught_up: self.until_caught_up.unwrap_or(false),
             chunk_bytes: usize::try_from(chunk_bytes).unwrap_or(4 << 20),
+            jobs: usize::try_from(within("jobs", self.jobs.unwrap_or(2), 1, 64)?).unwrap_or(1),
+            copy_chunk_bytes: within(
+                "copy-chunk-bytes",
+                self.copy_chunk_bytes.unwrap_or(64 << 20),
+                64 << 10,
+                1 << 40,
+            )?,
             poll_interval: seconds("poll-interval", self.poll_interval, 1)?,
             retry_max: seconds("retry-max", self.retry_max, 30)?,
         })

@@ -1,6 +1,6 @@
 //! How far the work is, for a person who looks on and for a log.
 //!
-//! On a terminal: one bar for the table that is being copied (rows, bytes, rate, time left) and one line for replay
+//! On a terminal: one bar for each table that is being copied (rows, bytes, rate, time left) and one line for replay
 //! (lag in ticks, events and seconds, events per second). Otherwise: log lines, at most one every few seconds however
 //! many batches there are, so that a log of a busy day stays readable. At the end one line sums up. Called by the
 //! replay engine from any thread; a call costs a lock and no more, and never fails: progress that cannot be shown must
@@ -48,7 +48,7 @@ struct Shared {
     bars: Option<Bars>,
     /// Lines are wanted as well; never together with bars.
     lines: bool,
-    copying: Option<Copying>,
+    copying: Vec<Copying>,
     tally: Tally,
 }
 
@@ -59,7 +59,7 @@ impl Progress {
         let shared = Shared {
             bars: bars.then(Bars::new),
             lines: !bars && !args.quiet,
-            copying: None,
+            copying: Vec::new(),
             tally: Tally::new(Instant::now()),
         };
         Self {
@@ -78,19 +78,17 @@ impl Progress {
         if shared.lines {
             tracing::info!(table, rows_estimate, bytes_estimate, "copy starts");
         }
-        shared.copying = Some(Copying::new(table, rows_estimate, Instant::now()));
+        shared.copying.retain(|copying| copying.table != table);
+        shared.copying.push(Copying::new(table, rows_estimate, Instant::now()));
     }
 
     /// So many more rows and bytes of that table arrived (since the last call, not in all).
-    pub(crate) fn copied(&self, rows: u64, bytes: u64) {
+    pub(crate) fn copied(&self, table: &str, rows: u64, bytes: u64) {
         let mut shared = self.lock();
         let Shared {
-            bars,
-            lines,
-            copying: Some(copying),
-            ..
-        } = &mut *shared
-        else {
+            bars, lines, copying, ..
+        } = &mut *shared;
+        let Some(copying) = copying.iter_mut().find(|copying| copying.table == table) else {
             return;
         };
         let now = Instant::now();
@@ -110,9 +108,12 @@ impl Progress {
     }
 
     /// The table is there.
-    pub(crate) fn copy_done(&self) {
+    pub(crate) fn copy_done(&self, table: &str) {
         let mut shared = self.lock();
-        let Some(copying) = shared.copying.take() else { return };
+        let Some(at) = shared.copying.iter().position(|copying| copying.table == table) else {
+            return;
+        };
+        let copying = shared.copying.remove(at);
         let now = Instant::now();
         if let Some(bars) = &mut shared.bars {
             bars.copy_done(&copying, now);

@@ -1,5 +1,6 @@
 //! The bars on a terminal. indicatif redraws at most some twenty times a second, however often a position is set.
 
+use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -35,7 +36,8 @@ pub(crate) fn clear() {
 /// The lines that are shown.
 pub(super) struct Bars {
     all: MultiProgress,
-    copy: Option<ProgressBar>,
+    /// By table.
+    copies: HashMap<String, ProgressBar>,
     replay: Option<ProgressBar>,
     rate: f64,
 }
@@ -46,7 +48,7 @@ impl Bars {
         *ON_SCREEN.lock().unwrap_or_else(PoisonError::into_inner) = Some(all.clone());
         Self {
             all,
-            copy: None,
+            copies: HashMap::new(),
             replay: None,
             rate: 0.0,
         }
@@ -57,11 +59,16 @@ impl Bars {
             Some(rows) => ProgressBar::new(rows).with_style(style("copy {prefix} [{bar:24}] {msg}")),
             None => ProgressBar::new_spinner().with_style(style("copy {prefix} {spinner} {msg}")),
         };
-        self.copy = Some(self.all.add(bar.with_prefix(table.to_owned())));
+        let bar = self.all.add(bar.with_prefix(table.to_owned()));
+        if let Some(old) = self.copies.insert(table.to_owned(), bar) {
+            self.all.remove(&old);
+        }
     }
 
     pub(super) fn copied(&mut self, copying: &Copying, now: Instant) {
-        let Some(bar) = &self.copy else { return };
+        let Some(bar) = self.copies.get(&copying.table) else {
+            return;
+        };
         if bar.length().is_some_and(|length| length < copying.rows) {
             bar.set_length(copying.rows);
         }
@@ -77,7 +84,7 @@ impl Bars {
     }
 
     pub(super) fn copy_done(&mut self, copying: &Copying, now: Instant) {
-        if let Some(bar) = self.copy.take() {
+        if let Some(bar) = self.copies.remove(&copying.table) {
             self.all.remove(&bar);
         }
         // A table that is done becomes a line above the bars.
@@ -114,7 +121,7 @@ impl Bars {
 
 impl Drop for Bars {
     fn drop(&mut self) {
-        for bar in [self.copy.take(), self.replay.take()].into_iter().flatten() {
+        for bar in self.copies.drain().map(|(_, bar)| bar).chain(self.replay.take()) {
             bar.finish_and_clear();
         }
     }

@@ -16,7 +16,6 @@ use tokio_postgres::{Client, CopyInSink, Statement};
 use wire::event_type::Operation;
 
 use super::chunk::{Chunk, Row, Shape};
-use super::collapse::Freedom;
 use super::setup::Target;
 use super::statement::{self, RowSql, Text, Texts};
 use super::table::Table;
@@ -56,8 +55,6 @@ impl From<Error> for Failure {
 /// Applies chunks to one session. Lives as long as that session, for the sake of the prepared statements.
 pub(super) struct Applier {
     tables: Vec<Arc<Table>>,
-    /// What may be done to the order of a table's changes; only where the decoder did it are rows applied as sets.
-    freedom: Vec<Freedom>,
     prepared: HashMap<usize, Prepared>,
     /// None: not to be applied that way.
     sets: HashMap<usize, Option<Prepared>>,
@@ -84,10 +81,6 @@ impl Applier {
     pub(super) fn new(targets: &[Target]) -> Self {
         Self {
             tables: targets.iter().map(|target| Arc::clone(&target.subscriber)).collect(),
-            freedom: targets
-                .iter()
-                .map(|target| Freedom::of(&target.subscriber, target.provider.primary_key()))
-                .collect(),
             prepared: HashMap::new(),
             sets: HashMap::new(),
             copies: HashMap::new(),
@@ -122,12 +115,16 @@ impl Applier {
                     at += run;
                     continue;
                 }
-                Operation::Insert if !careful && (continues || run >= COPY_FROM) && !shape.columns.is_empty() => {
+                Operation::Insert
+                    if !careful && !shape.settling && (continues || run >= COPY_FROM) && !shape.columns.is_empty() =>
+                {
                     self.drain(chunk, &mut waiting, 0).await?;
                     self.copy(client, chunk, rows).await?;
                 }
                 Operation::Update | Operation::Delete
-                    if !careful && run >= SET_FROM && self.set(client, chunk, shape, &mut waiting).await? =>
+                    if chunk.net[shape.table]
+                        && run >= SET_FROM
+                        && self.set(client, chunk, shape, &mut waiting).await? =>
                 {
                     let Some(Some(set)) = self.sets.get(&shape.id).cloned() else {
                         continue;
@@ -215,6 +212,7 @@ impl Applier {
         };
         match result {
             Ok(1) => Ok(()),
+            Ok(0) if chunk.shape(row).settling => Ok(()),
             Ok(count) => {
                 let table = &self.tables[chunk.shape(row).table].name;
                 let sentence = format!(
@@ -336,8 +334,7 @@ impl Applier {
             return Ok(set.is_some());
         }
         let table = &self.tables[shape.table];
-        let free = shape.by_primary_key && self.freedom[shape.table] == Freedom::Net;
-        let set = match free.then(|| statement::set_sql(shape, table)).flatten() {
+        let set = match statement::set_sql(shape, table) {
             Some(row_sql) => {
                 self.drain(chunk, waiting, 0).await?;
                 Some(prepared(client, shape, table, row_sql).await?)

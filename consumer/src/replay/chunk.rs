@@ -23,6 +23,9 @@ pub(super) struct Shape {
     pub(super) key: Vec<usize>,
     /// Whether it is the provider's primary key, which it is unless the trigger was told otherwise.
     pub(super) by_primary_key: bool,
+    /// The copy may hold these changes already, and later ones too: an insert of a row that is there replaces it, and a
+    /// row that is not there need not be updated or deleted.
+    pub(super) settling: bool,
     /// The event type as it came.
     pub(super) event_type: Vec<u8>,
     /// The names as they come in the event, and whether the value is kept.
@@ -50,6 +53,8 @@ impl Row {
 pub(super) struct Chunk {
     pub(super) rows: Vec<Row>,
     pub(super) shapes: Vec<Arc<Shape>>,
+    /// Of each table: whether its rows are the net effect of a chunk, with at most one update or delete of a row.
+    pub(super) net: Vec<bool>,
     values: Vec<u8>,
     /// Start and end in `values`; `NULL` for both is NULL.
     fields: Vec<(u32, u32)>,
@@ -139,6 +144,7 @@ pub(super) mod tests {
                 columns: columns.iter().map(|&name| name.to_owned()).collect(),
                 key: key.to_vec(),
                 by_primary_key: true,
+                settling: false,
                 event_type: Vec::new(),
                 names: Vec::new(),
             })

@@ -66,6 +66,7 @@ impl Collapse {
     pub(super) fn run(&mut self, chunk: &mut Chunk, freedom: &[Freedom]) {
         let rows = mem::take(&mut chunk.rows);
         let mut out = Vec::with_capacity(rows.len());
+        chunk.net = freedom.iter().map(|freedom| *freedom == Freedom::Net).collect();
         self.pending.resize_with(freedom.len(), Vec::new);
         for row in rows {
             let shape = chunk.shape(&row);
@@ -92,10 +93,11 @@ impl Collapse {
         chunk.rows = out;
     }
 
-    fn flush(&mut self, chunk: &Chunk, out: &mut Vec<Row>) {
+    fn flush(&mut self, chunk: &mut Chunk, out: &mut Vec<Row>) {
         for table in mem::take(&mut self.touched) {
             let rows = &mut self.pending[table];
             if !self.net.of(chunk, rows, out) {
+                chunk.net[table] = false;
                 out.append(rows);
             }
             rows.clear();

@@ -1,35 +1,91 @@
 //! The rows that were there before capture began.
 //!
-//! One table at a time, one transaction on each end. On the provider the table is locked (ACCESS SHARE) before the
-//! snapshot is taken: a TRUNCATE between the two would otherwise leave the copy empty and yet be older than the
-//! snapshot's events. The triggers are committed by then, so every change that the snapshot does not see is in the
-//! queue; the snapshot is recorded, in the transaction that stores the rows, for the stream to leave out what it does
-//! see. COPY's own text goes through as it is, nothing is decoded. A crash rolls back one table's copy, and only that
-//! is repeated.
+//! A table is copied whole or, if it is large, in chunks: ranges of its primary key (plan.rs). Each is one transaction at
+//! each end, short, with a snapshot of its own; several are on their way at once, in sessions of their own (worker.rs).
+//! A crash loses what was on its way and nothing that was committed.
+//!
+//! Why that is right. The triggers are committed before, so every change that a snapshot does not see is in the
+//! queue. A table that is copied whole has one snapshot, recorded with its rows; the stream leaves out what it sees. For a
+//! table in chunks two are recorded: `from`, taken before the first chunk, and `to`, taken after the last. What `from` sees,
+//! every chunk holds; what `to` does not see, none does. In between it depends on the row's chunk, which the stream need not
+//! know: it applies these changes in a way that does not mind a row which is there already, or not there (chunk.rs,
+//! `settling`). A row that nobody changed in between is in exactly one chunk, as its key does not change without an event;
+//! one that somebody changed ends as its last event says. That takes a key, and no other constraint between rows: with one,
+//! an older version of a row may for a moment stand in the way of a newer one of another row. Such tables are copied whole.
+//!
+//! On the provider a table is locked (ACCESS SHARE) before a snapshot is taken: a TRUNCATE between the two would otherwise
+//! leave the copy empty and yet be older than the snapshot's events. COPY's own text goes through as it is.
 
-use std::pin::pin;
+mod plan;
+mod worker;
 
-use bytes::{Bytes, BytesMut};
-use futures_util::{SinkExt, StreamExt};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
 use super::Memory;
-use super::create;
+use super::position::Who;
 use super::preflight;
 use super::setup::{Ready, Target};
-use super::table::{self, Table, quoted};
-use super::table_state::{self, State};
+use super::table::{Name, Table, quoted};
+use super::table_state::{Copied, State};
 use crate::config::ReplayConfig;
-use crate::connect::End;
 use crate::error::{Doing, Error, Result};
-use crate::failpoint::failpoint;
 use crate::progress::Progress;
 use crate::shutdown::Shutdown;
 
-/// Rows are gathered up to this many bytes before they are sent on: one message, one system call.
-const PIECE_BYTES: usize = 64 * 1024;
+/// One table that is being copied.
+struct Job {
+    /// Which target.
+    target: usize,
+    provider: Arc<Table>,
+    subscriber: Arc<Table>,
+    /// The columns that both ends store, quoted for SQL.
+    columns: String,
+    /// The snapshot from before the first chunk; None for a table that is copied whole.
+    from: Option<String>,
+    /// Pieces that are not done.
+    left: AtomicUsize,
+}
 
-/// Copies every table that has no copy. Returns false if a shutdown came in between; the table at hand is rolled back
+/// What a worker does in one transaction.
+struct Piece {
+    job: Arc<Job>,
+    /// None: the whole table.
+    chunk: Option<plan::Chunk>,
+}
+
+/// What the workers share.
+struct Shared {
+    pieces: Mutex<VecDeque<Piece>>,
+    config: ReplayConfig,
+    who: Who,
+    shutdown: Shutdown,
+    /// One of them failed: the others stop as they would for a shutdown.
+    failed: AtomicBool,
+}
+
+impl Shared {
+    fn next(&self) -> Option<Piece> {
+        self.pieces.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+
+    fn stopping(&self) -> bool {
+        self.shutdown.requested() || self.failed.load(Ordering::Relaxed)
+    }
+}
+
+/// What the workers report.
+enum Report {
+    Rows { target: usize, rows: u64, bytes: u64 },
+    Copied { target: usize, copied: Copied },
+}
+
+/// Copies every table that has no copy. Returns false if a shutdown came in between; what was on its way is rolled back
 /// then.
 pub(super) async fn copy_missing(
     ready: &mut Ready,
@@ -38,71 +94,113 @@ pub(super) async fn copy_missing(
     progress: &Progress,
     memory: &mut Memory,
 ) -> Result<bool> {
-    let Ready {
-        provider,
-        subscriber,
-        who,
-        targets,
-        ..
-    } = ready;
-    for target in targets.iter_mut().filter(|target| target.state == State::InCopy) {
-        if shutdown.requested() {
-            return Ok(false);
-        }
-        let name = target.provider.name.clone();
-        let s = &subscriber.client;
-        progress.copy_started(&name.to_string(), target.provider.rows, Some(target.provider.bytes));
-        s.batch_execute("begin")
-            .await
-            .doing(|| "begin a transaction on the subscriber".to_owned())?;
-        empty(s, target, config).await?;
-        let Some(copied) = pipe(&provider.client, s, target, shutdown, progress).await? else {
-            s.batch_execute("rollback")
-                .await
-                .doing(|| format!("roll back the copy of table {name}"))?;
-            tracing::info!(table = %name, "copy rolled back, as the process is to stop; it starts again at the next start");
-            return Ok(false);
+    let mut pieces = VecDeque::new();
+    for (i, target) in ready.targets.iter().enumerate() {
+        let planned = match &target.state {
+            State::InCopy if shutdown.requested() => return Ok(false),
+            State::InCopy => plan::make(ready, target, config).await?,
+            State::InChunks(_) => plan::load(ready, target).await?,
+            State::CatchingUp(_) | State::Ok => continue,
         };
-        if config.create {
-            make_later_indexes(s, target).await?;
-        }
-        table_state::copied(s, who, &name, &copied.snapshot, copied.rows).await?;
-        s.batch_execute("commit")
-            .await
-            .doing(|| format!("commit the copy of table {name}"))?;
-        memory.advanced = true;
-        failpoint("after_copy_commit");
-        target.state = State::CatchingUp(copied.snapshot.parse().map_err(|error| {
-            Error::failure(format!(
-                "the provider's snapshot \"{}\" cannot be read: {error}",
-                copied.snapshot
-            ))
-        })?);
-        progress.copy_done();
-        // The planner must know that the table is not empty before updates look for rows. Without the right to it, a
-        // warning is all.
-        if let Err(error) = s
-            .batch_execute(&format!("analyze {}", target.subscriber.name.quoted()))
-            .await
-            .doing(|| format!("analyze table {name}"))
-        {
-            if error.is_transient() {
-                return Err(error);
+        let name = target.provider.name.to_string();
+        progress.copy_started(&name, target.provider.rows, Some(target.provider.bytes));
+        let (from, chunks) = match planned {
+            plan::Plan::Whole => (None, vec![None]),
+            plan::Plan::Chunks {
+                from,
+                chunks,
+                done_rows,
+            } => {
+                if done_rows > 0 {
+                    tracing::info!(
+                        table = name,
+                        rows = done_rows,
+                        chunks_left = chunks.len(),
+                        "going on with its copy"
+                    );
+                    progress.copied(&name, done_rows, 0);
+                }
+                (Some(from), chunks.into_iter().map(Some).collect())
             }
-            tracing::warn!(table = %name, "{error}");
+        };
+        let job = Arc::new(Job {
+            target: i,
+            provider: Arc::clone(&target.provider),
+            subscriber: Arc::clone(&target.subscriber),
+            columns: common_columns(&target.provider, &target.subscriber),
+            from,
+            left: AtomicUsize::new(chunks.len()),
+        });
+        if chunks.is_empty() {
+            // All chunks were there, and the end of the copy was not recorded.
+            job.left.store(1, Ordering::Relaxed);
+            pieces.push_back(Piece {
+                job,
+                chunk: Some(plan::Chunk::none()),
+            });
+            continue;
+        }
+        pieces.extend(chunks.into_iter().map(|chunk| Piece {
+            job: Arc::clone(&job),
+            chunk,
+        }));
+    }
+    if pieces.is_empty() {
+        return Ok(true);
+    }
+    let sessions = config.jobs.min(pieces.len());
+    let shared = Arc::new(Shared {
+        pieces: Mutex::new(pieces),
+        config: config.clone(),
+        who: ready.who.clone(),
+        shutdown: shutdown.clone(),
+        failed: AtomicBool::new(false),
+    });
+    let (sender, mut reports) = mpsc::channel(64);
+    let mut workers = JoinSet::new();
+    for number in 0..sessions {
+        workers.spawn(worker::work(Arc::clone(&shared), number, sender.clone()));
+    }
+    drop(sender);
+    while let Some(report) = reports.recv().await {
+        match report {
+            Report::Rows { target, rows, bytes } => {
+                progress.copied(&ready.targets[target].provider.name.to_string(), rows, bytes);
+            }
+            Report::Copied { target, copied } => {
+                let target: &mut Target = &mut ready.targets[target];
+                target.state = State::CatchingUp(copied);
+                memory.advanced = true;
+                progress.copy_done(&target.provider.name.to_string());
+            }
         }
     }
-    Ok(true)
-}
-
-struct Copied {
-    snapshot: String,
-    rows: u64,
+    let mut failure = None;
+    while let Some(outcome) = workers.join_next().await {
+        let outcome = outcome.unwrap_or_else(|error| Err(Error::failure(format!("a task that copies ended: {error}"))));
+        if let Err(error) = outcome {
+            // Of several the one that waiting does not help against.
+            match &failure {
+                Some(other) if !Error::is_transient(other) => {}
+                _ => failure = Some(error),
+            }
+        }
+    }
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    let all = ready
+        .targets
+        .iter()
+        .all(|target| matches!(target.state, State::CatchingUp(_) | State::Ok));
+    if !all {
+        tracing::info!("copy stopped; what was on its way is rolled back, the next start goes on");
+    }
+    Ok(all)
 }
 
 /// Makes sure that the copy goes into an empty table. Preflight looked already, but somebody may have written since.
-async fn empty(subscriber: &Client, target: &Target, config: &ReplayConfig) -> Result<()> {
-    let name = &target.subscriber.name;
+async fn empty(subscriber: &Client, name: &Name, config: &ReplayConfig) -> Result<()> {
     if config.truncate {
         return subscriber
             .batch_execute(&format!("truncate {}", name.quoted()))
@@ -119,91 +217,23 @@ async fn empty(subscriber: &Client, target: &Target, config: &ReplayConfig) -> R
     Ok(())
 }
 
-/// Moves the rows. None: a shutdown came in between.
-async fn pipe(
-    provider: &Client,
-    subscriber: &Client,
-    target: &Target,
-    shutdown: &Shutdown,
-    progress: &Progress,
-) -> Result<Option<Copied>> {
-    let from = &target.provider.name;
-    let to = &target.subscriber.name;
-    let read = || format!("copy table {from} from the provider");
-    let write = || format!("copy into table {to} of the subscriber");
-    let columns = common_columns(&target.provider, &target.subscriber);
+/// Begins a transaction on the provider with the table locked; returns the text of its snapshot.
+async fn begin_reading(provider: &Client, name: &Name) -> Result<String> {
+    let what = || format!("read table {name} of the provider");
     provider
         .batch_execute(&format!(
             "begin isolation level repeatable read, read only; lock table {} in access share mode",
-            from.quoted()
+            name.quoted()
         ))
         .await
-        .doing(read)?;
-    let snapshot: String = provider
+        .doing(what)?;
+    Ok(provider
         .query_one("select pg_catalog.pg_current_snapshot()::text", &[])
         .await
-        .doing(read)?
-        .get(0);
-    let mut rows = 0;
-    {
-        let mut source = pin!(
-            provider
-                .copy_out(&format!(
-                    "copy {} ({columns}) to stdout (encoding 'UTF8')",
-                    from.quoted()
-                ))
-                .await
-                .doing(read)?
-        );
-        let mut sink = pin!(
-            subscriber
-                .copy_in::<_, Bytes>(&format!(
-                    "copy {} ({columns}) from stdin (encoding 'UTF8')",
-                    to.quoted()
-                ))
-                .await
-                .doing(write)?
-        );
-        let mut piece = BytesMut::with_capacity(2 * PIECE_BYTES);
-        let mut rows_in_piece = 0;
-        loop {
-            let row = source.next().await.transpose().doing(read)?;
-            let at_end = row.is_none();
-            if let Some(row) = row {
-                // The server sends one row in each message.
-                piece.extend_from_slice(&row);
-                rows_in_piece += 1;
-            }
-            if piece.len() >= PIECE_BYTES || at_end {
-                rows += rows_in_piece;
-                progress.copied(rows_in_piece, piece.len() as u64);
-                rows_in_piece = 0;
-                sink.send(piece.split().freeze()).await.doing(write)?;
-                piece.reserve(2 * PIECE_BYTES);
-                failpoint("in_copy");
-            }
-            if at_end {
-                break;
-            }
-            if rows_in_piece == 0 && shutdown.requested() {
-                // Dropping the sink makes the server end its COPY with an error; the transactions are rolled back by
-                // the caller and by the end of the session.
-                return Ok(None);
-            }
-        }
-        let stored = sink.finish().await.doing(write)?;
-        if stored != rows {
-            return Err(Error::failure(format!(
-                "{rows} rows of table {from} were read, and {stored} were stored on the subscriber"
-            ))
-            .hint("A rule or trigger on the subscriber's table that fires always swallows rows: remove it."));
-        }
-    }
-    provider.batch_execute("commit").await.doing(read)?;
-    Ok(Some(Copied { snapshot, rows }))
+        .doing(what)?
+        .get(0))
 }
 
-/// The columns that both ends store, quoted for SQL.
 fn common_columns(provider: &Table, subscriber: &Table) -> String {
     let columns: Vec<String> = provider
         .columns
@@ -214,29 +244,14 @@ fn common_columns(provider: &Table, subscriber: &Table) -> String {
     columns.join(", ")
 }
 
-/// The plain indexes that --create left for after the copy. One that cannot be made is missed by queries, not by
-/// replay.
-async fn make_later_indexes(subscriber: &Client, target: &Target) -> Result<()> {
-    let name = target.subscriber.name.clone();
-    let fresh = table::inspect(subscriber, End::Subscriber, std::slice::from_ref(&name)).await?;
-    let Some(there) = fresh.get(&name) else { return Ok(()) };
-    for (index, definition) in create::later_indexes(&target.provider, there) {
-        let made = subscriber
-            .batch_execute(&format!(
-                "savepoint later_index; {definition}; release savepoint later_index"
-            ))
-            .await
-            .doing(|| format!("make index {index} on the subscriber"));
-        if let Err(error) = made {
-            if error.is_transient() {
-                return Err(error);
-            }
-            tracing::warn!("{error}");
-            subscriber
-                .batch_execute("rollback to savepoint later_index")
-                .await
-                .doing(|| format!("go on without index {index}"))?;
-        }
-    }
-    Ok(())
+/// The states of a copy, from texts of the provider's.
+fn copied(from: &str, to: Option<&str>) -> Result<Copied> {
+    let parse = |text: &str| {
+        text.parse()
+            .map_err(|error| Error::failure(format!("the provider's snapshot \"{text}\" cannot be read: {error}")))
+    };
+    Ok(Copied {
+        from: parse(from)?,
+        to: to.map(parse).transpose()?,
+    })
 }

@@ -71,7 +71,7 @@ pub(super) async fn provider(
         }
         let to_copy = match states.get(name) {
             None => config.copy,
-            Some(state) => *state == State::InCopy,
+            Some(state) => matches!(state, State::InCopy | State::InChunks(_)),
         };
         if to_copy && !table.may("select") {
             findings.add(
@@ -88,7 +88,10 @@ pub(super) async fn provider(
         let has = captured.get(&table.oid).copied().unwrap_or(0);
         if has & (ROW_EVENTS | TRUNCATE_EVENT) != ROW_EVENTS | TRUNCATE_EVENT {
             all_captured = false;
-            if matches!(states.get(name), Some(State::Ok | State::CatchingUp(_))) {
+            if matches!(
+                states.get(name),
+                Some(State::Ok | State::CatchingUp(_) | State::InChunks(_))
+            ) {
                 findings.add(
                     format!("table {name} of the provider has lost its capture triggers, and changes made since are not in the queue"),
                     format!(

@@ -155,10 +155,15 @@ fn insert(shape: &Shape, table: &Table) -> RowSql {
         format!("insert into {} default values", table.name.quoted())
     } else {
         format!(
-            "insert into {} ({}) overriding system value values ({})",
+            "insert into {} ({}) overriding system value values ({}){}",
             table.name.quoted(),
             columns.join(", "),
-            values.join(", ")
+            values.join(", "),
+            if shape.settling {
+                or_replace(shape, table)
+            } else {
+                String::new()
+            }
         )
     };
     RowSql {
@@ -190,6 +195,23 @@ fn update(shape: &Shape, table: &Table) -> RowSql {
         )
     };
     RowSql { sql, parameters }
+}
+
+/// What makes an insert replace the row that is there.
+fn or_replace(shape: &Shape, table: &Table) -> String {
+    let key: Vec<String> = shape.key.iter().map(|&i| quoted(&shape.columns[i])).collect();
+    let (_, set) = update_parameters(shape, table);
+    let set: Vec<String> = set
+        .iter()
+        .map(|&(column, _)| quoted(&shape.columns[column]))
+        .map(|column| format!("{column} = excluded.{column}"))
+        .collect();
+    let action = if set.is_empty() {
+        "nothing".to_owned()
+    } else {
+        format!("update set {}", set.join(", "))
+    };
+    format!(" on conflict ({}) do {action}", key.join(", "))
 }
 
 /// The columns that are an update's parameters, the key's first; and which of them it sets, by which parameter.

@@ -21,7 +21,7 @@ use super::collapse::{Collapse, Freedom};
 use super::event::{self, Event};
 use super::setup::Target;
 use super::table::Name;
-use super::table_state::State;
+use super::table_state::{Copied, State};
 use crate::error::{Doing, Error, Result};
 
 /// However small the events are: what is pipelined on the subscriber is bounded, too.
@@ -44,10 +44,12 @@ struct Route {
     primary_key: Vec<String>,
     /// Columns of the provider that the subscriber need not have.
     left_out: HashSet<Vec<u8>>,
-    /// Events that this sees are in the copy.
-    copied: Option<Snapshot>,
-    /// The shape of the last insert, update, delete, truncate: nearly always that of the next.
-    last: [Option<usize>; 4],
+    /// What of the events is in the copy.
+    copied: Option<Copied>,
+    freedom: Freedom,
+    /// The shape of the last insert, update, delete, truncate, and of the last that were settling: nearly always that of the
+    /// next.
+    last: [Option<usize>; 8],
 }
 
 /// Turns events into rows. Lives as long as the sessions; knows the tables as they were then.
@@ -58,7 +60,6 @@ pub(super) struct Decoder {
     /// Tables and types of events that are not for us, to say so once.
     ignored: HashSet<Vec<u8>>,
     collapse: Collapse,
-    freedom: Vec<Freedom>,
     /// In the careful mode every event is applied, in its order.
     pub(super) careful: bool,
     /// The table whose event could not be read.
@@ -92,15 +93,12 @@ impl Decoder {
                     .map(|column| column.name.clone().into_bytes())
                     .collect(),
                 copied: match &target.state {
-                    State::CatchingUp(snapshot) => Some(snapshot.clone()),
+                    State::CatchingUp(copied) => Some(copied.clone()),
                     _ => None,
                 },
-                last: [None; 4],
+                freedom: Freedom::of(&target.subscriber, target.provider.primary_key()),
+                last: [None; 8],
             })
-            .collect();
-        let freedom = targets
-            .iter()
-            .map(|target| Freedom::of(&target.subscriber, target.provider.primary_key()))
             .collect();
         let by_name = routes
             .iter()
@@ -113,17 +111,16 @@ impl Decoder {
             shapes: Vec::new(),
             ignored: HashSet::new(),
             collapse: Collapse::default(),
-            freedom,
             careful: false,
             failed: None,
             chunk_bytes,
         }
     }
 
-    /// The tables whose copy this tick leaves behind: none of its snapshot's events can come any more. They are not
+    /// The tables whose copy this tick leaves behind: none of its snapshots' events can come any more. They are not
     /// filtered from the next batch on.
     pub(super) fn caught_up(&self, tick: &Snapshot) -> Vec<usize> {
-        let behind = |snapshot: &Snapshot| tick.xmin >= snapshot.xmax;
+        let behind = |copied: &Copied| tick.xmin >= copied.last().xmax;
         (0..self.routes.len())
             .filter(|&i| self.routes[i].copied.as_ref().is_some_and(behind))
             .collect()
@@ -173,8 +170,16 @@ impl Decoder {
 
     fn finish(&mut self, chunk: &mut Chunk) -> Chunk {
         chunk.shapes.clone_from(&self.shapes);
-        if !self.careful {
-            self.collapse.run(chunk, &self.freedom);
+        if self.careful {
+            chunk.net = vec![false; self.routes.len()];
+        } else {
+            let freedom = |route: &Route| match (&route.copied, route.freedom) {
+                // What is settling must not be taken for what it looks like, nor be overtaken by what is not.
+                (Some(Copied { to: Some(_), .. }), Freedom::Net) => Freedom::Ordered,
+                (_, freedom) => freedom,
+            };
+            let freedom: Vec<Freedom> = self.routes.iter().map(freedom).collect();
+            self.collapse.run(chunk, &freedom);
         }
         std::mem::take(chunk)
     }
@@ -186,12 +191,12 @@ impl Decoder {
     }
 
     fn decode_for(&mut self, route: usize, event: &Event<'_>, chunk: &mut Chunk) -> Result<()> {
-        if self.routes[route]
-            .copied
-            .as_ref()
-            .is_some_and(|snapshot| snapshot.sees(event.txid))
-        {
-            return Ok(());
+        let mut settling = false;
+        if let Some(copied) = &self.routes[route].copied {
+            if copied.from.sees(event.txid) {
+                return Ok(());
+            }
+            settling = copied.to.as_ref().is_some_and(|to| to.sees(event.txid));
         }
         let mark = chunk.mark();
         let kind = match event.event_type.first() {
@@ -199,7 +204,7 @@ impl Decoder {
             Some(b'U') => 1,
             Some(b'D') => 2,
             _ => 3,
-        };
+        } + 4 * usize::from(settling);
         if let Some(shape) = self.routes[route].last[kind] {
             match fill(&self.shapes[shape], event, chunk) {
                 Ok(true) => {
@@ -212,7 +217,7 @@ impl Decoder {
                 Err(what) => return Err(self.unreadable(route, event, &what)),
             }
         }
-        let shape = self.shape(route, event)?;
+        let shape = self.shape(route, event, settling)?;
         self.routes[route].last[kind] = Some(shape);
         match fill(&self.shapes[shape], event, chunk) {
             Ok(true) => {
@@ -240,7 +245,7 @@ impl Decoder {
     }
 
     /// The shape of the event; a new one if there is none like it.
-    fn shape(&mut self, route: usize, event: &Event<'_>) -> Result<usize> {
+    fn shape(&mut self, route: usize, event: &Event<'_>, settling: bool) -> Result<usize> {
         let parsed = event_type::parse(event.event_type)
             .map_err(|error| self.unreadable(route, event, &format!("its type is not logutriga's: {error}")))?;
         let mut names = Vec::new();
@@ -252,6 +257,7 @@ impl Decoder {
         }
         if let Some(shape) = self.shapes.iter().find(|shape| {
             shape.table == route
+                && shape.settling == settling
                 && shape.event_type == event.event_type
                 && shape.names.iter().map(|(name, _)| name).eq(names.iter())
         }) {
@@ -318,6 +324,7 @@ impl Decoder {
             columns,
             key,
             by_primary_key,
+            settling,
             event_type: event.event_type.to_vec(),
             names: kept,
         }));

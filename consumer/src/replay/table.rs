@@ -113,6 +113,8 @@ pub(super) struct Index {
     /// Unique, if only in part, or an exclusion constraint's: rows may stand in each other's way.
     pub(super) constrains: bool,
     pub(super) is_simple: bool,
+    /// Checked at every row, not deferrable: ON CONFLICT can use it.
+    pub(super) is_immediate: bool,
     pub(super) columns: Vec<String>,
     /// The equality operator of each column, qualified; None for an access method that has none.
     pub(super) operators: Vec<Option<String>>,
@@ -273,6 +275,7 @@ fn index(row: &Row) -> Result<Index, tokio_postgres::Error> {
         is_key: row.try_get("is_key")?,
         constrains: row.try_get("constrains")?,
         is_simple: row.try_get("is_simple")?,
+        is_immediate: row.try_get("is_immediate")?,
         columns: row.try_get::<_, Option<_>>("columns")?.unwrap_or_default(),
         operators: row.try_get::<_, Option<_>>("operators")?.unwrap_or_default(),
         constraint: constraint.zip(definition),

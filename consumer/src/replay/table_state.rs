@@ -1,10 +1,11 @@
 //! How far each table is: `pgcascade_replay.table_state` on the subscriber.
 //!
-//! A table begins as `in-copy`. The copy's transaction makes it `catching-up` and records the provider's snapshot that
-//! was copied; from then on the events which that snapshot sees are skipped, because they are in the copy. The first
-//! batch that ends after everything the snapshot had to wait for makes it `ok`. Each change is in the transaction of
-//! the data that it speaks of. A table that leaves `--table` loses its row: were it kept, a table that comes back later
-//! would go on with a gap.
+//! A table begins as `in-copy`. The end of the copy makes it `catching-up` and records the provider's snapshot that was
+//! copied; from then on the events which that snapshot sees are skipped, because they are in the copy. Of a table that was copied in
+//! chunks there are two: one from before the first chunk and one from after the last; what only the second sees may be in
+//! the copy or not. The first batch that ends after everything the (last) snapshot had to wait for makes it `ok`. Each
+//! change is in the transaction of the data that it speaks of. A table that leaves `--table` loses its row: were it kept, a
+//! table that comes back later would go on with a gap.
 
 use std::collections::HashMap;
 use std::str::FromStr;
@@ -21,17 +22,35 @@ use crate::error::{Doing, Error, Result};
 pub(super) enum State {
     /// To be copied from the beginning.
     InCopy,
-    /// Copied as of this snapshot of the provider.
-    CatchingUp(Snapshot),
+    /// Copied in chunks, of which some may be there; the snapshot is older than all of them.
+    InChunks(Snapshot),
+    /// Copied.
+    CatchingUp(Copied),
     /// All events are applied.
     Ok,
+}
+
+/// What a copy holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Copied {
+    /// What this snapshot of the provider sees is in the copy.
+    pub(super) from: Snapshot,
+    /// What only this one sees may be in the copy or not. None: `from` is exactly what was copied.
+    pub(super) to: Option<Snapshot>,
+}
+
+impl Copied {
+    /// The last snapshot that any row of the copy was read with.
+    pub(super) fn last(&self) -> &Snapshot {
+        self.to.as_ref().unwrap_or(&self.from)
+    }
 }
 
 /// All states of this consumer.
 pub(super) async fn load(subscriber: &Client, who: &Who) -> Result<HashMap<Name, State>> {
     let rows = subscriber
         .query(
-            "select provider_schema, provider_table, state, copy_snapshot
+            "select provider_schema, provider_table, state, copy_snapshot, copy_end_snapshot
                from pgcascade_replay.table_state where consumer = $1 and queue = $2",
             &[&who.consumer, &who.queue],
         )
@@ -40,14 +59,21 @@ pub(super) async fn load(subscriber: &Client, who: &Who) -> Result<HashMap<Name,
     let mut states = HashMap::new();
     for row in rows {
         let name = Name::new(row.get::<_, &str>(0), row.get::<_, &str>(1));
-        let state = match (row.get::<_, &str>(2), row.get::<_, Option<&str>>(3)) {
+        let snapshot = |column: usize| {
+            row.get::<_, Option<&str>>(column)
+                .map(Snapshot::from_str)
+                .transpose()
+                .map_err(|error| {
+                    Error::failure(format!(
+                        "the state of table {name} has a snapshot that cannot be read: {error}"
+                    ))
+                })
+        };
+        let state = match (row.get::<_, &str>(2), snapshot(3)?) {
             ("ok", _) => State::Ok,
-            ("catching-up", Some(snapshot)) => State::CatchingUp(Snapshot::from_str(snapshot).map_err(|error| {
-                Error::failure(format!(
-                    "the state of table {name} has a snapshot that cannot be read: {error}"
-                ))
-            })?),
-            _ => State::InCopy,
+            ("catching-up", Some(from)) => State::CatchingUp(Copied { from, to: snapshot(4)? }),
+            (_, Some(from)) => State::InChunks(from),
+            (_, None) => State::InCopy,
         };
         states.insert(name, state);
     }
@@ -96,15 +122,22 @@ pub(super) async fn remove(subscriber: &Client, who: &Who, provider: &Name) -> R
     Ok(())
 }
 
-/// The copy is complete; to be called in its transaction.
-pub(super) async fn copied(subscriber: &Client, who: &Who, provider: &Name, snapshot: &str, rows: u64) -> Result<()> {
+/// The copy is complete; to be called in the transaction of its last rows, or after it.
+pub(super) async fn copied(
+    subscriber: &Client,
+    who: &Who,
+    provider: &Name,
+    (from, to): (&str, Option<&str>),
+    rows: u64,
+) -> Result<()> {
     let rows = i64::try_from(rows).unwrap_or(i64::MAX);
     let changed = subscriber
         .execute(
             "update pgcascade_replay.table_state
-                set state = 'catching-up', copy_snapshot = $5, copied_rows = $6, error = null, updated = pg_catalog.clock_timestamp()
+                set state = 'catching-up', copy_snapshot = $5, copy_end_snapshot = $6, copied_rows = $7, error = null,
+                    updated = pg_catalog.clock_timestamp()
               where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4 and state = 'in-copy'",
-            &[&who.consumer, &who.queue, &provider.schema, &provider.table, &snapshot, &rows],
+            &[&who.consumer, &who.queue, &provider.schema, &provider.table, &from, &to, &rows],
         )
         .await
         .doing(|| format!("record the state of table {provider} on the subscriber"))?;
@@ -122,7 +155,7 @@ pub(super) async fn caught_up(subscriber: &Client, who: &Who, provider: &Name) -
     subscriber
         .execute(
             "update pgcascade_replay.table_state
-                set state = 'ok', copy_snapshot = null, updated = pg_catalog.clock_timestamp()
+                set state = 'ok', copy_snapshot = null, copy_end_snapshot = null, updated = pg_catalog.clock_timestamp()
               where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4",
             &[&who.consumer, &who.queue, &provider.schema, &provider.table],
         )

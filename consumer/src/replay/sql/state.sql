@@ -24,13 +24,28 @@ create table pgcascade_replay.table_state (
     provider_table text not null,
     subscriber_schema text not null,
     subscriber_table text not null,
-    -- in-copy: to be copied from the beginning. catching-up: copied; events that copy_snapshot sees are skipped. ok:
-    -- all are applied.
+    -- in-copy: to be copied; with a copy_snapshot it is copied in chunks, of which some may be there. catching-up: copied;
+    -- events that copy_snapshot sees are in the copy, those that only copy_end_snapshot sees may be. ok: all are applied.
     state text not null check (state in ('in-copy', 'catching-up', 'ok')),
-    copy_snapshot text check ((state = 'catching-up') = (copy_snapshot is not null)),
+    copy_snapshot text check (case state when 'ok' then copy_snapshot is null when 'catching-up' then copy_snapshot is not null else true end),
+    copy_end_snapshot text check (copy_end_snapshot is null or state = 'catching-up'),
     copied_rows bigint,
     error text, -- why the last run stopped at this table; empty again with the next batch that is applied
     updated timestamptz not null default now(),
     primary key (consumer, queue, provider_schema, provider_table),
     foreign key (consumer, queue) references pgcascade_replay.position on delete cascade
+);
+
+-- The chunks of a table that is being copied: ranges of its key. Each is marked in the transaction that stores its rows.
+create table pgcascade_replay.copy_chunk (
+    consumer text not null,
+    queue text not null,
+    provider_schema text not null,
+    provider_table text not null,
+    chunk integer not null,
+    above text[], -- the key's values as text; null: from the first row
+    upto text[], -- null: to the last row
+    copied_rows bigint, -- null: not copied yet
+    primary key (consumer, queue, provider_schema, provider_table, chunk),
+    foreign key (consumer, queue, provider_schema, provider_table) references pgcascade_replay.table_state on delete cascade
 );

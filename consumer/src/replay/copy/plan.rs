@@ -1,0 +1,224 @@
+//! Into which chunks a table is cut, and where that is kept.
+//!
+//! The borders are keys from a sample of the table's pages, so that they cost little to find whatever the size; the chunks are
+//! only about equal. They are written once, in the transaction that makes sure that the subscriber's table is empty; from
+//! then on a start, however many there are, does the chunks that are left.
+
+use tokio_postgres::Client;
+
+use super::super::collapse::Freedom;
+use super::super::setup::{Ready, Target};
+use super::super::table::{Table, literal, quoted};
+use crate::config::ReplayConfig;
+use crate::error::{Doing, Result};
+
+/// No table is cut into more.
+const MOST_CHUNKS: u64 = 10_000;
+
+/// Pages that are looked into per chunk, to find its border.
+const PAGES_PER_CHUNK: u64 = 4;
+
+const PAGE_BYTES: u64 = 8192;
+
+/// How a table is copied.
+pub(super) enum Plan {
+    Whole,
+    Chunks {
+        from: String,
+        /// Those that are left.
+        chunks: Vec<Chunk>,
+        /// Rows of those that are not.
+        done_rows: u64,
+    },
+}
+
+/// A range of the primary key.
+#[derive(Debug, Clone)]
+pub(super) struct Chunk {
+    pub(super) number: i32,
+    /// SQL, without WHERE.
+    pub(super) condition: String,
+}
+
+impl Chunk {
+    /// A chunk of no rows.
+    pub(super) fn none() -> Self {
+        Self {
+            number: -1,
+            condition: "false".to_owned(),
+        }
+    }
+}
+
+/// Whether a range of keys is something that the table can be read by, and its changes applied twice to; see copy.rs.
+fn can_be_cut(provider: &Table, subscriber: &Table) -> bool {
+    let key = provider.primary_key();
+    let by = |table: &Table| {
+        table.key_over(key).is_some_and(|index| {
+            // An operator elsewhere would not be the one that the index has.
+            index.is_immediate
+                && index
+                    .operators
+                    .iter()
+                    .all(|operator| operator.as_deref() == Some("pg_catalog.="))
+        })
+    };
+    !key.is_empty() && by(provider) && by(subscriber) && Freedom::of(subscriber, key) == Freedom::Net
+}
+
+/// Decides, and writes down the chunks if there are any.
+pub(super) async fn make(ready: &Ready, target: &Target, config: &ReplayConfig) -> Result<Plan> {
+    let wanted = (target.provider.bytes / config.copy_chunk_bytes).min(MOST_CHUNKS);
+    if wanted < 2 || !can_be_cut(&target.provider, &target.subscriber) {
+        return Ok(Plan::Whole);
+    }
+    let provider = &ready.provider.client;
+    let name = &target.provider.name;
+    let from = super::begin_reading(provider, name).await?;
+    let borders = borders(provider, &target.provider, wanted).await?;
+    provider
+        .batch_execute("commit")
+        .await
+        .doing(|| format!("read table {name} of the provider"))?;
+    if borders.is_empty() {
+        return Ok(Plan::Whole);
+    }
+    let subscriber = &ready.subscriber.client;
+    let what = || format!("write down the chunks of table {name} on the subscriber");
+    subscriber.batch_execute("begin").await.doing(what)?;
+    super::empty(subscriber, &target.subscriber.name, config).await?;
+    let statement = subscriber
+        .prepare(
+            "insert into pgcascade_replay.copy_chunk
+               (consumer, queue, provider_schema, provider_table, chunk, above, upto) values ($1, $2, $3, $4, $5, $6, $7)",
+        )
+        .await
+        .doing(what)?;
+    for number in 0..=borders.len() {
+        let above = number.checked_sub(1).and_then(|i| borders.get(i));
+        let upto = borders.get(number);
+        let chunk = i32::try_from(number).unwrap_or(i32::MAX);
+        let (who, schema, table) = (&ready.who, &name.schema, &name.table);
+        subscriber
+            .execute(
+                &statement,
+                &[&who.consumer, &who.queue, schema, table, &chunk, &above, &upto],
+            )
+            .await
+            .doing(what)?;
+    }
+    subscriber
+        .execute(
+            "update pgcascade_replay.table_state set copy_snapshot = $5, updated = pg_catalog.clock_timestamp()
+              where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4 and state = 'in-copy'",
+            &[&ready.who.consumer, &ready.who.queue, &name.schema, &name.table, &from],
+        )
+        .await
+        .doing(what)?;
+    subscriber.batch_execute("commit").await.doing(what)?;
+    load(ready, target).await
+}
+
+/// The chunks that are left of a table that was begun.
+pub(super) async fn load(ready: &Ready, target: &Target) -> Result<Plan> {
+    let name = &target.provider.name;
+    let what = || format!("read the chunks of table {name} on the subscriber");
+    let key: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
+        &[&ready.who.consumer, &ready.who.queue, &name.schema, &name.table];
+    let client = &ready.subscriber.client;
+    let from: String = client
+        .query_one(
+            "select copy_snapshot from pgcascade_replay.table_state
+              where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4",
+            key,
+        )
+        .await
+        .doing(what)?
+        .get(0);
+    let rows = client
+        .query(
+            "select chunk, above, upto, copied_rows from pgcascade_replay.copy_chunk
+              where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4 order by chunk",
+            key,
+        )
+        .await
+        .doing(what)?;
+    let mut chunks = Vec::new();
+    let mut done_rows = 0;
+    for row in rows {
+        match row.get::<_, Option<i64>>(3) {
+            Some(rows) => done_rows += u64::try_from(rows).unwrap_or(0),
+            None => chunks.push(Chunk {
+                number: row.get(0),
+                condition: condition(target.provider.primary_key(), row.get(1), row.get(2)),
+            }),
+        }
+    }
+    Ok(Plan::Chunks {
+        from,
+        chunks,
+        done_rows,
+    })
+}
+
+/// Keys that cut the table into about so many parts, in the order of the key.
+async fn borders(provider: &Client, table: &Table, chunks: u64) -> Result<Vec<Vec<String>>> {
+    let key: Vec<String> = table.primary_key().iter().map(|name| quoted(name)).collect();
+    let pages = (table.bytes / PAGE_BYTES).max(1);
+    let percent = (100 * chunks * PAGES_PER_CHUNK).div_ceil(pages).clamp(1, 100);
+    let texts: Vec<String> = key.iter().map(|name| format!("{name}::pg_catalog.text")).collect();
+    let sql = format!(
+        "select array[{}] from {}{} tablesample system ({percent}) order by {}",
+        texts.join(", "),
+        if table.has_children { "only " } else { "" },
+        table.name.quoted(),
+        key.join(", ")
+    );
+    let sample: Vec<Vec<String>> = provider
+        .query(&sql, &[])
+        .await
+        .doing(|| format!("find out how to cut table {} of the provider", table.name))?
+        .into_iter()
+        .map(|row| row.get(0))
+        .collect();
+    let chunks = usize::try_from(chunks).unwrap_or(2);
+    Ok((1..chunks.min(sample.len()))
+        .map(|i| sample[i * sample.len() / chunks.min(sample.len())].clone())
+        .collect())
+}
+
+fn condition(key: &[String], above: Option<Vec<String>>, upto: Option<Vec<String>>) -> String {
+    let names: Vec<String> = key.iter().map(|name| quoted(name)).collect();
+    let side = |operator: &str, values: Option<Vec<String>>| {
+        values.map(|values| {
+            let values: Vec<String> = values.iter().map(|value| literal(value)).collect();
+            format!("({}) {operator} ({})", names.join(", "), values.join(", "))
+        })
+    };
+    let sides: Vec<String> = [side(">", above), side("<=", upto)].into_iter().flatten().collect();
+    if sides.is_empty() {
+        "true".to_owned()
+    } else {
+        sides.join(" and ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_are_complete_and_do_not_overlap() {
+        let key = ["a".to_owned(), "B\"".to_owned()];
+        let values = |a: &str, b: &str| Some(vec![a.to_owned(), b.to_owned()]);
+        assert_eq!(
+            condition(&key, None, values("1", "x'")),
+            "(\"a\", \"B\"\"\") <= ('1', 'x''')"
+        );
+        assert_eq!(
+            condition(&key, values("1", "x'"), values("2", "")),
+            "(\"a\", \"B\"\"\") > ('1', 'x''') and (\"a\", \"B\"\"\") <= ('2', '')"
+        );
+        assert_eq!(condition(&key, None, None), "true");
+    }
+}

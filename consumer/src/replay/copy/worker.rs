@@ -1,0 +1,314 @@
+//! One worker of a copy: a session at each end, one piece after the other.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{SinkExt, StreamExt, future};
+use tokio::sync::mpsc;
+use tokio_postgres::Client;
+
+use super::super::create;
+use super::super::session;
+use super::super::table::{self, Table};
+use super::super::table_state;
+use super::{Job, Piece, Report, Shared, begin_reading, copied, empty};
+use crate::connect::{End, connect};
+use crate::error::{Doing, Error, Result};
+use crate::failpoint::failpoint;
+
+/// Rows are gathered up to this many bytes before they are sent on: one message, one system call.
+const SEND_BYTES: usize = 64 * 1024;
+
+struct Worker {
+    shared: Arc<Shared>,
+    provider: Client,
+    subscriber: Client,
+    reports: mpsc::Sender<Report>,
+}
+
+/// Works until there is nothing left to do, or until it is to stop.
+pub(super) async fn work(shared: Arc<Shared>, number: usize, reports: mpsc::Sender<Report>) -> Result<()> {
+    let outcome = async {
+        let Some(worker) = start(&shared, number, reports).await? else {
+            return Ok(());
+        };
+        while !shared.stopping() {
+            let Some(piece) = shared.next() else { break };
+            if !worker.copy(&piece).await? {
+                break;
+            }
+        }
+        Ok(())
+    }
+    .await;
+    if outcome.is_err() {
+        shared.failed.store(true, Ordering::Relaxed);
+    }
+    outcome
+}
+
+/// Opens the sessions. Where there is no room for more than one worker, the first does all the work.
+async fn start(shared: &Arc<Shared>, number: usize, reports: mpsc::Sender<Report>) -> Result<Option<Worker>> {
+    let application_name = format!("pgcascade copy {} {}", shared.who.queue, shared.who.consumer);
+    let sessions = future::try_join(
+        connect(&shared.config.provider, End::Provider, &application_name),
+        connect(&shared.config.subscriber, End::Subscriber, &application_name),
+    )
+    .await;
+    let (provider, subscriber) = match sessions {
+        Ok((provider, subscriber)) => (provider.client, subscriber.client),
+        Err(error) if number > 0 => {
+            tracing::warn!("{error}; copying goes on with fewer sessions");
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    session::set_up_sessions(&provider, &subscriber).await?;
+    subscriber
+        .batch_execute("set session_replication_role = replica")
+        .await
+        .doing(|| "set session_replication_role on the subscriber".to_owned())?;
+    Ok(Some(Worker {
+        shared: Arc::clone(shared),
+        provider,
+        subscriber,
+        reports,
+    }))
+}
+
+impl Worker {
+    /// Does one piece. False: it is to stop, and the piece is rolled back.
+    async fn copy(&self, piece: &Piece) -> Result<bool> {
+        let job = &piece.job;
+        let name = &job.provider.name;
+        let s = &self.subscriber;
+        s.batch_execute("begin")
+            .await
+            .doing(|| "begin a transaction on the subscriber".to_owned())?;
+        if piece.chunk.is_none() {
+            empty(s, &job.subscriber.name, &self.shared.config).await?;
+        }
+        let snapshot = begin_reading(&self.provider, name).await?;
+        let Some(rows) = self.pump(job, piece).await? else {
+            s.batch_execute("rollback")
+                .await
+                .doing(|| format!("roll back the copy of table {name}"))?;
+            return Ok(false);
+        };
+        self.provider
+            .batch_execute("commit")
+            .await
+            .doing(|| format!("read table {name} of the provider"))?;
+        match &piece.chunk {
+            None => {
+                if self.shared.config.create {
+                    make_later_indexes(s, &job.provider, &job.subscriber).await?;
+                }
+                table_state::copied(s, &self.shared.who, name, (&snapshot, None), rows).await?;
+            }
+            Some(chunk) => self.chunk_done(job, chunk.number, rows).await?,
+        }
+        s.batch_execute("commit")
+            .await
+            .doing(|| format!("commit the copy of table {name}"))?;
+        failpoint(if piece.chunk.is_some() {
+            "after_chunk_commit"
+        } else {
+            "after_copy_commit"
+        });
+        let to = match &job.from {
+            None => None,
+            Some(_) if job.left.fetch_sub(1, Ordering::AcqRel) > 1 => return Ok(true),
+            Some(from) => Some(self.end(job, from).await?),
+        };
+        self.analyze(&job.subscriber).await?;
+        let copied = copied(job.from.as_deref().unwrap_or(&snapshot), to.as_deref())?;
+        let report = Report::Copied {
+            target: job.target,
+            copied,
+        };
+        // Whoever does not listen any more has an error of its own.
+        let _ = self.reports.send(report).await;
+        Ok(true)
+    }
+
+    /// After the last chunk: makes the indexes that were left for later and records the end of the copy. Returns the
+    /// snapshot that sees all that any chunk saw.
+    async fn end(&self, job: &Job, from: &str) -> Result<String> {
+        let name = &job.provider.name;
+        let what = || format!("end the copy of table {name}");
+        let s = &self.subscriber;
+        s.batch_execute("begin").await.doing(what)?;
+        if self.shared.config.create {
+            make_later_indexes(s, &job.provider, &job.subscriber).await?;
+        }
+        let to: String = self
+            .provider
+            .query_one("select pg_catalog.pg_current_snapshot()::text", &[])
+            .await
+            .doing(what)?
+            .get(0);
+        let who = &self.shared.who;
+        let row = s
+            .query_one(
+                "with gone as (delete from pgcascade_replay.copy_chunk
+                                where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4
+                               returning copied_rows)
+                 select coalesce(sum(copied_rows), 0)::int8, count(*) filter (where copied_rows is null) from gone",
+                &[&who.consumer, &who.queue, &name.schema, &name.table],
+            )
+            .await
+            .doing(what)?;
+        if row.get::<_, i64>(1) > 0 {
+            return Err(Error::failure(format!(
+                "the chunks of table {name} on the subscriber were changed while it was copied"
+            )));
+        }
+        let rows = u64::try_from(row.get::<_, i64>(0)).unwrap_or(0);
+        table_state::copied(s, who, name, (from, Some(&to)), rows).await?;
+        s.batch_execute("commit").await.doing(what)?;
+        failpoint("after_copy_commit");
+        Ok(to)
+    }
+
+    async fn chunk_done(&self, job: &Job, number: i32, rows: u64) -> Result<()> {
+        if number < 0 {
+            return Ok(());
+        }
+        let name = &job.provider.name;
+        let who = &self.shared.who;
+        let rows = i64::try_from(rows).unwrap_or(i64::MAX);
+        let changed = self
+            .subscriber
+            .execute(
+                "update pgcascade_replay.copy_chunk set copied_rows = $6
+                  where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4 and chunk = $5
+                    and copied_rows is null",
+                &[&who.consumer, &who.queue, &name.schema, &name.table, &number, &rows],
+            )
+            .await
+            .doing(|| format!("record a chunk of table {name} on the subscriber"))?;
+        if changed == 1 {
+            Ok(())
+        } else {
+            Err(Error::failure(format!(
+                "the chunks of table {name} on the subscriber were changed while it was copied"
+            )))
+        }
+    }
+
+    /// Moves the rows and returns how many there were. None: to stop.
+    async fn pump(&self, job: &Job, piece: &Piece) -> Result<Option<u64>> {
+        let from = &job.provider.name;
+        let to = &job.subscriber.name;
+        let read = || format!("copy table {from} from the provider");
+        let write = || format!("copy into table {to} of the subscriber");
+        let columns = &job.columns;
+        let query = match &piece.chunk {
+            None => format!("copy {} ({columns}) to stdout (encoding 'UTF8')", from.quoted()),
+            Some(chunk) => format!(
+                "copy (select {columns} from {}{} where {}) to stdout (encoding 'UTF8')",
+                if job.provider.has_children { "only " } else { "" },
+                from.quoted(),
+                chunk.condition
+            ),
+        };
+        let mut source = pin!(self.provider.copy_out(&query).await.doing(read)?);
+        let mut sink = pin!(
+            self.subscriber
+                .copy_in::<_, Bytes>(&format!(
+                    "copy {} ({columns}) from stdin (encoding 'UTF8')",
+                    to.quoted()
+                ))
+                .await
+                .doing(write)?
+        );
+        let mut rows = 0;
+        let mut gathered = BytesMut::with_capacity(2 * SEND_BYTES);
+        let mut rows_gathered = 0;
+        loop {
+            let row = source.next().await.transpose().doing(read)?;
+            let at_end = row.is_none();
+            if let Some(row) = row {
+                // The server sends one row in each message.
+                gathered.extend_from_slice(&row);
+                rows_gathered += 1;
+            }
+            if gathered.len() >= SEND_BYTES || at_end {
+                rows += rows_gathered;
+                let report = Report::Rows {
+                    target: job.target,
+                    rows: std::mem::take(&mut rows_gathered),
+                    bytes: gathered.len() as u64,
+                };
+                let _ = self.reports.send(report).await;
+                sink.send(gathered.split().freeze()).await.doing(write)?;
+                gathered.reserve(2 * SEND_BYTES);
+                failpoint("in_copy");
+            }
+            if at_end {
+                break;
+            }
+            if rows_gathered == 0 && self.shared.stopping() {
+                // Dropping the sink makes the server end its COPY with an error; the transactions are rolled back by
+                // the caller and by the end of the session.
+                return Ok(None);
+            }
+        }
+        let stored = sink.finish().await.doing(write)?;
+        if stored != rows {
+            return Err(Error::failure(format!(
+                "{rows} rows of table {from} were read, and {stored} were stored on the subscriber"
+            ))
+            .hint("A rule or trigger on the subscriber's table that fires always swallows rows: remove it."));
+        }
+        Ok(Some(rows))
+    }
+
+    /// The planner must know that the table is not empty before updates look for rows. Without the right to it, a
+    /// warning is all.
+    async fn analyze(&self, table: &Table) -> Result<()> {
+        let analyzed = self
+            .subscriber
+            .batch_execute(&format!("analyze {}", table.name.quoted()))
+            .await
+            .doing(|| format!("analyze table {}", table.name));
+        match analyzed {
+            Err(error) if error.is_transient() => Err(error),
+            Err(error) => {
+                tracing::warn!(table = %table.name, "{error}");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+}
+
+/// The plain indexes that --create left for after the copy. One that cannot be made is missed by queries, not by
+/// replay.
+async fn make_later_indexes(subscriber: &Client, from: &Table, to: &Table) -> Result<()> {
+    let name = to.name.clone();
+    let fresh = table::inspect(subscriber, End::Subscriber, std::slice::from_ref(&name)).await?;
+    let Some(there) = fresh.get(&name) else { return Ok(()) };
+    for (index, definition) in create::later_indexes(from, there) {
+        let made = subscriber
+            .batch_execute(&format!(
+                "savepoint later_index; {definition}; release savepoint later_index"
+            ))
+            .await
+            .doing(|| format!("make index {index} on the subscriber"));
+        if let Err(error) = made {
+            if error.is_transient() {
+                return Err(error);
+            }
+            tracing::warn!("{error}");
+            subscriber
+                .batch_execute("rollback to savepoint later_index")
+                .await
+                .doing(|| format!("go on without index {index}"))?;
+        }
+    }
+    Ok(())
+}
