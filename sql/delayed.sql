@@ -122,6 +122,7 @@ begin
           from pgq.queue q
          where exists (select from pgcascade.delayed_event d where d.queue_id = q.queue_id and d.deliver_at <= now())
            and (not q.queue_disable_insert or current_setting('session_replication_role') = 'replica')
+           and q.queue_id not in (select m.queue_id from pgcascade.restored_queue m)
          order by q.queue_id
     loop
         begin
