@@ -98,6 +98,13 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     if exists (select from pgcascade.restored_queue) then
+        -- Looking at the tables of several queues would deadlock with mending, which locks them one after the other. The
+        -- lock is not waited for: a ticker may have a queue that mending waits for.
+        begin
+            lock table pgcascade.restored_queue in share row exclusive mode nowait;
+        exception when lock_not_available then
+            return;
+        end;
         delete from pgcascade.restored_queue r
          where pgcascade.restore_incomplete(r.queue_id) is null
            and pgcascade.newest_foreign_xid(r.queue_id) < r.oldest_xid;
@@ -163,6 +170,7 @@ begin
             message = format('queues cannot be mended in a %s transaction', current_setting('transaction_isolation')),
             hint = 'Its snapshot may be older than what has to be mended. Use READ COMMITTED.';
     end if;
+    lock table pgcascade.restored_queue in share row exclusive mode;
     for q in
         select * from pgq.queue
          where queue_id in (select queue_id from pgcascade.restored_queue)
