@@ -356,6 +356,46 @@ begin atomic
 end;
 
 ---------------------------------------------------------------------------------------------------------------------------
+-- Waiting for a batch, and delayed events (wait.sql, delayed.sql)
+
+-- Nobody is woken: the ticker looks once a second, and wait_batch() ten times a second.
+create or replace function pgcascade.wake_waiters(i_queue_id integer) returns void
+language sql volatile strict
+set search_path = pg_catalog, pg_temp
+begin atomic
+end;
+
+create or replace function pgcascade.wake_ticker() returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return null;
+end
+$$;
+
+-- A procedure that commits cannot have a search_path of its own. Called where it cannot commit it fails with PL/pgSQL's error.
+create or replace procedure pgcascade.wait_batch(
+    queue_name text, consumer_name text, timeout interval, inout batch_id bigint default null
+)
+language plpgsql
+as $$
+declare
+    began constant timestamptz := pg_catalog.clock_timestamp();
+begin
+    loop
+        commit;
+        select n.batch_id into wait_batch.batch_id
+          from pgq.next_batch_custom(wait_batch.queue_name, wait_batch.consumer_name, null, null, null) n;
+        exit when wait_batch.batch_id is not null
+              or pg_catalog.clock_timestamp() operator(pg_catalog.-) began operator(pg_catalog.>=) timeout;
+        commit;
+        perform pg_catalog.pg_sleep(0.1);
+    end loop;
+end
+$$;
+
+---------------------------------------------------------------------------------------------------------------------------
 -- Hints for event_retry (retry.sql): nothing is remembered, so every event is looked for in its batch
 
 create or replace function pgcascade.recall_event(i_batch_id bigint, i_event_id bigint) returns tid
