@@ -306,13 +306,16 @@ return exists (
                     'AccessExclusiveLock'));
 
 -- The native lock is on a part of the extension and cannot be taken in SQL. This one, on the parent event table, conflicts
--- with itself and with nothing that writers, readers and rotations take.
+-- with itself and with nothing that writers, readers and rotations take. Ids that are no queue's are locks for other things
+-- (queue.sql, delayed.sql), which have the template of the event tables between them.
 create or replace function pgcascade.lock_queue(i_queue_id integer) returns void
 language plpgsql volatile strict
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if to_regclass('pgq.event_' || i_queue_id) is not null then
+    if i_queue_id < 1 then
+        lock table only pgq.event_template in share update exclusive mode;
+    elsif to_regclass('pgq.event_' || i_queue_id) is not null then
         execute format('lock table only pgq.event_%s in share update exclusive mode', i_queue_id);
     end if;
 exception when undefined_table then
