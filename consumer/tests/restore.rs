@@ -143,6 +143,13 @@ async fn random_source(cluster: &Cluster, database: &str, seed: u64) -> Source {
             .await;
         source.late_events = Some(Vec::new());
     }
+    // And something younger than that is committed.
+    let text = source.text();
+    source
+        .db
+        .run(&format!("select pgq.insert_event('q.one', 't', '{text}')"))
+        .await;
+    source.committed("q.one", &text);
     source
 }
 
