@@ -137,6 +137,7 @@ begin
     )
     select array_agg(sub_consumer) into ended from gone;
     delete from pgcascade.consumer_config where sub_queue = sub.sub_queue and sub_consumer = any (ended);
+    delete from pgcascade.dead_letter where queue_id = sub.sub_queue and consumer_id = any (ended);
     perform pgcascade.wake_waiters(sub.sub_queue);
     if not is_subconsumer then
         delete from pgq.retry_queue where ev_owner = sub.sub_id;

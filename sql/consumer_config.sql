@@ -16,12 +16,14 @@ create table pgcascade.consumer_config (
     owner           name,
     owner_oid       oid,
     owner_system    bigint,     -- system identifier of the cluster that owner_oid belongs to
+    max_retries     integer,    -- how often an event is retried, see dead_letter.sql; null: no limit
 
     constraint consumer_config_pkey primary key (sub_queue, sub_consumer),
-    constraint consumer_config_queue_fkey foreign key (sub_queue) references pgq.queue (queue_id) on delete cascade
+    constraint consumer_config_queue_fkey foreign key (sub_queue) references pgq.queue (queue_id) on delete cascade,
+    constraint consumer_config_max_retries_check check (max_retries >= 0)
 );
 
-comment on table pgcascade.consumer_config is 'owners of consumers';
+comment on table pgcascade.consumer_config is 'owners of consumers, and how often they retry';
 select pg_catalog.pg_extension_config_dump('pgcascade.consumer_config', '');
 
 -- pgcascade.caller()

@@ -14,7 +14,7 @@ grant select on pgcascade.restored_queue to pgq_admin;
 grant select on pgcascade.consumer_config to pgq_reader;
 -- Event tables get the grants of this one, see pgq.grant_perms().
 grant select, insert, truncate on pgq.event_template to pgq_admin;
-grant select on pgcascade.delayed_event to pgq_admin;
+grant select on pgcascade.delayed_event, pgcascade.dead_letter to pgq_admin;
 
 grant execute on function
     pgq.get_queue_info(), pgq.get_queue_info(text),
@@ -49,6 +49,13 @@ grant execute on function
     pgcascade.check_read(bigint, bigint, bigint, bigint, bigint),
     pgcascade.get_batch_page(bigint, bigint, integer, bigint),
     pgcascade.rotation_blockers(),
+    pgcascade.fail_event(bigint, bigint, text),
+    pgcascade.set_max_retries(text, text, integer),
+    pgcascade.dead_letters(text, text),
+    pgcascade.retry_dead_letter(bigint),
+    pgcascade.retry_dead_letters(text, text),
+    pgcascade.delete_dead_letter(bigint),
+    pgcascade.delete_dead_letters(text, text),
     pgcascade.setting(text),
     pgcascade.check_consumer(integer, integer),
     pgcascade.check_batch(bigint)

@@ -73,8 +73,10 @@ $$;
 
 -- pgq.event_retry(3), time given
 --     Deliver one event of an open batch again, not before x_retry_time. Returns 1, or 0 if it is waiting already.
+--     One that was retried as often as the consumer's max_retries allows goes to the dead letters instead (dead_letter.sql): 1
+--     too, since it is taken care of, or 0 if it is there already.
 --     Errors: no such event in that batch, no such batch; both are "event not found"; the consumer belongs to another role.
---     Writes pgq.retry_queue. Finds the event by pgcascade.find_event().
+--     Writes pgq.retry_queue or pgcascade.dead_letter. Finds the event by pgcascade.find_event().
 create function pgq.event_retry(x_batch_id bigint, x_event_id bigint, x_retry_time timestamptz) returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -87,6 +89,9 @@ begin
             detail = format('Batch id: %s, event id: %s',
                             coalesce(x_batch_id::text, 'NULL'), coalesce(x_event_id::text, 'NULL')),
             hint = 'Only events of an open batch can be retried, before finish_batch().';
+    end if;
+    if coalesce(ev.ev_retry, 0) >= pgcascade.max_retries(x_batch_id) then
+        return pgcascade.bury_event(x_batch_id, ev, format('retried %s times', coalesce(ev.ev_retry, 0)));
     end if;
 
     insert into pgq.retry_queue (ev_retry_after, ev_queue, ev_id, ev_time, ev_owner, ev_retry,
@@ -113,7 +118,8 @@ $$;
 
 -- pgq.batch_retry(2)
 --     Deliver all events of an open batch again, not before i_retry_seconds from now.
---     Returns how many were put into the retry queue; those that wait there already are not counted.
+--     Returns how many were put into the retry queue or, see event_retry(), among the dead letters; those that are there
+--     already are not counted.
 --     Errors: no such batch; the consumer belongs to another role.
 --     Writes pgq.retry_queue.
 create function pgq.batch_retry(i_batch_id bigint, i_retry_seconds integer) returns integer
@@ -123,6 +129,8 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     sub pgq.subscription;
+    allowed constant integer := pgcascade.max_retries(i_batch_id);
+    dead integer := 0;
     result integer;
 begin
     select * into sub from pgq.subscription where sub_batch = i_batch_id;
@@ -134,15 +142,23 @@ begin
     perform pgcascade.check_consumer(sub.sub_queue, sub.sub_consumer);
 
     -- Not by pgq.get_batch_events(): its cap is about what is sent to clients.
+    if allowed is not null then
+        execute 'select coalesce(sum(pgcascade.bury_event('
+                ' $1, (e.ev_id, e.ev_time, e.ev_txid, $2, e.ev_retry, e.ev_type, e.ev_data,'
+                ' e.ev_extra1, e.ev_extra2, e.ev_extra3, e.ev_extra4)::pgq.event_template,'
+                ' format(''retried %s times'', coalesce(e.ev_retry, 0)))), 0)'
+                ' from (' || pgq.batch_event_sql(i_batch_id) || ') e where coalesce(e.ev_retry, 0) >= $3'
+           into dead using i_batch_id, sub.sub_id, allowed;
+    end if;
     execute 'insert into pgq.retry_queue (ev_retry_after, ev_queue, ev_id, ev_time, ev_owner, ev_retry,'
             ' ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4)'
             ' select now() + make_interval(secs => $1), $2, e.ev_id, e.ev_time, $3, coalesce(e.ev_retry, 0) + 1,'
             ' e.ev_type, e.ev_data, e.ev_extra1, e.ev_extra2, e.ev_extra3, e.ev_extra4'
-            ' from (' || pgq.batch_event_sql(i_batch_id) || ') e'
+            ' from (' || pgq.batch_event_sql(i_batch_id) || ') e where $4 is null or coalesce(e.ev_retry, 0) < $4'
             ' on conflict (ev_owner, ev_id) do nothing'
-      using i_retry_seconds, sub.sub_queue, sub.sub_id;
+      using i_retry_seconds, sub.sub_queue, sub.sub_id, allowed;
     get diagnostics result = row_count;
-    return result;
+    return result + dead;
 end
 $$;
 

@@ -58,20 +58,26 @@ async fn session(cluster: &Cluster, name: &str, statement: &'static str) -> Wait
 /// The same, and returns once it sleeps in it, holding nothing.
 async fn waiter(cluster: &Cluster, db: &Db, name: &str, statement: &'static str) -> Waiter {
     let waiter = session(cluster, name, statement).await;
-    let pid = &waiter.pid;
-    let state = format!(
-        "select wait_event_type, backend_xid is null, backend_xmin is null,
-                (select count(*) from pg_locks l where l.pid = a.pid and l.locktype <> 'virtualxid')
-           from pg_stat_activity a where a.pid = {pid}"
-    );
-    eventually("a waiter without transaction id, snapshot and lock", || async {
-        db.text(&state).await == "Extension|t|t|0"
-    })
-    .await;
+    assert!(waiter.sleeps(db).await, "it waits, and has not found a batch");
     waiter
 }
 
 impl Waiter {
+    /// Waits until it sleeps, without transaction id, snapshot and lock, or has ended: then false.
+    async fn sleeps(&self, db: &Db) -> bool {
+        let state = format!(
+            "select wait_event_type, backend_xid is null, backend_xmin is null,
+                    (select count(*) from pg_locks l where l.pid = a.pid and l.locktype <> 'virtualxid')
+               from pg_stat_activity a where a.pid = {}",
+            self.pid
+        );
+        eventually("it sleeps or has ended", || async {
+            self.said.is_finished() || db.text(&state).await == "Extension|t|t|0"
+        })
+        .await;
+        !self.said.is_finished()
+    }
+
     async fn end(self) -> Result<String, String> {
         tokio::time::timeout(PATIENCE, self.said)
             .await
@@ -90,7 +96,12 @@ const WAIT: &str = "call pgcascade.wait_batch('q', 'c', '1 hour')";
 async fn a_commit_elsewhere_ends_the_wait_by_way_of_the_background_ticker() {
     let db = queue(&SHARED, "background", true).await;
     // A new queue is ticked a few times without an event: those are batches too.
-    let mut waiting = waiter(&SHARED, &db, "background", WAIT).await;
+    let mut waiting = session(&SHARED, "background", WAIT).await;
+    while !waiting.sleeps(&db).await {
+        let batch = waiting.end().await.unwrap();
+        db.run(&format!("select pgq.finish_batch({batch})")).await;
+        waiting = session(&SHARED, "background", WAIT).await;
+    }
     db.run("select pgq.insert_event('q', 't', 'awaited')").await;
     let batch = loop {
         let batch = waiting.end().await.unwrap();
