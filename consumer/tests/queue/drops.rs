@@ -121,6 +121,8 @@ const EXPECTED: &[&str] = &[
     "42704 Event queue not created yet",
     "42704 Not subscriber to queue: d/e",
     "42704 batch not found",
+    // Found the batch, and then the queue's ticks gone.
+    "42704 queue number N does not have both ticks N and N",
     // Waited for the lock on a table that was gone then.
     "42P01 relation \"pgq.event_N\" does not exist",
 ];

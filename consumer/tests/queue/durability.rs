@@ -31,7 +31,7 @@ fn sleepy(name: &str) -> Cluster {
 /// Every tick: its row, and the events between it and the one before, as another session sees them now.
 async fn ticks(db: &Db) -> BTreeMap<i64, String> {
     let text = db
-        .text("select tick_id, tick_time || ' ' || tick_snapshot || ' ' || tick_event_seq || ' ' || events(tick_id) from pgq.tick")
+        .text("select tick_id, tick_time || ' ' || tick_snapshot || ' ' || tick_event_seq || ' [' || events(tick_id) || ']' from pgq.tick")
         .await;
     text.lines()
         .map(|line| {
