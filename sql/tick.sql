@@ -44,6 +44,13 @@ begin
     -- A big snapshot is compressed: nothing below unpacks it once per transaction in it.
     last_xmax := txid_snapshot_xmax(last.tick_snapshot);
     snap := txid_current_snapshot();
+    -- A transaction that stored events before it ticks may store more after it: they are for the next tick, all of them. Its
+    -- own snapshot shows it as ended as soon as a younger one has.
+    if txid_visible_in_snapshot(txid_current(), snap) then
+        snap := format('%s:%s:%s', txid_snapshot_xmin(snap), txid_snapshot_xmax(snap),
+                       (select string_agg(x.xid::text, ',' order by x.xid)
+                          from (select txid_snapshot_xip(snap) union all select txid_current()) x (xid)));
+    end if;
 
     -- A snapshot from before the last one means that transaction ids went backwards: the queue was restored into a
     -- younger cluster, or the cluster to an earlier time. Batches across that point would lose events.
@@ -99,6 +106,7 @@ declare
     new_events bigint;
     lag interval;
     gap interval;
+    late boolean;
     tick bigint;
 begin
     select queue_id into id from pgq.queue where queue_name = i_queue_name;
@@ -146,8 +154,12 @@ begin
     -- seq counts the ids of open transactions too. Their events belong to a later tick, and no id is drawn when they
     -- commit; so the tick stands one lower, which is not enough to be due but keeps the ticker looking. The order: 1. the
     -- sequence was read, 2. writers are looked for, 3. the snapshot is taken. A writer counted in 1 and gone in 2 is then
-    -- seen by 3.
-    if pgcascade.has_writers(q.queue_data_pfx::regclass) then
+    -- seen by 3. This transaction may be one of them.
+    late := pgcascade.has_writers(q.queue_data_pfx::regclass);
+    if not late and txid_current_if_assigned() is not null then
+        execute format('select exists (select from %s where ev_txid = $1)', q.queue_data_pfx) into late using txid_current();
+    end if;
+    if late then
         seq := greatest(seq - 1, last.tick_event_seq);
     end if;
     tick := nextval(q.queue_tick_seq);

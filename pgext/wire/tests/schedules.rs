@@ -83,6 +83,21 @@ fn texts() {
     }
 }
 
+/// Races too narrow for chance to meet soon; a schedule is as good as the rule that it was made for.
+const KEPT: [(Naive, &str); 1] = [(
+    Naive::Step2WithoutTableLock,
+    "idle; 0 tick; 0 next 0; 0 read 0; 0 finish 0; 2 event; 0 step1 /9; 1 step2 /3; 2 event",
+)];
+
+#[test]
+fn kept_schedules() {
+    for (rule, text) in KEPT {
+        let schedule: Schedule = text.parse().unwrap();
+        assert_eq!(run(&schedule, None), Ok(()), "{text}");
+        assert!(run(&schedule, Some(rule)).is_err(), "{rule:?}: {text}");
+    }
+}
+
 /// Schedules until one notices that the rule is left out, always the same ones.
 fn noticed(rule: Naive, limit: u32) -> Option<u32> {
     let mut runner = TestRunner::new_with_rng(Config::default(), TestRng::deterministic_rng(RngAlgorithm::ChaCha));
@@ -100,7 +115,10 @@ fn noticed(rule: Naive, limit: u32) -> Option<u32> {
 #[test]
 fn every_rule_is_needed() {
     let mut forgiven = Vec::new();
-    for rule in Naive::ALL {
+    for rule in Naive::ALL
+        .into_iter()
+        .filter(|rule| KEPT.iter().all(|(kept, _)| kept != rule))
+    {
         match noticed(rule, 100_000) {
             Some(n) => println!("{rule:?}: {n}"),
             None => forgiven.push(rule),

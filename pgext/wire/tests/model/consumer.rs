@@ -35,7 +35,7 @@ impl Model {
                 };
                 let snapshot = self.snapshot(s);
                 if !self.ticks(s, &snapshot).any(|tick| tick.id == last) {
-                    if task.flag {
+                    if task.flag || self.without(Naive::NoSecondLook) {
                         return Step::Fault(format!("next_batch does not find tick {last}"));
                     }
                     return Step::To(2);

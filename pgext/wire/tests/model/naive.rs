@@ -18,8 +18,6 @@ pub(crate) enum Naive {
     OneStep,
     /// Rotation does not ask how far consumers are.
     RotationIgnoresConsumers,
-    /// Without consumers, rotation goes beyond the last tick.
-    RotationIgnoresLastTick,
     /// Writers do; a table is truncated while others write to it.
     TruncateWithoutLock,
     /// Ticks whose events are truncated stay.
@@ -46,6 +44,8 @@ pub(crate) enum Naive {
     WholeRange,
     /// R4: a batch is opened without a lock.
     OpenWithoutLock,
+    /// `next_batch` takes a tick that is gone for a corrupt queue without a second look under the lock.
+    NoSecondLook,
     /// Finishing a batch does not look which one is open.
     FinishAnything,
     /// A consumer is registered while a rotation takes its tick away.
@@ -71,7 +71,6 @@ impl Naive {
         Self::Step2WithoutTableLock,
         Self::OneStep,
         Self::RotationIgnoresConsumers,
-        Self::RotationIgnoresLastTick,
         Self::TruncateWithoutLock,
         Self::TicksStay,
         Self::TickBeforeLock,
@@ -85,6 +84,7 @@ impl Naive {
         Self::NoRunningList,
         Self::WholeRange,
         Self::OpenWithoutLock,
+        Self::NoSecondLook,
         Self::FinishAnything,
         Self::RegisterWithoutLock,
         Self::SubtransactionId,

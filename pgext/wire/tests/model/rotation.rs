@@ -40,10 +40,6 @@ impl Model {
                     };
                     needed = Some(tick.snapshot.xmin.min(needed.unwrap_or(u64::MAX)));
                 }
-                if !self.without(Naive::RotationIgnoresLastTick) {
-                    let last = self.last_tick(s, &snapshot).map(|(tick, _)| tick.snapshot.xmin);
-                    needed = needed.into_iter().chain(last).min();
-                }
                 task.xid = needed.filter(|_| !self.without(Naive::RotationIgnoresConsumers));
                 let step2 = task.control.and_then(|control| control.step2);
                 if task.xid.is_some() && task.xid <= step2 {

@@ -155,7 +155,8 @@ impl Act {
             Self::CommitPrepared(_) => Self::CommitPrepared(row),
             Self::RollbackPrepared(_) => Self::RollbackPrepared(row),
             Self::Register(..) => Self::Register(1 + argument % 2, argument / 2 % 4),
-            Self::Unregister(_) => Self::Unregister(row),
+            // The first stays: without consumers a queue is rotated whatever its last tick shows.
+            Self::Unregister(_) => Self::Unregister(1 + argument % 2),
             other => other,
         }
     }

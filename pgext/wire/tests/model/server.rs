@@ -156,6 +156,16 @@ impl Model {
             .enumerate()
             .filter_map(move |(at, transaction)| {
                 let transaction = transaction.as_ref().filter(|_| Some(at) != but)?;
+                // Nobody waits for a row of a transaction that has ended; other locks are held until it has told everybody.
+                let ended = transaction.top().is_some_and(|top| !self.running.contains(&top));
+                if ended
+                    && !matches!(
+                        lock,
+                        Lock::Ticker | Lock::QueueTable | Lock::Parent | Lock::Table(_) | Lock::RetryQueue
+                    )
+                {
+                    return None;
+                }
                 let conflict =
                     |(held, its): &(Lock, Mode)| *held == lock && (mode == Mode::Exclusive || *its == Mode::Exclusive);
                 transaction

@@ -3,7 +3,7 @@
 
 use super::naive::Naive;
 use super::schedule::Act;
-use super::store::{Event, Record, Retry, Sequence};
+use super::store::{Event, Record, Retry, Sequence, Status};
 use super::{Cached, Lock, Mode, Model, Step, Task};
 
 const ROW: u8 = 0;
@@ -118,7 +118,9 @@ impl Model {
         }
         let top = self.top_xid(s);
         // The promise on which rotation rests (docs/concurrency.md).
-        let newest = self.control(s, &self.fresh(s));
+        let mut versions = self.store.control.iter().rev();
+        let newest = versions.find(|(by, _)| self.store.status(*by) != Status::Aborted);
+        let newest = newest.map_or(control, |(_, newest)| *newest);
         if newest.step2.is_some_and(|step2| step2 < top)
             && newest.table != control.table
             && !self.is_control_of_snapshot()
