@@ -147,7 +147,8 @@ $$;
 
 -- pgq.maint_rotate_tables_step2()
 --     Note that rotations done by step1 are visible to every transaction that begins from now on. Returns 0.
---     Must run in a later transaction than step1; a rotation that is not older than this transaction waits.
+--     Must run in a later transaction than step1, and before that writes anything: an id that was assigned before step1 was
+--     committed is below those of writers that do not know of it. Else the rotation waits for the next call.
 --     Writes pgq.queue; assigns no transaction id when there is nothing to note.
 create function pgq.maint_rotate_tables_step2() returns integer
 language plpgsql volatile
@@ -155,7 +156,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     lock table pgq.queue in share update exclusive mode;
-    if exists (select from pgq.queue where queue_switch_step2 is null) then
+    if txid_current_if_assigned() is null and exists (select from pgq.queue where queue_switch_step2 is null) then
         update pgq.queue
            set queue_switch_step2 = txid_current()
          where queue_switch_step2 is null and queue_switch_step1 < txid_current()

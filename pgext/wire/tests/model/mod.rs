@@ -492,7 +492,7 @@ impl Model {
             if !busy {
                 let n = self.prepared.len();
                 let at = self.prepared.remove(n - 1);
-                if n % 2 == 0 {
+                if n.is_multiple_of(2) {
                     self.roll_back(at);
                 } else {
                     let free = (0..SESSIONS).find(|s| self.sessions[*s].task.is_none()).unwrap_or(0);

@@ -14,6 +14,8 @@ pub(crate) enum Naive {
     ControlBeforeXid,
     /// Step 2 waits for a row instead of for the table.
     Step2WithoutTableLock,
+    /// Step 2 in a transaction that has an id already.
+    Step2OfOldTransaction,
     /// Step 2 in the transaction of step 1.
     OneStep,
     /// Rotation does not ask how far consumers are.
@@ -63,12 +65,13 @@ pub(crate) enum Naive {
 }
 
 impl Naive {
-    pub(crate) const ALL: [Self; 28] = [
+    pub(crate) const ALL: [Self; 29] = [
         Self::ControlOfSnapshot,
         Self::ControlOfSnapshotNoLook,
         Self::CacheForEver,
         Self::ControlBeforeXid,
         Self::Step2WithoutTableLock,
+        Self::Step2OfOldTransaction,
         Self::OneStep,
         Self::RotationIgnoresConsumers,
         Self::TruncateWithoutLock,

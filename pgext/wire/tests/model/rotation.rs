@@ -125,7 +125,9 @@ impl Model {
                 Step::On
             }
             1 => {
-                if self.control(s, &self.snapshot(s)).step2.is_some() {
+                // An id from before step 1 was committed is below those of writers that do not know of it.
+                let older = self.own(s).is_some() && !self.without(Naive::Step2OfOldTransaction);
+                if older || self.control(s, &self.snapshot(s)).step2.is_some() {
                     return Step::Done;
                 }
                 self.top_xid(s);

@@ -35,7 +35,7 @@ impl Model {
                     return Step::Fault("the queue has no tick".to_owned());
                 };
                 let new = task.seq - last.seq;
-                if self.idle_ticks || single || new < 0 || new >= 2 {
+                if self.idle_ticks || single || !(0..2).contains(&new) {
                     Step::To(WRITERS)
                 } else if new == 1 || task.seq == 1 {
                     Step::On
@@ -84,13 +84,13 @@ impl Model {
     fn write_tick(&mut self, s: usize, task: &mut Task) -> Step {
         let mut snapshot = task.snapshot.take().unwrap_or_else(|| self.snapshot(s));
         // Own events are for the next tick: the transaction goes on, and may store more.
-        if let Some(own) = self
+        let own = self
             .own(s)
-            .filter(|own| *own < snapshot.xmax && !self.without(Naive::TickShowsItself))
+            .filter(|own| *own < snapshot.xmax && !self.without(Naive::TickShowsItself));
+        if let Some(own) = own
+            && let Err(at) = snapshot.in_progress.binary_search(&own)
         {
-            if let Err(at) = snapshot.in_progress.binary_search(&own) {
-                snapshot.in_progress.insert(at, own);
-            }
+            snapshot.in_progress.insert(at, own);
         }
         let Some((last, _)) = self.last_tick(s, &self.snapshot(s)) else {
             return Step::Fault("the queue has no tick".to_owned());

@@ -182,7 +182,7 @@ impl Model {
         let due = self.store.retries.iter().find(|retry| {
             self.store.visible(retry.by, &snapshot, own)
                 && !retry.gone.is_some_and(|gone| self.store.visible(gone, &snapshot, own))
-                && !retry.gone.is_some_and(|gone| Some(self.store.top(gone)) == own)
+                && retry.gone.is_none_or(|gone| Some(self.store.top(gone)) != own)
         });
         let Some(retry) = due.cloned() else {
             return Step::Done;
