@@ -43,6 +43,12 @@ select * from pgq.maint_operations() where func_arg = 'rotation' or func_arg is 
 -- Not again before the second step.
 select pgq.maint_rotate_tables_step1('rotation');
 :state
+-- Nor in a transaction that has an id, which may be from before the first step.
+begin;
+select txid_current() > 0 as has_id;
+select pgq.maint_rotate_tables_step2();
+commit;
+:state
 select pgq.maint_rotate_tables_step2();
 :state
 

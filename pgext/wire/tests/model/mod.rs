@@ -1,7 +1,6 @@
 //! A model of the queue inside a server: transactions with savepoints, snapshots, locks, messages, a log and crashes, and on
 //! top of them our algorithm step by step, as sql/*.sql and pgext/src/queue.rs have it. A schedule is run in it, and what
-//! consumers saw is compared with what was committed ([`properties`]). Used by the tests beside it, and by
-//! consumer/tests/schedules.rs, which runs the same schedules on a real server.
+//! consumers saw is compared with what was committed ([`properties`]). Used by the tests beside it.
 //!
 //! A statement is a list of steps, between which other sessions run: each look at shared state, each lock and each
 //! snapshot is a step of its own. Commit too: logged, visible, others told, locks released. Messages are read only where the server must
