@@ -183,7 +183,7 @@ const FORGOTTEN: [(&str, &str); 14] = [
         "a function's body",
         "create or replace function pgq.version() returns text language sql as $$ select '0' $$",
     ),
-    ("a new function", "drop function pgcascade.rotation_blockers()"),
+    ("a new function", "drop function pgcascade.mend_restored()"),
     (
         "a removed function",
         "create function pgq.gone() returns int language sql as 'select 1'",

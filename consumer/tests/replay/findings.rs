@@ -206,7 +206,7 @@ async fn capture_uses_after_triggers_only() {
     pair.catch_up(&["--table", "public.*", "--create"]).await;
     // Bit 2 of tgtype is BEFORE, bit 64 INSTEAD OF.
     let triggers = "select tgrelid::regclass, count(*), count(*) filter (where tgtype & (2 | 64) <> 0) from pg_trigger
-                     where not tgisinternal and tgname like 'pgcascade%' group by 1 order by 1";
+                     where not tgisinternal and tgname like 'pgcascade_capture%' group by 1 order by 1";
     assert_eq!(pair.provider.text(triggers).await, "a|2|0\nb|2|0");
     pair.drop().await;
 }
