@@ -25,9 +25,10 @@ $$;
 
 -- pgcascade.write_tick(4)
 --     Insert a tick with the snapshot of now, announce it on channel pgcascade_tick as "queue_id tick_id", and wake those who
---     wait for a batch (wait.sql).
+--     wait for a batch (wait.sql). What this transaction itself stores is for the next tick; with an external ticker for this one.
 --     The caller holds the ticker lock.
---     Errors: the queue's storage is not sound; the tick id or the snapshot does not follow the last tick.
+--     Errors: the queue's storage is not sound; the tick id or the snapshot does not follow the last tick; the tick has no place
+--     on this node of a cascade (takeover.sql).
 create function pgcascade.write_tick(
     i_queue_id integer, i_tick_id bigint, i_tick_time timestamptz, i_event_seq bigint
 ) returns void
@@ -38,18 +39,32 @@ declare
     last pgq.tick;
     last_xmax bigint;
     snap txid_snapshot;
+    me bigint;
 begin
     perform pgcascade.check_queue(i_queue_id);
+    perform pgcascade.check_epoch(i_queue_id, i_tick_id);
     select * into last from pgq.tick where tick_queue = i_queue_id order by tick_id desc limit 1;
     -- A big snapshot is compressed: nothing below unpacks it once per transaction in it.
     last_xmax := txid_snapshot_xmax(last.tick_snapshot);
     snap := txid_current_snapshot();
-    -- A transaction that stored events before it ticks may store more after it: they are for the next tick, all of them. Its
-    -- own snapshot shows it as ended as soon as a younger one has.
-    if txid_visible_in_snapshot(txid_current(), snap) then
+    me := txid_current();
+    if (select q.queue_external_ticker from pgq.queue q where q.queue_id = i_queue_id) then
+        -- A tick that was made elsewhere comes with its events: those that this transaction stores, before or after, are in it,
+        -- so that a batch of a branch is the same as that of its root. Nobody sees the tick without them. Transactions
+        -- between ours and the newest that has ended count as running.
+        if not txid_visible_in_snapshot(me, snap) then
+            snap := format('%s:%s:%s', txid_snapshot_xmin(snap), me + 1,
+                           (select string_agg(x.xid::text, ',' order by x.xid)
+                              from (select txid_snapshot_xip(snap)
+                                    union all
+                                    select generate_series(txid_snapshot_xmax(snap), me - 1)) x (xid)));
+        end if;
+    elsif txid_visible_in_snapshot(me, snap) then
+        -- A transaction that stored events before it ticks may store more after it: they are for the next tick, all of
+        -- them. Its own snapshot shows it as ended as soon as a younger one has.
         snap := format('%s:%s:%s', txid_snapshot_xmin(snap), txid_snapshot_xmax(snap),
                        (select string_agg(x.xid::text, ',' order by x.xid)
-                          from (select txid_snapshot_xip(snap) union all select txid_current()) x (xid)));
+                          from (select txid_snapshot_xip(snap) union all select me) x (xid)));
     end if;
 
     -- A snapshot from before the last one means that transaction ids went backwards: the queue was restored into a

@@ -1,0 +1,24 @@
+-- Who may do what about takeovers: readers and monitoring see them, administrators do them.
+
+grant select on pgcascade.node_epoch, pgcascade.node_promise, pgcascade.epoch_history, pgcascade.takeover, pgcascade.node_state
+    to pgq_reader, pgq_admin, pg_monitor;
+
+grant execute on function pgcascade.takeover_steps(text) to pgq_reader, pg_monitor;
+
+grant execute on function
+    pgcascade.promise_epoch(text, uuid, bigint, text),
+    pgcascade.release_promise(text, uuid),
+    pgcascade.fence_root(text, uuid, integer),
+    pgcascade.learn_epochs(text, jsonb),
+    pgcascade.confirm_epoch(text, uuid, jsonb),
+    pgcascade.follow_root(text, uuid, jsonb, text),
+    pgcascade.takeover_begin(text, text, text, bigint, text, integer, text),
+    pgcascade.takeover_claim(uuid, text),
+    pgcascade.takeover_advance(uuid, text, text, bigint, text),
+    pgcascade.takeover_fetch(uuid, text, text, jsonb),
+    pgcascade.takeover_promote(uuid, text, bigint, bigint, bigint),
+    pgcascade.takeover_confirmed(uuid, text, text),
+    pgcascade.takeover_open(uuid, text),
+    pgcascade.takeover_abort(uuid, text, text),
+    pgcascade.takeover_failed(uuid, text, text)
+to pgq_admin;

@@ -1,0 +1,371 @@
+-- The journal of a takeover, on the node that becomes root, and the steps that are taken there.
+--
+-- A step that is taken on another node is entered here after it was taken (takeover_advance); those taken here are entered
+-- in the same transaction. Who goes on with a takeover holds it: another run of the command that resumes it
+-- takes it away, and the one before is told so at its next step.
+
+-- pgcascade.takeover_begin(7)
+--     Enter a takeover that makes this node root, and promise its epoch here.
+--     i_kind        planned or dead
+--     i_epoch       the lowest epoch it may have: one more than any that was seen or promised on the other nodes
+--     i_holder      the run of the command
+--     i_confirms    how many other nodes have to confirm; 0 only with i_fenced_by, how the operator made sure that the
+--                   old root is off
+--     Returns the takeover and its epoch.
+--     Errors: not a branch; a takeover is under way here, or this node is promised to one (55006); nobody would confirm.
+--     Writes takeover, node_promise.
+create function pgcascade.takeover_begin(
+    in i_queue_name text, in i_kind text, in i_old_node text, in i_epoch bigint, in i_holder text,
+    in i_confirms integer, in i_fenced_by text, out op_id uuid, out epoch_new bigint
+) returns record
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    me record;
+    live pgcascade.takeover;
+begin
+    select * into me from pgcascade.lock_node(i_queue_name);
+    select * into live from pgcascade.takeover t where t.queue_name = i_queue_name and t.step not in ('done', 'aborted');
+    if found then
+        raise exception using errcode = 'object_in_use',
+            message = format('takeover %s of queue "%s" to node "%s" is under way: %s since %s', live.op_id, i_queue_name,
+                             live.new_node, live.step, live.updated_at),
+            hint = 'Finish it with consumer takeover --resume, or give it up with --abort.';
+    elsif (me.node).node_type <> 'branch' then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = format('node "%s" of queue "%s" is a %s and cannot become root', (me.node).node_name, i_queue_name,
+                             (me.node).node_type),
+            hint = 'Only a branch has the queue that a root needs.';
+    end if;
+    if i_kind is distinct from 'dead' and coalesce(i_confirms, 0) < 1 or coalesce(i_confirms, 0) < 1 and i_fenced_by is null then
+        raise exception using errcode = 'invalid_parameter_value',
+            message = format('a takeover of queue "%s" that no other node has to confirm needs the operator''s word',
+                             i_queue_name),
+            hint = 'Say how the old root was made sure to be off: consumer takeover NEW --dead OLD --fenced-by "power off".';
+    end if;
+    op_id := gen_random_uuid();
+    epoch_new := greatest(i_epoch, (me.known).epoch + 1, (me.promise).epoch + 1);
+    perform pgcascade.promise_epoch(i_queue_name, op_id, epoch_new, i_kind);
+    insert into pgcascade.takeover (op_id, queue_name, kind, old_node, new_node, epoch_new, step, confirms, fenced_by, holder)
+    values (takeover_begin.op_id, i_queue_name, i_kind, i_old_node, (me.node).node_name, takeover_begin.epoch_new, 'prepared',
+            i_confirms, i_fenced_by, i_holder);
+end
+$$;
+
+-- pgcascade.takeover_claim(2)
+--     Take a takeover over from whoever holds it, in order to resume or to abort it. Returns its row.
+--     Errors: no such takeover. Writes takeover.
+create function pgcascade.takeover_claim(i_op uuid, i_holder text) returns pgcascade.takeover
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    result pgcascade.takeover;
+begin
+    update pgcascade.takeover t
+       set holder = i_holder, updated_at = clock_timestamp(), error = null
+     where t.op_id = i_op
+    returning * into result;
+    if not found then
+        raise exception using errcode = 'undefined_object',
+            message = format('there is no takeover %s on this node', coalesce(i_op::text, 'NULL')),
+            hint = 'pgcascade.takeover lists those that made, or should make, this database root.';
+    end if;
+    return result;
+end
+$$;
+
+-- pgcascade.takeover_at(3)
+--     Lock a takeover, and its node, for its next step. Returns its row, or null if the step was taken. The step 'aborted' may
+--     come after each one before 'promoted'.
+--     Errors: no such takeover; it was aborted, or another run of the command holds it (55006); the step before was not taken.
+create function pgcascade.takeover_at(i_op uuid, i_holder text, i_step text) returns pgcascade.takeover
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    t pgcascade.takeover;
+    steps text[];
+    done integer;
+begin
+    -- The node first, as everywhere.
+    perform pgcascade.lock_node(k.queue_name) from pgcascade.takeover k where k.op_id = i_op;
+    select * into t from pgcascade.takeover k where k.op_id = i_op for update;
+    steps := pgcascade.takeover_steps(t.kind);
+    done := array_position(steps, t.step);
+    if t.op_id is null then
+        raise exception using errcode = 'undefined_object',
+            message = format('there is no takeover %s on this node', coalesce(i_op::text, 'NULL')),
+            hint = 'pgcascade.takeover lists those that made, or should make, this database root.';
+    elsif t.holder is distinct from i_holder then
+        raise exception using errcode = 'object_in_use',
+            message = format('takeover %s of queue "%s" was taken over by another run of the command (%s)', i_op, t.queue_name,
+                             t.holder),
+            hint = 'Leave it to that one; or take it back with consumer takeover --resume.';
+    elsif t.step = i_step or array_position(steps, i_step) <= done then
+        return null;
+    elsif t.step = 'aborted' then
+        raise exception using errcode = 'object_in_use',
+            message = format('takeover %s of queue "%s" was aborted', i_op, t.queue_name),
+            hint = 'Begin a new one.';
+    elsif i_step = 'aborted' then
+        if done >= array_position(steps, 'promoted') then
+            raise exception using errcode = 'object_not_in_prerequisite_state',
+                message = format('takeover %s of queue "%s" is %s and cannot be aborted any more', i_op, t.queue_name, t.step),
+                hint = 'Finish it with consumer takeover --resume; then take over again in the other direction.';
+        end if;
+    elsif array_position(steps, i_step) is distinct from done + 1 then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = format('takeover %s of queue "%s" is %s and cannot become %s', i_op, t.queue_name, t.step,
+                             coalesce(i_step, 'NULL')),
+            hint = coalesce('Its next step is ' || steps[done + 1] || '.', 'It has no step left.');
+    end if;
+    return t;
+end
+$$;
+
+-- pgcascade.takeover_advance(5)
+--     Enter a step that was taken on other nodes. i_fork_tick and i_donor: what was found; null keeps what is known.
+--     Returns false if it was entered already. Errors: those of takeover_at(); a step that is taken here.
+--     Writes takeover.
+create function pgcascade.takeover_advance(
+    i_op uuid, i_holder text, i_step text, i_fork_tick bigint, i_donor text
+) returns boolean
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    t pgcascade.takeover;
+begin
+    t := pgcascade.takeover_at(i_op, i_holder, i_step);
+    if t.op_id is null then
+        return false;
+    elsif i_step in ('promoted', 'opened') then
+        raise exception using errcode = 'invalid_parameter_value',
+            message = format('%s is not a step that can only be entered', i_step),
+            hint = 'Use pgcascade.takeover_promote() or pgcascade.takeover_open().';
+    end if;
+    update pgcascade.takeover k
+       set step = i_step, updated_at = clock_timestamp(), error = null,
+           fork_tick = coalesce(i_fork_tick, k.fork_tick), donor = coalesce(i_donor, k.donor)
+     where k.op_id = i_op;
+    return true;
+end
+$$;
+
+-- pgcascade.takeover_fetch(4)
+--     Let this node, which has promised to take no ticks, fetch what it lacks from the donor, and no more than that.
+--     i_history   what the donor knows of epochs
+--     Errors: those of takeover_at() for the step 'caught-up'; not promised to this takeover any more (55006); the donor is
+--     not known here; those of learn_epochs(). Writes epoch_history, node_epoch, node_promise, local_state.
+create function pgcascade.takeover_fetch(i_op uuid, i_holder text, i_donor text, i_history jsonb) returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    t pgcascade.takeover;
+    code integer;
+    note text;
+begin
+    t := pgcascade.takeover_at(i_op, i_holder, 'caught-up');
+    if t.op_id is null then
+        return;
+    end if;
+    perform pgcascade.check_promise(t);
+    perform pgcascade.learn_epochs(t.queue_name, i_history);
+    select c.ret_code, c.ret_note into code, note
+      from pgq_node.node_info n, pgq_node.change_consumer_provider(n.queue_name, n.worker_name, i_donor) c
+     where n.queue_name = t.queue_name;
+    if code >= 300 then
+        raise exception using errcode = 'undefined_object', message = note,
+            hint = 'Make it known with pgq_node.register_location().';
+    end if;
+    update pgcascade.node_promise p set fetch_upto = t.fork_tick where p.queue_name = t.queue_name and p.op_id = i_op;
+end
+$$;
+
+-- pgcascade.check_promise(1)
+--     Refuses (55006) if this node is not promised to the takeover any more. The caller has locked the node.
+create function pgcascade.check_promise(i_takeover pgcascade.takeover) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    node pgcascade.node_state;
+begin
+    select * into node from pgcascade.node_state s where s.queue_name = i_takeover.queue_name;
+    if (node.promised_op, node.promised_epoch) is distinct from (i_takeover.op_id, i_takeover.epoch_new) then
+        raise exception using errcode = 'object_in_use',
+            message = format('takeover %s of queue "%s" was superseded: node "%s" %s', i_takeover.op_id, i_takeover.queue_name,
+                             i_takeover.new_node,
+                             case when node.promised_op is null then format('follows epoch %s', node.epoch)
+                                  else format('has promised epoch %s to takeover %s', node.promised_epoch,
+                                              node.promised_op) end),
+            hint = 'Nothing is to be done for it; consumer status shows which node is root.';
+    end if;
+end
+$$;
+
+-- pgcascade.takeover_promote(5)
+--     Make this node the root of the new epoch, closed: this transaction is the change of root. Its first tick is made, a million
+--     above all that was seen, and with it there are no events after the fork that any other root knows.
+--     i_fork_tick   the closing tick of the old root; null: the last tick that is here
+--     i_max_tick, i_max_event   the highest ids seen on any node
+--     Returns the history of epochs, which the other nodes have to learn; done again, the same.
+--     Errors: those of takeover_at(); superseded (55006); the node does not stand at i_fork_tick; it has events after it;
+--     not READ COMMITTED. Writes node_info, local_state, pgq.queue, pgq.tick, epoch_history, node_epoch, takeover.
+create function pgcascade.takeover_promote(
+    i_op uuid, i_holder text, i_fork_tick bigint, i_max_tick bigint, i_max_event bigint
+) returns jsonb
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    margin constant bigint := 1000000;
+    t pgcascade.takeover;
+    q pgq.queue;
+    last pgq.tick;
+    tick bigint;
+    event bigint;
+    role text;
+begin
+    t := pgcascade.takeover_at(i_op, i_holder, 'promoted');
+    if t.op_id is not null then
+        perform pgcascade.check_promise(t);
+        select * into q from pgq.queue where queue_name = t.queue_name;
+        perform pgcascade.lock_ticker(q.queue_id);
+        select * into last from pgq.tick where tick_queue = q.queue_id order by tick_id desc limit 1;
+        select n.node_type into role from pgq_node.node_info n where n.queue_name = t.queue_name;
+        if role is distinct from 'branch' or last.tick_id is distinct from coalesce(i_fork_tick, last.tick_id)
+           or pgcascade.has_undelivered(q.queue_data_pfx, last.tick_snapshot)
+        then
+            raise exception using errcode = 'object_not_in_prerequisite_state',
+                message = format('node "%s" of queue "%s" cannot become root after tick %s: it is a %s at tick %s', t.new_node,
+                                 t.queue_name, i_fork_tick, role, last.tick_id),
+                hint = 'It must be a branch that has every event up to that tick, and none after it.';
+        end if;
+
+        tick := setval(q.queue_tick_seq, margin + greatest(last.tick_id, pgq.seq_getval(q.queue_tick_seq), i_max_tick));
+        event := setval(q.queue_event_seq,
+                        margin + greatest(last.tick_event_seq, pgq.seq_getval(q.queue_event_seq), i_max_event));
+        -- First the role: a branch that is promised away takes no ticks.
+        update pgq_node.node_info set node_type = 'root' where queue_name = t.queue_name;
+        perform pgcascade.write_tick(q.queue_id, tick, clock_timestamp(), event);
+        update pgq_node.local_state l set provider_node = t.new_node, last_tick_id = tick, uptodate = false
+          from pgq_node.node_info n
+         where l.queue_name = t.queue_name and n.queue_name = t.queue_name and l.consumer_name = n.worker_name;
+        insert into pgcascade.epoch_history
+        select t.queue_name, t.epoch_new, last.tick_id, tick, t.new_node, c.system_identifier::text,
+               pgcascade.current_timeline(), t.op_id, clock_timestamp()
+          from pg_control_system() c;
+        update pgcascade.node_epoch e
+           set epoch = t.epoch_new, system_id = h.system_id, timeline = h.timeline,
+               fence_reason = format('takeover %s: not confirmed yet', t.op_id)
+          from pgcascade.epoch_history h
+         where e.queue_name = t.queue_name and h.queue_name = t.queue_name and h.epoch = t.epoch_new;
+        update pgcascade.takeover k
+           set step = 'promoted', fork_tick = last.tick_id, updated_at = clock_timestamp(), error = null
+         where k.op_id = i_op;
+    end if;
+    return (select jsonb_agg(to_jsonb(h) order by h.epoch)
+              from pgcascade.epoch_history h
+              join pgcascade.takeover k on k.queue_name = h.queue_name
+             where k.op_id = i_op);
+end
+$$;
+
+-- pgcascade.takeover_confirmed(3)
+--     Enter that another node has confirmed the new epoch (confirm_epoch() there). Errors: those of takeover_at(); not promoted
+--     yet. Writes takeover.
+create function pgcascade.takeover_confirmed(i_op uuid, i_holder text, i_node text) returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if (pgcascade.takeover_at(i_op, i_holder, 'promoted')).op_id is not null then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = format('takeover %s has begun no epoch that node "%s" could have confirmed', i_op, i_node),
+            hint = 'Promote first.';
+    end if;
+    update pgcascade.takeover t
+       set confirmed_by = confirmed_by || i_node, updated_at = clock_timestamp()
+     where t.op_id = i_op and i_node <> t.new_node and i_node <> all (t.confirmed_by);
+end
+$$;
+
+-- pgcascade.takeover_open(2)
+--     Let applications write to the new root. Returns false if that was done.
+--     Errors: those of takeover_at(); superseded (55006); not enough nodes have confirmed.
+--     Writes pgq.queue, node_epoch, node_promise, takeover.
+create function pgcascade.takeover_open(i_op uuid, i_holder text) returns boolean
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    t pgcascade.takeover;
+begin
+    t := pgcascade.takeover_at(i_op, i_holder, 'opened');
+    if t.op_id is null then
+        return false;
+    end if;
+    perform pgcascade.check_promise(t);
+    if cardinality(t.confirmed_by) < t.confirms then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = format('node "%s" does not open queue "%s": %s of %s nodes have confirmed epoch %s', t.new_node,
+                             t.queue_name, cardinality(t.confirmed_by), t.confirms, t.epoch_new),
+            hint = 'Another root may have been made meanwhile. Resume the takeover when the other nodes can be reached.';
+    end if;
+    update pgq.queue set queue_disable_insert = false, queue_external_ticker = false where queue_name = t.queue_name;
+    delete from pgcascade.node_promise p where p.queue_name = t.queue_name;
+    update pgcascade.node_epoch e set fence_reason = null where e.queue_name = t.queue_name;
+    update pgcascade.takeover k set step = 'opened', updated_at = clock_timestamp(), error = null where k.op_id = i_op;
+    return true;
+end
+$$;
+
+-- pgcascade.takeover_abort(3)
+--     Give a takeover up, before it promoted. From here on it cannot promote any more, so the other nodes may be released
+--     (release_promise). Returns false if it was aborted already.
+--     Errors: no such takeover, or another run holds it (55006); it has promoted. Writes takeover, node_promise.
+create function pgcascade.takeover_abort(i_op uuid, i_holder text, i_error text) returns boolean
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    t pgcascade.takeover;
+begin
+    t := pgcascade.takeover_at(i_op, i_holder, 'aborted');
+    if t.op_id is null then
+        return false;
+    end if;
+    update pgcascade.takeover k set step = 'aborted', error = i_error, updated_at = clock_timestamp() where k.op_id = i_op;
+    perform pgcascade.release_promise(t.queue_name, i_op);
+    return true;
+end
+$$;
+
+-- pgcascade.takeover_failed(3)
+--     Note why a takeover does not go on, for whoever looks at the journal. Does nothing if another run of the command
+--     holds it. Writes takeover.
+create function pgcascade.takeover_failed(i_op uuid, i_holder text, i_error text) returns void
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    update pgcascade.takeover t set error = i_error, updated_at = clock_timestamp()
+     where t.op_id = i_op and t.holder = i_holder and t.step not in ('done', 'aborted');
+$$;
+
+comment on function pgcascade.takeover_begin(text, text, text, bigint, text, integer, text) is
+    'enter a takeover that makes this node root';
+comment on function pgcascade.takeover_claim(uuid, text) is 'take a takeover over in order to resume or to abort it';
+comment on function pgcascade.takeover_at(uuid, text, text) is 'lock a takeover for its next step';
+comment on function pgcascade.takeover_advance(uuid, text, text, bigint, text) is 'enter a step that was taken on other nodes';
+comment on function pgcascade.takeover_fetch(uuid, text, text, jsonb) is 'let the new root fetch from the donor';
+comment on function pgcascade.check_promise(pgcascade.takeover) is 'refuse a takeover that was superseded on its own node';
+comment on function pgcascade.takeover_promote(uuid, text, bigint, bigint, bigint) is
+    'make this node the root of a new epoch, closed for writers';
+comment on function pgcascade.takeover_confirmed(uuid, text, text) is 'enter that another node has confirmed the new epoch';
+comment on function pgcascade.takeover_open(uuid, text) is 'open the new root for writers, once enough nodes have confirmed it';
+comment on function pgcascade.takeover_abort(uuid, text, text) is 'give a takeover up before it promoted';
+comment on function pgcascade.takeover_failed(uuid, text, text) is 'note why a takeover does not go on';
