@@ -50,10 +50,11 @@ $$;
 --     The next events of an open batch, in the order of get_batch_events().
 --     i_after        id of the last event of the page before; null: the first page
 --     i_max_events   how many events at most; i_max_bytes: how many bytes of text; null: as many as the server's cap allows
---     Returns at least one event if there is one, and all events with the id of the last one: such a page, and one with an
---     event that is bigger than the cap, may be bigger than asked. No rows: the batch is read.
+--     Returns at least one event if there is one. Events of one id (a retried one and its original) stay together: if they are
+--     more than asked, or a single event has more bytes, the page is bigger than asked. No rows: the batch is read.
 --     Errors: no such batch; the consumer belongs to another role; a limit below 1.
---     Each page reads the batch's range of the index and sorts no more than itself, so pages should not be small.
+--     Each page reads the whole batch, since nothing is indexed by event id, so pages should not be small. With a limit on
+--     events it keeps no more than a page of them in mind while it sorts; with one on bytes alone it sorts all that follow.
 create function pgcascade.get_batch_page(
     in i_batch_id bigint, in i_after bigint, in i_max_events integer, in i_max_bytes bigint,
     out ev_id bigint, out ev_time timestamptz, out ev_txid bigint, out ev_retry int4, out ev_type text,
@@ -67,6 +68,7 @@ declare
     caps constant record := pgcascade.read_caps();
     max_events constant bigint := least(i_max_events, caps.max_events);
     max_bytes constant bigint := least(i_max_bytes, caps.max_bytes);
+    query text;
     last_id bigint;
     events bigint := 0;
     bytes bigint := 0;
@@ -78,12 +80,20 @@ begin
             detail = format('Events: %s, bytes: %s', coalesce(i_max_events::text, 'NULL'), coalesce(i_max_bytes::text, 'NULL')),
             hint = 'Give limits of at least 1, or null for as much as the server allows.';
     end if;
-    -- Events that share the id of the last one come with it: the next page begins after that id.
-    for ev in execute format('select b.* from (%s) b where $1 is null or b.ev_id > $1 order by b.ev_id %s',
-                             pgq.batch_event_sql(i_batch_id),
-                             case when max_events is not null then format('fetch first %s rows with ties', max_events) end)
-        using i_after
-    loop
+    -- The next page begins after an id, so this one must have all events of its last id. One more event than asked is
+    -- looked at; of its id there may be more, so that id is left to the next page, unless there is no other. (FETCH WITH
+    -- TIES would do, but sorts everything.)
+    query := format('select b.* from (%s) b where ($1 is null or b.ev_id > $1)', pgq.batch_event_sql(i_batch_id));
+    if max_events is not null then
+        query := format('with ahead as materialized (%1$s order by b.ev_id limit %2$s + 1),'
+                        ' edge as materialized (select max(a.ev_id) as id, min(a.ev_id) = max(a.ev_id) as alone'
+                        '                         from ahead a having count(*) > %2$s)'
+                        ' select a.* from ahead a where not exists (select from edge e where e.id = a.ev_id)'
+                        ' union all'
+                        ' select b.* from (%1$s) b where (select e.alone from edge e) and b.ev_id = (select e.id from edge e)',
+                        query, max_events);
+    end if;
+    for ev in execute format('select p.* from (%s) p order by p.ev_id', query) using i_after loop
         bytes := bytes + pgcascade.event_bytes(ev.ev_type, ev.ev_data, ev.ev_extra1, ev.ev_extra2, ev.ev_extra3, ev.ev_extra4);
         exit when events > 0 and bytes > max_bytes and ev.ev_id <> last_id;
         events := events + 1;

@@ -55,6 +55,8 @@ reset pgcascade.max_batch_bytes;
 -- Pages: in order, complete, never between two events of one id.
 :shown pgcascade.get_batch_page(:batch, null, null, null);
 :shown pgcascade.get_batch_page(:batch, null, 5, null);
+-- Both events with id 5 are in the next page, though only one is asked for.
+:shown pgcascade.get_batch_page(:batch, 4, 1, null);
 :shown pgcascade.get_batch_page(:batch, 5, 5, null);
 :shown pgcascade.get_batch_page(:batch, null, null, 420);
 :shown pgcascade.get_batch_page(:batch, null, null, 525);
