@@ -28,7 +28,8 @@ select p.oid::regprocedure as function, p.prosecdef, l.lanname
 -- No SECURITY DEFINER function without; none.
 select p.oid::regprocedure from pg_proc p
  where pronamespace in ('pgq'::regnamespace, 'pgq_coop'::regnamespace, 'pgq_ext'::regnamespace, 'pgq_node'::regnamespace,
-                     'pgcascade'::regnamespace) and prosecdef and proconfig is null;
+                     'pgcascade'::regnamespace) and prosecdef
+   and not exists (select from unnest(p.proconfig) setting where setting like 'search_path=%');
 -- Every function says what it is for; none is missing.
 select p.oid::regprocedure from pg_proc p
  where pronamespace in ('pgq'::regnamespace, 'pgq_coop'::regnamespace, 'pgq_ext'::regnamespace, 'pgq_node'::regnamespace,
