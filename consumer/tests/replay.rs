@@ -15,6 +15,8 @@ mod basics;
 mod chunks;
 #[path = "replay/crashes.rs"]
 mod crashes;
+#[path = "replay/errors.rs"]
+mod errors;
 #[path = "replay/findings.rs"]
 mod findings;
 #[path = "replay/refusals.rs"]

@@ -32,6 +32,7 @@ mod position;
 mod preflight;
 mod session;
 mod setup;
+mod state;
 mod statement;
 mod stream;
 mod table;

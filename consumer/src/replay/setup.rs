@@ -2,7 +2,8 @@
 //!
 //! The order matters, and every step can be repeated after a crash:
 //! 1. connect to both ends; take the consumer's lock on both, so that there is one replay of it, whoever started it;
-//! 2. check everything, change nothing: all findings are reported at once (findings.rs, preflight.rs);
+//! 2. check everything, change nothing: all findings are reported at once (findings.rs, preflight.rs); only what an older
+//!    version made for itself on the subscriber is brought up to date before (state.rs);
 //! 3. make the missing tables (`--create`) and the schema pgcascade_replay on the subscriber;
 //! 4. make the queue, write the intent, register the consumer, write its first tick: the stream begins here;
 //! 5. make the triggers: every change from here on is in the stream;
@@ -21,6 +22,7 @@ use super::pattern::{self, Pattern};
 use super::position::{Position, Subscription, Who};
 use super::preflight::{self, Pair};
 use super::session;
+use super::state;
 use super::table::{self, Name, Table, literal, quoted};
 use super::table_state::{self, State};
 use super::{Memory, create};
@@ -77,6 +79,9 @@ pub(super) async fn prepare(config: &ReplayConfig, patterns: &[Pattern], memory:
     session::lock(p, End::Provider, &who, patience).await?;
     session::lock(s, End::Subscriber, &who, patience).await?;
     memory.connected = true;
+    if subscriber_facts.installed {
+        state::bring_up_to_date(s, &subscriber_facts).await?;
+    }
 
     let mut findings = Findings::default();
     let names = pattern::resolve(p, patterns, &mut findings).await?;
@@ -139,7 +144,7 @@ pub(super) async fn prepare(config: &ReplayConfig, patterns: &[Pattern], memory:
         at_subscriber = table::inspect(s, End::Subscriber, &names).await?;
     }
     if !subscriber_facts.installed {
-        install(s).await?;
+        state::bring_up_to_date(s, &subscriber_facts).await?;
     }
     let queue_id = make_queue(p, &who).await?;
     let tick = register(p, s, &who, &format!("{}:{queue_id}", provider_facts.identity)).await?;
@@ -186,19 +191,6 @@ pub(super) async fn prepare(config: &ReplayConfig, patterns: &[Pattern], memory:
         encoding: provider_facts.encoding,
         targets,
     })
-}
-
-async fn install(subscriber: &Client) -> Result<()> {
-    let sql = format!(
-        "begin; {}; commit",
-        include_str!("sql/state.sql").trim_end().trim_end_matches(';')
-    );
-    subscriber
-        .batch_execute(&sql)
-        .await
-        .doing(|| "make the schema pgcascade_replay on the subscriber".to_owned())?;
-    tracing::info!("schema pgcascade_replay made on the subscriber");
-    Ok(())
 }
 
 /// The queue's id; makes the queue if need be.

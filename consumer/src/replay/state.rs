@@ -1,0 +1,80 @@
+//! The schema pgcascade_replay on the subscriber: made at the first start, and brought up to date by whichever start is the
+//! first of a newer version.
+//!
+//! It is made in steps, one file each ([`STEPS`]). A step that was ever released never changes; what is new becomes the next
+//! step, and the version, which is the number of steps that were taken, stands in the schema's comment. Everything happens
+//! in one transaction, under a lock, since replays of several consumers may start at once. Called by setup.rs.
+
+use tokio_postgres::Client;
+
+use super::position::Who;
+use super::session::SubscriberFacts;
+use crate::error::{Doing, Error, Result};
+
+/// What each version adds to the one before.
+const STEPS: [&str; 2] = [include_str!("sql/state.sql"), include_str!("sql/state_2.sql")];
+
+/// The version stands in the comment as "(version 2)"; without a comment, nothing was added yet.
+const VERSION: &str = "select coalesce(pg_catalog.substring(pg_catalog.obj_description(n.oid, 'pg_namespace'), 'version (\\d+)')::int4, 1)
+                         from pg_catalog.pg_namespace n where n.nspname = 'pgcascade_replay'";
+
+/// Takes the steps that are missing. `found` says whether the schema is there, as the role sees it.
+pub(super) async fn bring_up_to_date(subscriber: &Client, found: &SubscriberFacts) -> Result<()> {
+    let known = i32::try_from(STEPS.len()).unwrap_or(i32::MAX);
+    if found.installed && version(subscriber).await? == Some(known) {
+        return Ok(());
+    }
+    let what = || {
+        if found.installed {
+            "bring the schema pgcascade_replay on the subscriber up to date".to_owned()
+        } else {
+            "make the schema pgcascade_replay on the subscriber".to_owned()
+        }
+    };
+    let lock = Who {
+        consumer: String::new(),
+        queue: String::new(),
+    }
+    .lock_key();
+    subscriber
+        .batch_execute(&format!("begin; select pg_catalog.pg_advisory_xact_lock({lock})"))
+        .await
+        .doing(what)?;
+    // Read again: whoever had the lock may have done it.
+    let version = version(subscriber).await?.unwrap_or(0);
+    if version > known {
+        return Err(Error::failure(format!(
+            "the schema pgcascade_replay on the subscriber is of version {version}, and this consumer knows no later one than {known}"
+        ))
+        .hint("A newer consumer made it: install that version here, too."));
+    }
+    for step in STEPS.iter().skip(usize::try_from(version).unwrap_or(0)) {
+        subscriber.batch_execute(step).await.doing(what).map_err(|error| {
+            if error.sqlstate().is_some_and(|state| state.code() == "42501") {
+                error.hint("Let the role that owns the schema start replay once; it only has to get this far.")
+            } else {
+                error
+            }
+        })?;
+    }
+    subscriber
+        .batch_execute(&format!(
+            "comment on schema pgcascade_replay is
+               'positions of pgcascade''s consumers (version {known}); without it they have to start over';
+             commit"
+        ))
+        .await
+        .doing(what)?;
+    if version < known {
+        tracing::info!(version = known, "schema pgcascade_replay made on the subscriber");
+    }
+    Ok(())
+}
+
+async fn version(subscriber: &Client) -> Result<Option<i32>> {
+    let row = subscriber
+        .query_opt(VERSION, &[])
+        .await
+        .doing(|| "read the version of the schema pgcascade_replay on the subscriber".to_owned())?;
+    Ok(row.map(|row| row.get(0)))
+}
