@@ -65,9 +65,10 @@ pub(crate) enum Command {
     Status(Box<StatusArgs>),
     /// Print the events of a queue, one JSON object per line.
     ///
-    /// Prints the last events (10, or as many as -n says), like tail(1); with --follow also those that come. With
-    /// --from, prints what comes after that tick, and -n is where it stops. Reads beside every consumer: registers none
-    /// and changes nothing, so rotation may remove events before they are read; then it stops and says so.
+    /// Prints the last events (10, or as many as -n says), like tail(1); with --follow also those that come, whatever
+    /// becomes of the connection. With --from, prints what comes after that, and -n is where it stops. Reads beside every
+    /// consumer: without --consumer it registers none and changes nothing, so rotation may remove events before they are
+    /// read; then it stops and says so. docs/tail.md describes the lines.
     Tail(Box<TailArgs>),
 }
 
@@ -112,15 +113,36 @@ pub(crate) struct TailArgs {
     /// The database that the queue is in.
     #[arg(long, value_name = "CONNINFO")]
     pub(crate) provider: Option<String>,
-    /// Print the events after this tick, oldest first; `oldest` stands for the oldest tick that is still there.
-    #[arg(long, value_name = "TICK", value_parser = parse_from)]
+    /// Print only the events of these tables, as schema.table; `*` and `?` stand for any characters, and without a
+    /// schema it is public's. May be given several times.
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) table: Vec<String>,
+    /// What the lines look like.
+    #[arg(long, value_enum, default_value_t = TailFormat::Json, value_name = "FORMAT")]
+    pub(crate) format: TailFormat,
+    /// Print the events after this one, oldest first: a line's cursor (TICK/EVENT) for what follows that line, a tick for
+    /// what follows that tick, `oldest` for all that is still there.
+    #[arg(long, value_name = "CURSOR", value_parser = parse_from)]
     pub(crate) from: Option<From>,
-    /// Without --from: how many of the last events are printed [default: 10]. With --from: stop after this many.
+    /// Register this consumer, so that rotation waits until the events are printed, and go on from its position, unless
+    /// --from is later. The position moves after the lines are flushed: after a crash the last ones may come again.
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) consumer: Option<String>,
+    /// How many of the last events are printed [default: 10]. With --from or --consumer: stop after this many.
     #[arg(short = 'n', long, value_name = "N")]
     pub(crate) lines: Option<u64>,
     /// Wait for more at the end of the queue, until stopped.
     #[arg(short, long)]
     pub(crate) follow: bool,
+}
+
+/// What a line of `tail` looks like.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TailFormat {
+    /// The event's columns, decoded.
+    Json,
+    /// Debezium's envelope.
+    Debezium,
 }
 
 /// Where `tail` begins.
@@ -130,16 +152,22 @@ pub(crate) enum From {
     Oldest,
     /// After this tick.
     Tick(i64),
+    /// After this event, which that tick made visible.
+    Event { tick: i64, event: i64 },
 }
 
 fn parse_from(text: &str) -> Result<From, String> {
     if text == "oldest" {
         return Ok(From::Oldest);
     }
-    match text.parse() {
-        Ok(tick) if tick >= 0 => Ok(From::Tick(tick)),
-        _ => Err("neither a tick's number nor `oldest`".to_owned()),
-    }
+    let number = |text: &str| text.parse().ok().filter(|number: &i64| *number >= 0);
+    let from = match text.split_once('/') {
+        Some((tick, event)) => number(tick)
+            .zip(number(event))
+            .map(|(tick, event)| From::Event { tick, event }),
+        None => number(text).map(From::Tick),
+    };
+    from.ok_or_else(|| "neither a line's cursor (TICK/EVENT), nor a tick's number, nor `oldest`".to_owned())
 }
 
 #[cfg(test)]
@@ -177,6 +205,10 @@ mod tests {
             &["consumer", "tail"],
             &["consumer", "tail", "q", "--from", "yesterday"],
             &["consumer", "tail", "q", "--from", "-1"],
+            &["consumer", "tail", "q", "--from", "1/"],
+            &["consumer", "tail", "q", "--from", "1/2/3"],
+            &["consumer", "tail", "q", "--consumer", ""],
+            &["consumer", "tail", "q", "--format", "xml"],
             &["consumer", "nonsense"],
             &["consumer", "-v", "-q", "status"],
         ] {

@@ -10,8 +10,8 @@
 //! | `pause:FILE` | the thread stops until FILE exists |
 //!
 //! It is always compiled in, so that what is tested is what is shipped. When the variable is not set a failpoint costs
-//! one load. The replay engine calls it around its commits; who calls it, names it: after_read, before_commit,
-//! after_commit, in_copy, after_chunk_commit, after_copy_commit.
+//! one load. The replay engine calls it around its commits, tail between its output and its position; who calls it,
+//! names it: after_read, before_commit, after_commit, in_copy, after_chunk_commit, after_copy_commit, after_flush.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -4,6 +4,7 @@
 //! is done or told to stop, and what came of it becomes the exit code: 0 done, 1 something failed, 2 wrong usage or
 //! configuration.
 
+mod backoff;
 mod cli;
 mod config;
 mod connect;

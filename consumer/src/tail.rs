@@ -1,17 +1,26 @@
 //! `consumer tail`: the events of a queue as JSON lines.
 //!
 //! It reads the queue between two ticks at a time, with the SELECT that the server gives for that
-//! (`pgcascade.tick_event_sql`), beside every consumer: it registers none and writes nothing, so nothing waits for it
-//! either, and rotation may remove what it has not read. That is noticed: every window is read in a transaction that
-//! first locks the event tables and then looks whether the window's first tick is still there. Rotation forgets ticks
-//! in the transaction that empties a table, and cannot empty one that is locked; so what is printed is complete, or the
-//! command stops and says so.
+//! (`pgcascade.tick_event_sql`), beside every consumer: unless told to it registers none and writes nothing, so nothing
+//! waits for it either, and rotation may remove what it has not read. That is noticed: every window is read in a
+//! transaction that first locks the event tables and then looks whether the window's first tick is still there. Rotation
+//! forgets ticks in the transaction that empties a table, and cannot empty one that is locked; so what is printed is
+//! complete, or the command stops and says so. With --consumer rotation waits (consumer.rs).
 //!
-//! Where it begins: after the tick of --from; without it, like tail(1), it prints the last N events (10 unless -n says
-//! otherwise) and then, with --follow, what comes after them. With --from, -n is where it stops.
+//! Where it begins: after the tick or the event of --from; without it, like tail(1), it prints the last N events (10
+//! unless -n says otherwise) and then, with --follow, what comes after them. With --from, -n is where it stops.
+//!
+//! A lost connection: all state is the [`Place`] of the last line, here and in every line as its cursor. Events come in
+//! an order that never changes, by tick and by event id in it, so --follow connects again and goes on after that line,
+//! as does a new process with --from CURSOR: no event twice, none missing.
 
+mod columns;
+mod consumer;
+mod debezium;
+mod event;
 mod line;
 mod ticks;
+mod value;
 
 use std::collections::VecDeque;
 use std::io::{self, BufWriter, ErrorKind, StdoutLock, Write};
@@ -20,20 +29,48 @@ use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
-use tokio_postgres::Row;
+use serde_json::{Map, Value};
 use tokio_postgres::error::SqlState;
 
-use crate::cli::TailArgs;
+use crate::backoff::Backoff;
+use crate::cli::{TailArgs, TailFormat};
 use crate::config::{ReplaySettings, conninfo};
 use crate::connect::{End, Session, connect};
+use crate::conninfo::ConnInfo;
 use crate::error::{Doing, Error, Result};
+use crate::replay::{Name, Pattern};
 use crate::shutdown::Shutdown;
+use columns::{Columns, Kinds};
+use consumer::Registered;
+use ticks::Place;
 
 /// How many events without --from and -n.
 const LAST_EVENTS: u64 = 10;
 
 /// A look at the queue when no notification came, for a ticker that sends none.
 const POLL: Duration = Duration::from_secs(1);
+
+/// The longest pause between two attempts to connect again.
+const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// What is to be printed.
+struct Wanted {
+    args: TailArgs,
+    provider: ConnInfo,
+    patterns: Vec<Pattern>,
+}
+
+/// What outlives a lost connection.
+struct Printed {
+    out: BufWriter<StdoutLock<'static>>,
+    /// None: nothing is printed yet.
+    place: Option<Place>,
+    /// How many more, if there is a limit.
+    left: Option<u64>,
+    connected: bool,
+    /// Something was read since the last failure.
+    advanced: bool,
+}
 
 /// Prints events until there are enough, or no more, or until told to stop.
 pub(crate) async fn run(args: TailArgs, shutdown: Shutdown) -> Result<()> {
@@ -42,19 +79,140 @@ pub(crate) async fn run(args: TailArgs, shutdown: Shutdown) -> Result<()> {
         ..ReplaySettings::default()
     };
     let settings = flags.with_file(args.config.as_deref())?;
-    let provider = conninfo("provider", settings.provider.as_deref())?;
+    let wanted = Wanted {
+        provider: conninfo("provider", settings.provider.as_deref())?,
+        patterns: args
+            .table
+            .iter()
+            .map(|text| Pattern::parse(text))
+            .collect::<Result<_>>()?,
+        args,
+    };
+    let mut printed = Printed {
+        out: BufWriter::with_capacity(64 << 10, io::stdout().lock()),
+        place: None,
+        left: wanted.args.lines,
+        connected: false,
+        advanced: false,
+    };
+    let mut backoff = Backoff::new(RETRY_MAX);
+    loop {
+        let outcome = print(&wanted, &shutdown, &mut printed).await;
+        // Also after a failure: what was read is whole, and whoever reads it need not wait for the next connection.
+        let error = match (outcome, printed.flush()) {
+            // Whoever read the lines (head, less) has enough.
+            (Err(Stop::NobodyReads), _) | (_, Err(Stop::NobodyReads)) | (Ok(()), Ok(())) => return Ok(()),
+            (Err(Stop::Error(error)), _) | (_, Err(Stop::Error(error))) => error,
+        };
+        if !wanted.args.follow || !printed.connected || !error.is_transient() {
+            return Err(error);
+        }
+        if std::mem::take(&mut printed.advanced) {
+            backoff.reset();
+        }
+        let pause = backoff.next_pause();
+        tracing::warn!(
+            retry_in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
+            "{error}"
+        );
+        // Both are cancel-safe.
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = shutdown.wait() => return Ok(()),
+        }
+    }
+}
+
+/// One life of the connection.
+async fn print(wanted: &Wanted, shutdown: &Shutdown, printed: &mut Printed) -> Outcome {
     // A connection that is given up while it is being made is gone with its socket.
-    let session = tokio::select! {
-        session = connect(&provider, End::Provider, "consumer tail") => session?,
+    let mut tail = tokio::select! {
+        tail = Tail::open(wanted, shutdown) => tail?,
         () = shutdown.wait() => return Ok(()),
     };
-    let mut tail = Tail::open(session, &args.queue, shutdown).await?;
-    let mut out = BufWriter::with_capacity(64 << 10, io::stdout().lock());
-    let printed = tail.print(&args, &mut out).await.and_then(|()| flush(&mut out));
-    match printed {
-        Err(Stop::Error(error)) => Err(error),
-        // Whoever read the lines (head, less) has enough.
-        Err(Stop::NobodyReads) | Ok(()) => Ok(()),
+    let again = std::mem::replace(&mut printed.connected, true);
+    if wanted.args.follow {
+        // Before the first look at the ticks, so that none falls in between.
+        tail.session
+            .client
+            .batch_execute("listen pgcascade_tick")
+            .await
+            .doing(|| "listen for ticks".to_owned())?;
+    }
+    let mut consumer = match &wanted.args.consumer {
+        Some(name) => Some(Registered::open(&tail, name, again).await?),
+        None => None,
+    };
+    let mut place = match (printed.place, &mut consumer, wanted.args.from) {
+        (Some(place), ..) => place,
+        (None, Some(consumer), from) => consumer.begin(&tail, from).await?,
+        (None, None, Some(from)) => tail.start(from).await?,
+        (None, None, None) => {
+            let last = tail.print_last(printed.left.unwrap_or(LAST_EVENTS), printed).await?;
+            printed.left = None;
+            if !wanted.args.follow {
+                return Ok(());
+            }
+            last
+        }
+    };
+    loop {
+        printed.place = Some(place);
+        if let Some(consumer) = &mut consumer
+            && consumer.is_done(place)
+        {
+            printed.flush()?;
+            consumer.finish(&tail).await?;
+        }
+        if printed.left == Some(0) || shutdown.requested() {
+            return Ok(());
+        }
+        let ready = match &mut consumer {
+            Some(consumer) => consumer.has_batch(&tail).await?,
+            None => true,
+        };
+        let next = if ready {
+            tail.tick_after(place.tick).await?
+        } else {
+            None
+        };
+        let Some(next) = next else {
+            if !wanted.args.follow {
+                return Ok(());
+            }
+            printed.flush()?;
+            tail.wait().await?;
+            continue;
+        };
+        let owner = consumer.as_ref().map(|consumer| consumer.owner);
+        let window = tail.events(place, next, owner, |event, line| printed.line(event, &line));
+        if window.await?.is_break() {
+            return Ok(());
+        }
+        printed.advanced = true;
+        place = Place {
+            tick: next,
+            event: None,
+        };
+    }
+}
+
+impl Printed {
+    /// Prints a line, unless there are enough.
+    fn line(&mut self, event: i64, line: &str) -> Outcome<ControlFlow<()>> {
+        if self.left == Some(0) {
+            return Ok(ControlFlow::Break(()));
+        }
+        self.left = self.left.map(|left| left - 1);
+        written(self.out.write_all(line.as_bytes()))?;
+        if let Some(place) = &mut self.place {
+            place.event = Some(event);
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn flush(&mut self) -> Outcome {
+        written(self.out.flush())
     }
 }
 
@@ -70,13 +228,9 @@ impl From<Error> for Stop {
     }
 }
 
-type Printed<T = ()> = std::result::Result<T, Stop>;
+type Outcome<T = ()> = std::result::Result<T, Stop>;
 
-fn flush(out: &mut BufWriter<StdoutLock<'_>>) -> Printed {
-    written(out.flush())
-}
-
-fn written(outcome: io::Result<()>) -> Printed {
+fn written(outcome: io::Result<()>) -> Outcome {
     match outcome {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Stop::NobodyReads),
@@ -86,19 +240,37 @@ fn written(outcome: io::Result<()>) -> Printed {
     }
 }
 
-/// One queue, seen from beside.
-struct Tail {
-    session: Session,
-    shutdown: Shutdown,
-    queue: String,
-    queue_id: i32,
+/// An object as a line.
+fn ended(object: Map<String, Value>) -> String {
+    let mut line = Value::Object(object).to_string();
+    line.push('\n');
+    line
 }
 
-impl Tail {
-    async fn open(session: Session, queue: &str, shutdown: Shutdown) -> Result<Self> {
+/// One queue, seen from beside.
+struct Tail<'a> {
+    session: Session,
+    shutdown: &'a Shutdown,
+    patterns: &'a [Pattern],
+    queue_id: i32,
+    source: debezium::Source,
+    format: TailFormat,
+    /// None where nothing has to be asked: format json in a UTF-8 database.
+    columns: Option<Columns>,
+    transactions: debezium::Transactions,
+}
+
+impl<'a> Tail<'a> {
+    async fn open(wanted: &'a Wanted, shutdown: &'a Shutdown) -> Result<Self> {
+        let queue = &wanted.args.queue;
+        let session = connect(&wanted.provider, End::Provider, "consumer tail").await?;
         let row = session
             .client
-            .query_opt("select queue_id from pgq.queue where queue_name = $1", &[&queue])
+            .query_opt(
+                "select queue_id, pg_catalog.current_database()::text, pg_catalog.getdatabaseencoding()::text
+                   from pgq.queue where queue_name = $1",
+                &[queue],
+            )
             .await
             .doing(|| format!("look up queue \"{queue}\""))
             .map_err(absent_extension)?
@@ -106,56 +278,31 @@ impl Tail {
                 Error::failure(format!("queue \"{queue}\" does not exist on the provider"))
                     .hint("select queue_name from pgq.get_queue_info() lists the queues of that database.")
             })?;
+        // Whoever put bytes into an SQL_ASCII database knows what they mean; UTF-8 is the best guess.
+        let utf8 = matches!(row.get(2), "UTF8" | "SQL_ASCII");
+        let columns = if utf8 && wanted.args.format == TailFormat::Json {
+            None
+        } else {
+            let second = connect(&wanted.provider, End::Provider, "consumer tail (columns)").await?;
+            Some(Columns::new(second, utf8))
+        };
         Ok(Self {
             session,
             shutdown,
-            queue: queue.to_owned(),
+            patterns: &wanted.patterns,
             queue_id: row.get(0),
+            source: debezium::Source {
+                database: row.get(1),
+                queue: queue.clone(),
+            },
+            format: wanted.args.format,
+            columns,
+            transactions: debezium::Transactions::default(),
         })
     }
 
-    async fn print(&mut self, args: &TailArgs, out: &mut BufWriter<StdoutLock<'_>>) -> Printed {
-        if args.follow {
-            // Before the first look at the ticks, so that none falls in between.
-            self.session
-                .client
-                .batch_execute("listen pgcascade_tick")
-                .await
-                .doing(|| "listen for ticks".to_owned())?;
-        }
-        let (mut at, mut left) = match args.from {
-            Some(from) => (self.start(from).await?, args.lines),
-            None => (self.print_last(args.lines.unwrap_or(LAST_EVENTS), out).await?, None),
-        };
-        if args.from.is_none() && !args.follow {
-            return Ok(());
-        }
-        loop {
-            while let Some(next) = self.tick_after(at).await? {
-                let flow = self
-                    .events(at, next, |line| {
-                        if left == Some(0) {
-                            return Ok(ControlFlow::Break(()));
-                        }
-                        left = left.map(|left| left - 1);
-                        written(out.write_all(line.as_bytes()))?;
-                        Ok(ControlFlow::Continue(()))
-                    })
-                    .await?;
-                at = next;
-                if flow.is_break() || left == Some(0) || self.shutdown.requested() {
-                    return Ok(());
-                }
-            }
-            if !args.follow {
-                return Ok(());
-            }
-            flush(out)?;
-            self.wait().await?;
-            if self.shutdown.requested() {
-                return Ok(());
-            }
-        }
+    fn queue(&self) -> &str {
+        &self.source.queue
     }
 
     /// Until a tick is announced, or a while is over, or somebody asks to stop. Each of the three may be dropped
@@ -175,14 +322,12 @@ impl Tail {
 
     /// Prints the last `count` events and returns the tick that they end at. The ticks say how many event ids were
     /// drawn, which is at least how many events there are; so it looks back that far first, and further while that was
-    /// not enough.
-    async fn print_last(&mut self, count: u64, out: &mut BufWriter<StdoutLock<'_>>) -> Printed<i64> {
-        let (Some(oldest), Some(newest)) = (self.edge("min").await?, self.edge("max").await?) else {
-            return Err(Stop::Error(self.no_ticks()));
-        };
+    /// not enough. Nothing is written before all are there.
+    async fn print_last(&mut self, count: u64, printed: &mut Printed) -> Outcome<Place> {
+        let (oldest, newest) = self.edges().await?;
         let mut back = i64::try_from(count).unwrap_or(i64::MAX);
         if count == 0 {
-            return Ok(newest.id);
+            return Ok(Place::after(newest.id));
         }
         loop {
             let start = self
@@ -194,15 +339,14 @@ impl Tail {
             while at < newest.id
                 && let Some(next) = self.tick_after(at).await?
             {
-                let flow = self
-                    .events(at, next, |line| {
-                        if u64::try_from(lines.len()).is_ok_and(|kept| kept == count) {
-                            lines.pop_front();
-                        }
-                        lines.push_back(line);
-                        Ok(ControlFlow::Continue(()))
-                    })
-                    .await?;
+                let window = self.events(Place::after(at), next, None, |_, line| {
+                    if u64::try_from(lines.len()).is_ok_and(|kept| kept == count) {
+                        lines.pop_front();
+                    }
+                    lines.push_back(line);
+                    Ok(ControlFlow::Continue(()))
+                });
+                let flow = window.await?;
                 at = next;
                 if flow.is_break() || self.shutdown.requested() {
                     break;
@@ -211,31 +355,34 @@ impl Tail {
             let enough = u64::try_from(lines.len()).is_ok_and(|kept| kept == count);
             if enough || start <= oldest.id || self.shutdown.requested() {
                 for line in lines {
-                    written(out.write_all(line.as_bytes()))?;
+                    written(printed.out.write_all(line.as_bytes()))?;
                 }
-                return Ok(at);
+                return Ok(Place::after(at));
             }
             back = back.saturating_mul(8);
         }
     }
 
-    /// Gives every event after `prev` up to `cur` to `each`, as a line.
+    /// Gives every event after `from` up to tick `cur`, the next one, to `each`, as its id and its line.
     async fn events(
-        &self,
-        prev: i64,
+        &mut self,
+        from: Place,
         cur: i64,
-        mut each: impl FnMut(String) -> Printed<ControlFlow<()>>,
-    ) -> Printed<ControlFlow<()>> {
+        owner: Option<i32>,
+        mut each: impl FnMut(i64, String) -> Outcome<ControlFlow<()>>,
+    ) -> Outcome<ControlFlow<()>> {
+        let prev = from.tick;
+        let what = format!("read queue \"{}\"", self.queue());
+        let reading = || what.clone();
         let client = &self.session.client;
-        let reading = || self.reading();
         client
             .batch_execute("begin isolation level read committed read only")
             .await
             .doing(reading)?;
         let sql: String = client
             .query_one(
-                "select pgcascade.tick_event_sql($1, $2, $3, null)",
-                &[&self.queue_id, &prev, &cur],
+                "select pgcascade.tick_event_sql($1, $2, $3, $4)",
+                &[&self.queue_id, &prev, &cur, &owner],
             )
             .await
             .doing(reading)
@@ -246,10 +393,7 @@ impl Tail {
             .get(0);
         // Parsing it locks the event tables until the transaction ends; a tick that is there now stays to its end.
         let events = client
-            .prepare(&format!(
-                "select e.ev_id, pg_catalog.to_json(e.ev_time) #>> '{{}}', e.ev_txid, e.ev_type, e.ev_data,
-                        e.ev_extra1, e.ev_extra2, e.ev_extra3, e.ev_extra4 from ({sql}) e"
-            ))
+            .prepare(&format!("select {} from ({sql}) e", event::COLUMNS))
             .await
             .doing(reading)?;
         let there = client
@@ -263,41 +407,67 @@ impl Tail {
             return Err(Stop::Error(self.overtaken(prev)));
         }
         let mut rows = pin!(client.query_raw(&events, NO_PARAMETERS).await.doing(reading)?);
+        self.transactions.forget();
+        if let Some(columns) = &mut self.columns {
+            columns.forget();
+        }
         while let Some(row) = rows.try_next().await.doing(reading)? {
-            if each(line::line(&event(&row).doing(reading)?, cur))?.is_break() || self.shutdown.requested() {
+            let event = event::event(&row).doing(reading)?;
+            let Some(line) = self.line(&event, from, cur).await? else {
+                continue;
+            };
+            if each(event.id, line)?.is_break() || self.shutdown.requested() {
                 // The caller is done with this session: what is left of the answer does not matter.
                 return Ok(ControlFlow::Break(()));
             }
         }
-        client.batch_execute("commit").await.doing(reading)?;
+        self.session.client.batch_execute("commit").await.doing(reading)?;
         Ok(ControlFlow::Continue(()))
     }
 
-    fn reading(&self) -> String {
-        format!("read queue \"{}\"", self.queue)
+    /// The event as a line, if it is wanted.
+    async fn line(&mut self, event: &event::Event<'_>, from: Place, tick: i64) -> Result<Option<String>> {
+        let place = match self.format {
+            TailFormat::Debezium => Some(self.transactions.count(event)),
+            TailFormat::Json => None,
+        };
+        if from.event.is_some_and(|printed| event.id <= printed) {
+            return Ok(None);
+        }
+        let table = event.table();
+        if !self.patterns.is_empty() {
+            let Some((schema, table)) = &table else { return Ok(None) };
+            let name = Name::new(schema, table);
+            if !self.patterns.iter().any(|pattern| pattern.matches(&name)) {
+                return Ok(None);
+            }
+        }
+        let change = match (event.raw_change(), &self.columns) {
+            (Some(raw), Some(columns)) => columns.decode(raw).await?,
+            (Some(raw), None) => raw.utf8(),
+            (None, _) => None,
+        };
+        let Some(place) = place else {
+            return Ok(Some(line::line(event, tick, change)));
+        };
+        let none = Kinds::new();
+        let kinds = match (&change, table, &mut self.columns) {
+            (Some(_), Some(table), Some(columns)) => columns.kinds(table).await?,
+            _ => &none,
+        };
+        Ok(Some(self.source.line(event, tick, place, change, kinds)))
     }
 
     fn overtaken(&self, tick: i64) -> Error {
         Error::failure(format!(
             "tick {tick} of queue \"{}\" is gone: rotation removed the events after it before they were read",
-            self.queue
+            self.queue()
         ))
-        .hint("--from oldest prints what is left. A registered consumer holds rotation back; tail does not.")
+        .hint("--from oldest prints what is left. A registered consumer holds rotation back: see --consumer.")
     }
 }
 
 const NO_PARAMETERS: [&(dyn tokio_postgres::types::ToSql + Sync); 0] = [];
-
-fn event(row: &Row) -> std::result::Result<line::Event<'_>, tokio_postgres::Error> {
-    Ok(line::Event {
-        id: row.try_get(0)?,
-        time: row.try_get(1)?,
-        txid: row.try_get(2)?,
-        kind: row.try_get(3)?,
-        data: row.try_get(4)?,
-        extra: [row.try_get(5)?, row.try_get(6)?, row.try_get(7)?, row.try_get(8)?],
-    })
-}
 
 /// A schema, table or function that is not there means that the extension is not, or is an old one.
 pub(crate) fn absent_extension(error: Error) -> Error {

@@ -17,7 +17,6 @@
 //! with them whatever was on its way.
 
 mod apply;
-mod backoff;
 mod batch;
 mod chunk;
 mod collapse;
@@ -38,15 +37,16 @@ mod stream;
 mod table;
 mod table_state;
 
+use crate::backoff::Backoff;
 use crate::config::ReplayConfig;
 use crate::connect::{End, connect};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::shutdown::Shutdown;
-use backoff::Backoff;
-use pattern::Pattern;
-use position::Who;
-use table::Name;
+pub(crate) use pattern::Pattern;
+pub(crate) use position::Who;
+pub(crate) use session::{LOCK_PATIENCE, LOCK_PATIENCE_AGAIN, lock};
+pub(crate) use table::Name;
 
 /// What outlives a lost connection.
 #[derive(Debug, Default)]

@@ -57,7 +57,7 @@ pub(super) async fn resolve(provider: &Client, patterns: &[Pattern], findings: &
 
 /// One pattern.
 #[derive(Debug, Clone)]
-pub(super) struct Pattern {
+pub(crate) struct Pattern {
     text: String,
     without_schema: bool,
     schema: Vec<Glob>,
@@ -74,7 +74,7 @@ enum Glob {
 }
 
 impl Pattern {
-    pub(super) fn parse(text: &str) -> Result<Self> {
+    pub(crate) fn parse(text: &str) -> Result<Self> {
         let wrong = |why: &str| {
             Error::usage(format!("the table pattern \"{text}\" {why}"))
                 .hint("Write schema.table, with * and ? as wildcards.")
@@ -123,7 +123,7 @@ impl Pattern {
             .all(|glob| matches!(glob, Glob::Char(_)))
     }
 
-    fn matches(&self, name: &Name) -> bool {
+    pub(crate) fn matches(&self, name: &Name) -> bool {
         glob(&self.schema, &name.schema) && glob(&self.table, &name.table)
     }
 }

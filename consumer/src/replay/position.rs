@@ -11,9 +11,9 @@ use crate::error::{Doing, Error, Result};
 
 /// The key of the row.
 #[derive(Debug, Clone)]
-pub(super) struct Who {
-    pub(super) consumer: String,
-    pub(super) queue: String,
+pub(crate) struct Who {
+    pub(crate) consumer: String,
+    pub(crate) queue: String,
 }
 
 /// The row.

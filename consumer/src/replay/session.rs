@@ -17,10 +17,10 @@ use crate::error::{Doing, Error, Result};
 const OLDEST_EXTENSION: (u32, u32) = (0, 1);
 
 /// How long a lock is waited for: a replay that was killed a moment ago leaves a session that has not noticed yet.
-pub(super) const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The same after a lost connection, where the session that holds it is most likely our own former one.
-pub(super) const LOCK_PATIENCE_AGAIN: Duration = Duration::from_secs(60);
+pub(crate) const LOCK_PATIENCE_AGAIN: Duration = Duration::from_secs(60);
 
 /// Who and what the provider is.
 pub(super) struct ProviderFacts {
@@ -151,7 +151,7 @@ pub(super) async fn look_up_by_index(subscriber: &Client) -> Result<()> {
 }
 
 /// Takes the consumer's lock, which the session holds until it ends.
-pub(super) async fn lock(client: &Client, end: End, who: &Who, patience: Duration) -> Result<()> {
+pub(crate) async fn lock(client: &Client, end: End, who: &Who, patience: Duration) -> Result<()> {
     let what = || format!("lock the consumer on the {end}");
     let deadline = tokio::time::Instant::now() + patience;
     loop {
@@ -188,10 +188,10 @@ pub(super) async fn lock(client: &Client, end: End, who: &Who, patience: Duratio
             )
         });
     Err(Error::failure(format!(
-        "consumer \"{}\" of queue \"{}\" is being replayed already{holder}",
+        "consumer \"{}\" of queue \"{}\" is in use already{holder}",
         who.consumer, who.queue
     ))
-    .hint("Stop that replay first, or choose another --consumer name."))
+    .hint("Stop that one first, or choose another --consumer name."))
 }
 
 #[cfg(test)]

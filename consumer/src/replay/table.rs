@@ -14,13 +14,13 @@ use crate::error::{Doing, Result};
 
 /// A table's name, as in the catalogue.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Name {
-    pub(super) schema: String,
-    pub(super) table: String,
+pub(crate) struct Name {
+    pub(crate) schema: String,
+    pub(crate) table: String,
 }
 
 impl Name {
-    pub(super) fn new(schema: impl Into<String>, table: impl Into<String>) -> Self {
+    pub(crate) fn new(schema: impl Into<String>, table: impl Into<String>) -> Self {
         Self {
             schema: schema.into(),
             table: table.into(),

@@ -11,40 +11,74 @@ pub(super) struct Tick {
     pub(super) event_seq: i64,
 }
 
-impl Tail {
-    /// The tick that --from means.
-    pub(super) async fn start(&self, from: From) -> Result<i64> {
-        let (Some(oldest), Some(newest)) = (self.edge("min").await?, self.edge("max").await?) else {
-            return Err(self.no_ticks());
+/// How far printing is: done with every event up to a tick, and with those after it, up to the next tick, whose id is
+/// not greater than this.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) tick: i64,
+    pub(super) event: Option<i64>,
+}
+
+impl Place {
+    pub(super) fn after(tick: i64) -> Self {
+        Self { tick, event: None }
+    }
+}
+
+impl Tail<'_> {
+    /// The place that --from means.
+    pub(super) async fn start(&self, from: From) -> Result<Place> {
+        let (oldest, newest) = self.edges().await?;
+        let tick = match from {
+            From::Oldest => return Ok(Place::after(oldest.id)),
+            From::Tick(tick) | From::Event { tick, .. } => tick,
         };
-        match from {
-            From::Oldest => Ok(oldest.id),
-            From::Tick(tick) => {
-                let there = self
-                    .session
-                    .client
-                    .query_opt(
-                        "select from pgq.tick where tick_queue = $1 and tick_id = $2",
-                        &[&self.queue_id, &tick],
-                    )
-                    .await
-                    .doing(|| self.reading())?;
-                if there.is_some() {
-                    return Ok(tick);
-                }
-                Err(
-                    Error::failure(format!("queue \"{}\" has no tick {tick}", self.queue)).hint(format!(
-                        "It has ticks from {} (--from oldest) to {}.",
-                        oldest.id, newest.id
-                    )),
-                )
-            }
+        let row = self
+            .session
+            .client
+            .query_opt(
+                "select (select b.tick_id from pgq.tick b where b.tick_queue = t.tick_queue and b.tick_id < t.tick_id
+                          order by b.tick_id desc limit 1)
+                   from pgq.tick t where t.tick_queue = $1 and t.tick_id = $2",
+                &[&self.queue_id, &tick],
+            )
+            .await
+            .doing(|| self.reading())?;
+        let Some(row) = row else {
+            return Err(
+                Error::failure(format!("queue \"{}\" has no tick {tick}", self.queue())).hint(format!(
+                    "It has ticks from {} (--from oldest) to {}.",
+                    oldest.id, newest.id
+                )),
+            );
+        };
+        match (from, row.get::<_, Option<i64>>(0)) {
+            // A line's tick is the one that made the event visible: the first one after those that the window begins at.
+            (From::Event { event, .. }, Some(before)) => Ok(Place {
+                tick: before,
+                event: Some(event),
+            }),
+            (From::Event { .. }, None) => Err(Error::failure(format!(
+                "queue \"{}\" may have lost events up to its oldest tick {tick} to rotation",
+                self.queue()
+            ))
+            .hint(format!(
+                "If none are missed: --from {tick} prints what comes after that tick."
+            ))),
+            _ => Ok(Place::after(tick)),
         }
     }
 
-    /// The oldest ("min") or the newest ("max") tick.
-    pub(super) async fn edge(&self, which: &str) -> Result<Option<Tick>> {
-        let order = if which == "min" { "asc" } else { "desc" };
+    /// The oldest and the newest tick.
+    pub(super) async fn edges(&self) -> Result<(Tick, Tick)> {
+        match (self.edge("asc").await?, self.edge("desc").await?) {
+            (Some(oldest), Some(newest)) => Ok((oldest, newest)),
+            _ => Err(Error::failure(format!("queue \"{}\" has no ticks", self.queue()))
+                .hint("Every queue gets its first tick when it is created; was pgq.tick changed by hand?")),
+        }
+    }
+
+    async fn edge(&self, order: &str) -> Result<Option<Tick>> {
         let sql = format!(
             "select tick_id, tick_event_seq from pgq.tick where tick_queue = $1 order by tick_id {order} limit 1"
         );
@@ -89,9 +123,7 @@ impl Tail {
         Ok(row.map(|row| row.get(0)))
     }
 
-    /// A queue in a state that it never has by itself.
-    pub(super) fn no_ticks(&self) -> Error {
-        Error::failure(format!("queue \"{}\" has no ticks", self.queue))
-            .hint("Every queue gets its first tick when it is created; was pgq.tick changed by hand?")
+    fn reading(&self) -> String {
+        format!("read queue \"{}\"", self.queue())
     }
 }

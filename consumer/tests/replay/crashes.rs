@@ -150,10 +150,10 @@ async fn two_starts_at_once_make_one_replay() {
         pair.replay().args(&arguments()).spawn(),
     );
     eventually("one of them gives up", async || {
-        one.stderr().contains("replayed already") || other.stderr().contains("replayed already")
+        one.stderr().contains("in use already") || other.stderr().contains("in use already")
     })
     .await;
-    let (winner, loser) = if one.stderr().contains("replayed already") {
+    let (winner, loser) = if one.stderr().contains("in use already") {
         (other, one)
     } else {
         (one, other)
@@ -257,7 +257,7 @@ async fn a_replay_that_wakes_up_after_another_took_over() {
     // As long as its sessions live, nobody else gets in.
     let refused = pair.replay().args(&arguments()).output().await;
     assert_eq!(refused.code(), Some(1));
-    assert!(refused.stderr.contains("replayed already"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("in use already"), "{}", refused.stderr);
     for db in [&pair.provider, &pair.subscriber] {
         db.text(
             "select pg_terminate_backend(pid, 5000) from pg_stat_activity

@@ -246,7 +246,7 @@ async fn a_second_replay_of_the_same_consumer() {
     refused(
         pair.replay().args(&["--table", "t"]),
         1,
-        &["consumer \"c\" of queue \"q\" is being replayed already", "127.0.0.1"],
+        &["consumer \"c\" of queue \"q\" is in use already", "127.0.0.1"],
     )
     .await;
     pair.provider.run("insert into t values (1)").await;

@@ -9,13 +9,13 @@ const FIRST: Duration = Duration::from_millis(100);
 
 /// One series of attempts.
 #[derive(Debug)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     next: Duration,
     limit: Duration,
 }
 
 impl Backoff {
-    pub(super) fn new(limit: Duration) -> Self {
+    pub(crate) fn new(limit: Duration) -> Self {
         Self {
             next: FIRST.min(limit),
             limit,
@@ -23,11 +23,11 @@ impl Backoff {
     }
 
     /// Something worked.
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.next = FIRST.min(self.limit);
     }
 
-    pub(super) fn next_pause(&mut self) -> Duration {
+    pub(crate) fn next_pause(&mut self) -> Duration {
         let pause = self.next.mul_f64(rand::rng().random_range(0.5..=1.0));
         self.next = (self.next * 2).min(self.limit);
         pause
