@@ -93,6 +93,7 @@ demo: ## pgbench's tables from one throw-away PostgreSQL into another, live (KEE
 
 bench: ## measure beside PgQ and native replication, write bench/results/
 	@bench/capture
+	@bench/queue
 	@bench/replay
 
 dependencies: ## install the Debian packages that are missing, or print the command
