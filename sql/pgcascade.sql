@@ -128,12 +128,14 @@ $$;
 --     The queues that the ticker has to look at, and in how many milliseconds (0: now) if nothing more happens; neither
 --     external nor paused ones. Called by the background worker at each look. Assigns no transaction id.
 --     A queue that is broken is due, so that its tick reports it. One that was restored and is sound gets its mark taken off.
+--     A root that was promoted outside takeover is closed.
 create function pgcascade.queues_due(out queue_name text, out due_ms bigint) returns setof record
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform pgcascade.settle_restored();
+    perform pgcascade.notice_promotion();
     return query
     select q.queue_name,
            coalesce(ceil(extract(epoch from greatest(interval '0', due.due_in)) * 1000), 0)::bigint

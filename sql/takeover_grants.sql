@@ -20,5 +20,7 @@ grant execute on function
     pgcascade.takeover_confirmed(uuid, text, text),
     pgcascade.takeover_open(uuid, text),
     pgcascade.takeover_abort(uuid, text, text),
-    pgcascade.takeover_failed(uuid, text, text)
+    pgcascade.takeover_failed(uuid, text, text),
+    pgcascade.notice_promotion(),
+    pgcascade.confirm_promotion(text)
 to pgq_admin;

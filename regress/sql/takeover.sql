@@ -182,6 +182,25 @@ select pg_temp.refused($$select pgq.insert_event('tk_n', 't', 'd')$$);
 select pg_temp.refused(format($$select pgcascade.learn_epochs('tk_n', %L)$$, :'history'));
 select pg_temp.refused(format($$select pgcascade.follow_root('tk_n', %L, %L, 'r')$$, :'op', :'history'));
 
+-- A root that is seen on another server or timeline than before is closed, and opens in a new epoch when that is confirmed.
+select ret_note from pgq_node.register_location('tk_p', 'p', 'dbname=p', false);
+select ret_note from pgq_node.create_node('tk_p', 'root', 'p', 'p_worker', null, null, null);
+select pgcascade.notice_promotion(), pgcascade.notice_promotion();
+select pg_temp.refused($$select pgcascade.confirm_promotion('tk_p')$$);
+update pgcascade.node_epoch set timeline = timeline + 1 where queue_name = 'tk_p';
+select pgq.insert_event('tk_p', 't', 'before it was noticed') > 0 as inserted;
+select count(*) from pgcascade.queues_due() where queue_name = 'tk_p';
+select pgcascade.notice_promotion();
+select role, open, epoch, regexp_replace(fence_reason, '\d+', 'N', 'g') as fence_reason from pgcascade.node_state where queue_name = 'tk_p';
+select pg_temp.refused($$select pgq.insert_event('tk_p', 't', 'd')$$);
+select pgcascade.confirm_promotion('tk_p');
+select pg_temp.refused($$select pgcascade.confirm_promotion('tk_p')$$);
+select role, open, epoch, fence_reason from pgcascade.node_state where queue_name = 'tk_p';
+select epoch, start_tick, first_tick, root_node from pgcascade.epoch_history where queue_name = 'tk_p';
+select pgq.insert_event('tk_p', 't', 'd') > 1000000 as jumped;
+select pgcascade.notice_promotion();
+select ret_code from pgq_node.drop_node('tk_p', 'p');
+
 -- Readers look, and do nothing.
 create role tk_reader in role pgq_reader;
 set role tk_reader;
