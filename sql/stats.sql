@@ -2,7 +2,7 @@
 --
 -- Cheap enough to be asked every few seconds: no event table is read. Per queue the ends of pgq.tick are looked up by its
 -- index, one minute of ticks is walked for the rate, and the files of the event tables are measured, for which each is
--- locked for a moment; retried and delayed events are counted. Who is in the way of rotation costs more (all locks and sessions are
+-- locked for a moment; retried, delayed and dead events are counted. Who is in the way of rotation costs more (all locks and sessions are
 -- looked at), but only while a rotation is due. Event counts are counts of event ids: those of rolled back transactions,
 -- and those that pgq.force_tick() leaves out, count too. Nothing depends on the session's settings. Every column is described
 -- in docs/queues.md.
@@ -20,6 +20,7 @@ select q.queue_id, q.queue_name,
        last.tick_id as last_tick,
        last.tick_time as last_tick_time,
        clock_timestamp() - last.tick_time as ticker_lag,
+       failed.error as ticker_error, failed.failed_at as ticker_error_time,
        q.queue_ntables as event_tables,
        q.queue_cur_table as current_table,
        pgcascade.event_bytes(q.queue_data_pfx) as event_bytes,
@@ -30,6 +31,7 @@ select q.queue_id, q.queue_name,
        subs.consumers, subs.open_batches,
        coalesce(retries.waiting, 0) as retries,
        (select count(*) from pgcascade.delayed_event e where e.queue_id = q.queue_id) as delayed,
+       (select count(*) from pgcascade.dead_letter d where d.queue_id = q.queue_id) as dead_letters,
        c.max_age, c.max_bytes, c.policy,
        over_limit.reason is not null or coalesce(pgcascade.event_bytes(q.queue_data_pfx) > c.max_bytes, false) as over_limit,
        over_limit.reason as over_limit_reason,
@@ -60,6 +62,8 @@ select q.queue_id, q.queue_name,
              where t.tick_queue = q.queue_id
              order by t.tick_id limit 1)
            limit 1) past on true
+  left join pgcascade.tick_error failed
+         on failed.queue_id = q.queue_id and (last.tick_time is null or last.tick_time < failed.failed_at)
  cross join lateral (
            select count(*) as consumers, count(s.sub_batch) as open_batches
              from pgq.subscription s
@@ -106,7 +110,7 @@ with held as materialized (
 )
 select h.queue_id, h.queue_name, co.co_name as consumer_name,
        main.co_name as main_consumer,
-       conf.owner,
+       coalesce(conf.owner, main_conf.owner) as owner,
        s.sub_last_tick as last_tick,
        done.tick_time as last_tick_time,
        done.tick_event_seq as position,
@@ -122,6 +126,9 @@ select h.queue_id, h.queue_name, co.co_name as consumer_name,
        case when s.sub_batch is not null then s.sub_active end as batch_since,
        clock_timestamp() - s.sub_active as last_seen,
        case when main.co_name is null then coalesce(retries.waiting, 0) end as retries,
+       case when main.co_name is null then
+           (select count(*) from pgcascade.dead_letter d where d.queue_id = s.sub_queue and d.consumer_id = s.sub_consumer)
+       end as dead_letters,
        case when s.sub_last_tick is null then 0
             when done.tick_id is null or pg_catalog.txid_snapshot_xmin(done.tick_snapshot) <= h.step2 then h.bytes
             else h.current_bytes
@@ -137,12 +144,14 @@ select h.queue_id, h.queue_name, co.co_name as consumer_name,
  cross join lateral (
            select case when done.tick_id is not null then greatest(h.drawn - done.tick_event_seq, 0) end as behind) events
   left join lateral (
-           select c.co_name
+           select c.co_name, m.sub_consumer
              from pgq.subscription m
              join pgq.consumer c on c.co_id = m.sub_consumer
             where m.sub_queue = s.sub_queue and m.sub_id = s.sub_id and m.sub_consumer <> s.sub_consumer
               and pg_catalog.starts_with(co.co_name, c.co_name || '.')
             order by pg_catalog.length(c.co_name) limit 1) main on true
+  left join pgcascade.consumer_config main_conf
+         on main_conf.sub_queue = s.sub_queue and main_conf.sub_consumer = main.sub_consumer
   left join pgcascade.rotation_blockers() block
          on block.queue_name = h.queue_name and block.blocker = 'consumer' and block.name = co.co_name
   left join pgcascade.limits_exceeded() over_limit

@@ -5,6 +5,32 @@
 --     2. the snapshot, in a new statement, so that it is younger than the tick before;
 -- which needs READ COMMITTED: any other level would keep the snapshot of before the lock.
 
+-- Why the background worker could not tick a queue: one row per queue that it ever failed to tick, of the last time. It counts
+-- until the queue has a younger tick (stats.sql). Not saved by pg_dump.
+create table pgcascade.tick_error (
+    queue_id    integer     not null,
+    failed_at   timestamptz not null,
+    error       text        not null,
+
+    constraint tick_error_pkey primary key (queue_id),
+    constraint tick_error_queue_fkey foreign key (queue_id) references pgq.queue (queue_id) on delete cascade
+);
+comment on table pgcascade.tick_error is 'why the background worker could not tick a queue, the last time that it failed';
+
+-- pgcascade.note_tick_error(2)
+--     Note why a queue could not be ticked; nothing if there is no such queue any more. Called by the background worker, once for each cause.
+--     Writes pgcascade.tick_error.
+create function pgcascade.note_tick_error(i_queue_name text, i_error text) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    insert into pgcascade.tick_error as e (queue_id, failed_at, error)
+    select q.queue_id, clock_timestamp(), i_error from pgq.queue q where q.queue_name = i_queue_name
+    on conflict (queue_id) do update set failed_at = excluded.failed_at, error = excluded.error;
+end
+$$;
+
 -- pgcascade.lock_ticker(1)
 --     Become the only ticker of a queue until the end of the transaction; waits for another one.
 --     Errors: the isolation level is not READ COMMITTED.
@@ -265,6 +291,7 @@ begin
 end
 $$;
 
+comment on function pgcascade.note_tick_error(text, text) is 'note why the background worker could not tick a queue';
 comment on function pgcascade.lock_ticker(integer) is 'become the only ticker of a queue until the end of the transaction';
 comment on function pgcascade.write_tick(integer, bigint, timestamptz, bigint) is 'insert a tick and announce it';
 comment on function pgq.ticker(text) is 'tick a queue if it is due; tick id or null';

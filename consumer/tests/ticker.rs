@@ -189,11 +189,16 @@ async fn a_queue_that_fails_does_not_stop_another_and_is_reported_once() {
         until_ticked(&db, "q").await;
     }
     assert_eq!(cluster.log().matches(complaint).count(), 1, "one line for one cause");
+    let errors = "select queue_name, ticker_error, ticker_error_time < now() from pgcascade.queue_stats where ticker_error is not null";
+    let shown = db.text(errors).await;
+    let expected = "bad|event sequence pgq.event_2_id_seq does not issue event ids in order (SQLSTATE ";
+    assert!(shown.starts_with(expected) && shown.ends_with("|t"), "{shown}");
     db.run("alter sequence pgq.event_2_id_seq cache 1").await;
     eventually("the all-clear", || async {
         cluster.log().contains("tick queue bad: works again")
     })
     .await;
+    assert_eq!(db.text(errors).await, "", "not after the next tick");
 }
 
 #[tokio::test]

@@ -61,6 +61,16 @@ pub(crate) fn shown(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+/// Text of a message as the database can store it: where its encoding is not UTF-8, letters beyond ASCII become question marks.
+pub(crate) fn stored(message: &str) -> Vec<u8> {
+    // SAFETY: reads the encoding of the connected database.
+    if unsafe { pg_sys::GetDatabaseEncoding() } == pg_sys::pg_enc::PG_UTF8 as i32 {
+        return message.as_bytes().to_vec();
+    }
+    let ascii = |letter: char| u8::try_from(letter).ok().filter(u8::is_ascii).unwrap_or(b'?');
+    message.chars().map(ascii).collect()
+}
+
 /// An open relation. Its lock stays until the end of the transaction.
 pub(crate) struct Relation(pg_sys::Relation);
 

@@ -9,8 +9,8 @@ select pgq.create_queue('stats, "q"');
 select queue_id as id, queue_data_pfx as pfx from pgq.queue where queue_name = 'stats, "q"' \gset
 update pgq.queue set queue_ticker_max_lag = '0', queue_ticker_idle_period = '0' where queue_id = :id;
 \set q '''stats, "q"'''
-\set queue 'select external_ticker, ticker_paused, insert_disabled, events_total, events_new, events_per_second > 0 as rate, first_tick, last_tick, last_tick_time <= clock_timestamp() as tick_time, ticker_lag >= \'0\' as ticker_lag, event_tables, current_table, event_bytes = pgcascade.event_bytes(\'' :pfx '\') as event_bytes, rotation_period, last_rotation <= now() as last_rotation, rotation_due, blocker, blocker_name, blocker_since <= now() as blocker_since, consumers, open_batches, retries, delayed, max_age, max_bytes, policy, over_limit, over_limit_reason is not null as reason, dropped_consumers from pgcascade.queue_stats where queue_id = ' :id ';'
-\set consumers 'select consumer_name, main_consumer, owner = current_user as owner, last_tick, last_tick_time <= clock_timestamp() as tick_time, position, ticks_behind, events_behind, bytes_behind > 0 as bytes_behind, bytes_behind <= bytes_held as within, behind >= \'0\' as behind, lag >= behind as lag, batch_id is not null as batch, batch_tick, batch_since <= clock_timestamp() as batch_since, last_seen >= \'0\' as last_seen, retries, bytes_held > 0 as bytes_held, blocks_rotation, over_limit, over_limit_reason is not null as reason from pgcascade.consumer_stats where queue_id = ' :id ' order by consumer_name;'
+\set queue 'select external_ticker, ticker_paused, insert_disabled, events_total, events_new, events_per_second > 0 as rate, first_tick, last_tick, last_tick_time <= clock_timestamp() as tick_time, ticker_lag >= \'0\' as ticker_lag, ticker_error, ticker_error_time <= clock_timestamp() as ticker_error_time, event_tables, current_table, event_bytes = pgcascade.event_bytes(\'' :pfx '\') as event_bytes, rotation_period, last_rotation <= now() as last_rotation, rotation_due, blocker, blocker_name, blocker_since <= now() as blocker_since, consumers, open_batches, retries, delayed, dead_letters, max_age, max_bytes, policy, over_limit, over_limit_reason is not null as reason, dropped_consumers from pgcascade.queue_stats where queue_id = ' :id ';'
+\set consumers 'select consumer_name, main_consumer, owner = current_user as owner, last_tick, last_tick_time <= clock_timestamp() as tick_time, position, ticks_behind, events_behind, bytes_behind > 0 as bytes_behind, bytes_behind <= bytes_held as within, behind >= \'0\' as behind, lag >= behind as lag, batch_id is not null as batch, batch_tick, batch_since <= clock_timestamp() as batch_since, last_seen >= \'0\' as last_seen, retries, dead_letters, bytes_held > 0 as bytes_held, blocks_rotation, over_limit, over_limit_reason is not null as reason from pgcascade.consumer_stats where queue_id = ' :id ' order by consumer_name;'
 
 -- New: one tick, no event, nobody reads.
 :queue
@@ -49,6 +49,24 @@ delete from pgq.tick where tick_queue = :id;
 insert into pgq.tick (tick_queue, tick_id, tick_event_seq) values (:id, 99999, 5000);
 :queue
 :consumers
+
+-- Why the background ticker cannot tick it, until somebody has. Whom a consumer belongs to, and its subconsumers with it.
+select pgcascade.note_tick_error(:q, 'no space left'), pgcascade.note_tick_error('no such queue', 'gone');
+select ticker_error, ticker_error_time <= clock_timestamp() as at from pgcascade.queue_stats where queue_id = :id;
+select pgcascade.note_tick_error(:q, 'no memory left');
+select ticker_error from pgcascade.queue_stats where queue_id = :id;
+select count(*) from pgcascade.tick_error;
+insert into pgq.tick (tick_queue, tick_id, tick_event_seq) values (:id, 100000, 6000);
+select ticker_error, ticker_error_time from pgcascade.queue_stats where queue_id = :id;
+create role stats_owner;
+select pgcascade.set_consumer_owner(:q, 'never', 'stats_owner');
+select consumer_name, main_consumer, owner from pgcascade.consumer_stats where queue_id = :id order by consumer_name;
+drop role stats_owner;
+-- Dead letters, of subconsumers with their main consumer.
+insert into pgcascade.dead_letter (dead_id, queue_id, consumer_id, failed_at, ev_id, ev_time)
+select n, :id, (select co_id from pgq.consumer where co_name = 'never'), now(), n, now() from generate_series(1, 3) n;
+select dead_letters from pgcascade.queue_stats where queue_id = :id;
+select consumer_name, dead_letters from pgcascade.consumer_stats where queue_id = :id order by consumer_name;
 \x off
 
 -- Those may look who should, whatever they have set.

@@ -200,9 +200,15 @@ fn run(database: pg_sys::Oid, settings: String) -> End {
             Ok(())
         });
         for queue in due {
-            log.unit(&format!("tick queue {}", pg::shown(&queue)), || {
+            let failed = log.unit(&format!("tick queue {}", pg::shown(&queue)), || {
                 Spi::run_with_args("select pgq.ticker($1)", &[text(&queue)])
             });
+            if let Some(cause) = failed {
+                log.unit("note why a queue is not ticked", || {
+                    let arguments = [text(&queue), text(&pg::stored(&cause))];
+                    Spi::run_with_args("select pgcascade.note_tick_error($1, $2)", &arguments)
+                });
+            }
         }
         next = next.min(deliveries.look(&mut log));
         if maintained.is_none_or(|last| last.elapsed() >= guc::maint_interval()) {
@@ -385,18 +391,20 @@ struct Log {
 }
 
 impl Log {
-    fn unit(&mut self, what: &str, work: impl FnOnce() -> Result<(), spi::Error>) {
+    /// Returns the cause, if it is a new one.
+    fn unit(&mut self, what: &str, work: impl FnOnce() -> Result<(), spi::Error>) -> Option<String> {
         match transaction(work) {
             Ok(()) => {
                 if self.last.remove(what).is_some() {
                     pgrx::log!("pgcascade ticker: {what}: works again");
                 }
+                None
             }
+            Err(cause) if self.last.get(what) == Some(&cause) => None,
             Err(cause) => {
-                if self.last.get(what) != Some(&cause) {
-                    pgrx::warning!("pgcascade ticker could not {what}: {cause}");
-                    self.last.insert(what.to_owned(), cause);
-                }
+                pgrx::warning!("pgcascade ticker could not {what}: {cause}");
+                self.last.insert(what.to_owned(), cause.clone());
+                Some(cause)
             }
         }
     }
