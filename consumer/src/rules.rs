@@ -1,4 +1,5 @@
 //! docs/rules.md says which test holds each rule; this holds docs/rules.md: every test it names exists, and no rule is without.
+//! And docs/compatibility.md: no function of PgQ's interface is left out, and each is at least the same.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test stops at the first surprise")]
 
@@ -52,4 +53,60 @@ fn every_rule_has_a_test_that_exists() {
     ] {
         assert_eq!(exists(&root, name), known);
     }
+}
+
+/// The functions of PgQ's schemas that a page's tables name, `schema.name`, and what is said of each.
+fn compared(text: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for line in text.lines().filter(|line| line.starts_with("| `")) {
+        let Some((names, verdict)) = line.trim_matches('|').split_once(" | ") else {
+            continue;
+        };
+        // A name without schema is of the schema of the name before it; a row about each schema says so.
+        let mut schemas = vec!["pgq"];
+        if names.contains("of each schema") {
+            schemas = vec!["pgq_coop", "pgq_ext", "pgq_node"];
+        }
+        for name in names.split('`').skip(1).step_by(2) {
+            let name = name.split('(').next().unwrap_or(name);
+            let name = match name.split_once('.') {
+                Some((schema, name)) => {
+                    schemas = vec![schema];
+                    name
+                }
+                None => name,
+            };
+            let all = schemas
+                .iter()
+                .map(|schema| (format!("{schema}.{name}"), verdict.trim().to_owned()));
+            found.extend(all);
+        }
+    }
+    found
+}
+
+#[test]
+fn every_function_of_pgq_is_compared_and_none_is_missing() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let page = std::fs::read_to_string(root.join("docs/compatibility.md")).unwrap();
+    let interface = std::fs::read_to_string(root.join("regress/expected/signatures.out")).unwrap();
+    let compared = compared(&page);
+    let mut functions = 0;
+    for line in interface
+        .lines()
+        .filter(|line| line.starts_with("pgq") && line.contains(") returns "))
+    {
+        let function = line.split('(').next().unwrap();
+        functions += 1;
+        let verdicts: Vec<&str> = compared
+            .iter()
+            .filter(|(name, _)| name == function)
+            .map(|(_, verdict)| verdict.as_str())
+            .collect();
+        assert!(
+            !verdicts.is_empty() && verdicts.iter().all(|verdict| verdict.starts_with("same")),
+            "docs/compatibility.md says of {function}: {verdicts:?}"
+        );
+    }
+    assert!(functions > 100, "{functions} functions are not PgQ's interface");
 }
