@@ -59,6 +59,18 @@ pub(crate) enum Command {
     /// exactly once. Started again, it goes on where it was. A position that the provider no longer has is an error;
     /// replay never starts "from now" by itself.
     Replay(Box<ReplayArgs>),
+    /// Compare the rows of both ends while both are in use.
+    ///
+    /// Locks nobody out and does not stop replay: a row is reported only if it differs between a state of the subscriber
+    /// and one of the provider between which nothing happened to it. Exits with 0 if all tables are equal, and with 1 if
+    /// rows differ, could not be compared yet, or something failed; the output says which.
+    Compare(Box<CompareArgs>),
+    /// Put right what compare would find: give the subscriber's rows the provider's values.
+    ///
+    /// While both ends are in use, as compare. Each transaction keeps replay waiting for a moment, looks at its rows again,
+    /// and leaves those for later whose events are on their way. Exits with 0 if everything is equal or repaired (or written
+    /// to --output), else with 1.
+    Repair(Box<RepairArgs>),
     /// Show lag, position, tables and errors.
     ///
     /// Exits with 1 if one of the ends cannot be reached; what the other one knows is shown all the same.
@@ -79,6 +91,60 @@ pub(crate) struct ReplayArgs {
     pub(crate) config: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) settings: ReplaySettings,
+}
+
+#[derive(Args)]
+pub(crate) struct CompareArgs {
+    /// Take provider, subscriber, queue and consumer from replay's configuration file. A flag overrides the file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The database that changes are captured in.
+    #[arg(long, value_name = "CONNINFO")]
+    pub(crate) provider: Option<String>,
+    /// The database that they are replayed into.
+    #[arg(long, value_name = "CONNINFO")]
+    pub(crate) subscriber: Option<String>,
+    /// The queue; may be left out where the subscriber has one consumer only.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) queue: Option<String>,
+    /// The consumer; may be left out where the subscriber has one only.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) consumer: Option<String>,
+    /// Compare these tables only, as for replay [default: every table that is replayed]. May be given several times.
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) table: Vec<String>,
+    /// How many parts are compared at the same time: 1 to 64 [default: 2].
+    #[arg(long, value_name = "NUMBER", default_value_t = 2, hide_default_value = true, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub(crate) jobs: u8,
+    /// How long rows whose events are on their way are looked at again, at the end [default: 60].
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, hide_default_value = true)]
+    pub(crate) wait: u64,
+    /// How many differing rows, and ranges, of a table are named [default: 100].
+    #[arg(long, value_name = "N", default_value_t = 100, hide_default_value = true)]
+    pub(crate) rows: usize,
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct RepairArgs {
+    #[command(flatten)]
+    pub(crate) fix: Fix,
+    #[command(flatten)]
+    pub(crate) compare: CompareArgs,
+}
+
+/// Where the repair goes.
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Fix {
+    /// Change the rows of the subscriber.
+    #[arg(long)]
+    pub(crate) apply: bool,
+    /// Change nothing, and write the statements to this file, for psql; `-` is stdout.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
 }
 
 #[derive(Args)]

@@ -57,7 +57,7 @@ const NOTIFICATIONS_KEPT: usize = 256;
 /// The time limits would end a copy that takes long for good reason (lock_timeout is left to the administrator: running
 /// into it is retried); not every version has all of them. jit: event tables are never analyzed, so the planner may believe
 /// that compiling a batch's query pays.
-const SETTINGS: &str = "\
+pub(crate) const SETTINGS: &str = "\
 set client_encoding = 'UTF8';
 set search_path = '';
 set DateStyle = 'ISO, MDY';

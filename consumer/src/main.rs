@@ -6,6 +6,7 @@
 
 mod backoff;
 mod cli;
+mod compare;
 mod config;
 mod connect;
 mod conninfo;
@@ -28,7 +29,7 @@ use clap::Parser;
 
 use crate::cli::{Cli, Command};
 use crate::error::{Doing, Result};
-use crate::progress::Progress;
+use crate::progress::{Progress, Work};
 use crate::shutdown::Shutdown;
 
 fn main() -> ExitCode {
@@ -61,10 +62,22 @@ fn run(command: Command, log_args: &cli::LogArgs) -> Result<ExitCode> {
         match command {
             Command::Replay(args) => {
                 let config = args.settings.with_file(args.config.as_deref())?.resolve()?;
-                let progress = Progress::new(log_args);
+                let progress = Progress::new(log_args, Work::Copy);
                 let outcome = replay::run(config, shutdown, progress.clone()).await;
                 progress.finish();
                 outcome.map(|()| ExitCode::SUCCESS)
+            }
+            Command::Compare(args) => {
+                let progress = Progress::new(log_args, Work::Compare);
+                let outcome = compare::run(*args, shutdown, progress.clone()).await;
+                progress.finish();
+                outcome
+            }
+            Command::Repair(args) => {
+                let progress = Progress::new(log_args, Work::Compare);
+                let outcome = compare::repair(*args, shutdown, progress.clone()).await;
+                progress.finish();
+                outcome
             }
             Command::Status(args) => status::run(*args, shutdown).await,
             Command::Tail(args) => tail::run(*args, shutdown).await.map(|()| ExitCode::SUCCESS),

@@ -35,6 +35,38 @@ pub(crate) struct BatchReport {
     pub(crate) lag_seconds: f64,
 }
 
+/// What is done with the rows of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// They are brought to the subscriber.
+    Copy,
+    /// They are read on both ends.
+    Compare,
+}
+
+impl Work {
+    const fn verb(self) -> &'static str {
+        match self {
+            Self::Copy => "copy",
+            Self::Compare => "compare",
+        }
+    }
+
+    const fn going(self) -> &'static str {
+        match self {
+            Self::Copy => "copying",
+            Self::Compare => "comparing",
+        }
+    }
+
+    const fn past(self) -> &'static str {
+        match self {
+            Self::Copy => "copied",
+            Self::Compare => "compared",
+        }
+    }
+}
+
 /// At most one line about replay, and one about a copy, in this time.
 const BETWEEN_LINES: Duration = Duration::from_secs(5);
 
@@ -45,6 +77,7 @@ pub(crate) struct Progress {
 }
 
 struct Shared {
+    work: Work,
     bars: Option<Bars>,
     /// Lines are wanted as well; never together with bars.
     lines: bool,
@@ -54,10 +87,11 @@ struct Shared {
 
 impl Progress {
     /// Bars on a terminal, lines elsewhere, nothing with --quiet.
-    pub(crate) fn new(args: &LogArgs) -> Self {
+    pub(crate) fn new(args: &LogArgs, work: Work) -> Self {
         let bars = !args.quiet && args.log_format == LogFormat::Text && io::stderr().is_terminal();
         let shared = Shared {
-            bars: bars.then(Bars::new),
+            work,
+            bars: bars.then(|| Bars::new(work)),
             lines: !bars && !args.quiet,
             copying: Vec::new(),
             tally: Tally::new(Instant::now()),
@@ -67,7 +101,7 @@ impl Progress {
         }
     }
 
-    /// The copy of one table begins. The estimates are the planner's (reltuples, relation size); None or 0 when
+    /// The work on one table begins. The estimates are the planner's (reltuples, relation size); None or 0 when
     /// unknown.
     pub(crate) fn copy_started(&self, table: &str, rows_estimate: Option<u64>, bytes_estimate: Option<u64>) {
         let mut shared = self.lock();
@@ -76,7 +110,7 @@ impl Progress {
             bars.copy_started(table, rows_estimate);
         }
         if shared.lines {
-            tracing::info!(table, rows_estimate, bytes_estimate, "copy starts");
+            tracing::info!(table, rows_estimate, bytes_estimate, "{} starts", shared.work.verb());
         }
         shared.copying.retain(|copying| copying.table != table);
         shared.copying.push(Copying::new(table, rows_estimate, Instant::now()));
@@ -86,7 +120,11 @@ impl Progress {
     pub(crate) fn copied(&self, table: &str, rows: u64, bytes: u64) {
         let mut shared = self.lock();
         let Shared {
-            bars, lines, copying, ..
+            work,
+            bars,
+            lines,
+            copying,
+            ..
         } = &mut *shared;
         let Some(copying) = copying.iter_mut().find(|copying| copying.table == table) else {
             return;
@@ -99,10 +137,11 @@ impl Progress {
             tracing::info!(
                 table = copying.table,
                 rows = copying.rows,
-                bytes = copying.bytes,
+                bytes = copying.bytes_if_any(),
                 rows_per_second = tally::rounded(copying.rows_per_second(now)),
                 seconds_left = copying.seconds_left(now).map(tally::rounded),
-                "copying"
+                "{}",
+                work.going()
             );
         }
     }
@@ -121,10 +160,11 @@ impl Progress {
             tracing::info!(
                 table = copying.table,
                 rows = copying.rows,
-                bytes = copying.bytes,
+                bytes = copying.bytes_if_any(),
                 seconds = tally::rounded(copying.seconds(now)),
                 rows_per_second = tally::rounded(copying.rows_per_second(now)),
-                "copy done"
+                "{} done",
+                shared.work.verb()
             );
         }
     }

@@ -37,7 +37,7 @@ fn reference() -> String {
     let mut out = String::new();
     heading(&mut out, "## Every command");
     flags(&mut out, command.get_arguments(), false);
-    for name in ["replay", "status", "tail"] {
+    for name in ["replay", "compare", "repair", "status", "tail"] {
         let command = command.find_subcommand(name).unwrap();
         heading(&mut out, &format!("\n## consumer {name}"));
         let about = command.get_long_about().or(command.get_about()).unwrap().to_string();

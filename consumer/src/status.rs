@@ -10,6 +10,8 @@
 
 mod show;
 
+pub(crate) use show::print;
+
 use std::process::ExitCode;
 
 use serde::Serialize;
@@ -123,7 +125,7 @@ pub(crate) async fn run(args: StatusArgs, shutdown: Shutdown) -> Result<ExitCode
     } else {
         show::text(&status)
     };
-    show::print(&text)?;
+    print(&text)?;
     let complete = status.provider.error.is_none() && status.subscriber.error.is_none();
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

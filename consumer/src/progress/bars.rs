@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanBytes, HumanCount, HumanDuration, MultiProgress, ProgressBar, ProgressStyle};
 use once_cell::sync::Lazy;
 
+use super::Work;
 use super::tally::{Copying, Tally};
 
 /// There is one stderr, so there is one set of bars; log lines find it here.
@@ -35,6 +36,7 @@ pub(crate) fn clear() {
 
 /// The lines that are shown.
 pub(super) struct Bars {
+    work: Work,
     all: MultiProgress,
     /// By table.
     copies: HashMap<String, ProgressBar>,
@@ -43,10 +45,11 @@ pub(super) struct Bars {
 }
 
 impl Bars {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(work: Work) -> Self {
         let all = MultiProgress::new();
         *ON_SCREEN.lock().unwrap_or_else(PoisonError::into_inner) = Some(all.clone());
         Self {
+            work,
             all,
             copies: HashMap::new(),
             replay: None,
@@ -56,10 +59,10 @@ impl Bars {
 
     pub(super) fn copy_started(&mut self, table: &str, rows_estimate: Option<u64>) {
         let bar = match rows_estimate {
-            Some(rows) => ProgressBar::new(rows).with_style(style("copy {prefix} [{bar:24}] {msg}")),
-            None => ProgressBar::new_spinner().with_style(style("copy {prefix} {spinner} {msg}")),
+            Some(rows) => ProgressBar::new(rows).with_style(style("{prefix} [{bar:24}] {msg}")),
+            None => ProgressBar::new_spinner().with_style(style("{prefix} {spinner} {msg}")),
         };
-        let bar = self.all.add(bar.with_prefix(table.to_owned()));
+        let bar = self.all.add(bar.with_prefix(format!("{} {table}", self.work.verb())));
         if let Some(old) = self.copies.insert(table.to_owned(), bar) {
             self.all.remove(&old);
         }
@@ -89,9 +92,12 @@ impl Bars {
         }
         // A table that is done becomes a line above the bars.
         let took = HumanDuration(Duration::try_from_secs_f64(copying.seconds(now)).unwrap_or_default());
-        let _ = self
-            .all
-            .println(format!("copied {}: {} in {took}", copying.table, amount(copying, now)));
+        let _ = self.all.println(format!(
+            "{} {}: {} in {took}",
+            self.work.past(),
+            copying.table,
+            amount(copying, now)
+        ));
     }
 
     pub(super) fn replaying(&mut self, tally: &mut Tally, now: Instant) {
@@ -128,10 +134,12 @@ impl Drop for Bars {
 }
 
 fn amount(copying: &Copying, now: Instant) -> String {
+    let bytes = copying
+        .bytes_if_any()
+        .map_or_else(String::new, |bytes| format!("{}, ", HumanBytes(bytes)));
     format!(
-        "{} rows, {}, {:.0} rows/s",
+        "{} rows, {bytes}{:.0} rows/s",
         HumanCount(copying.rows),
-        HumanBytes(copying.bytes),
         copying.rows_per_second(now)
     )
 }

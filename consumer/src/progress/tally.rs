@@ -38,6 +38,11 @@ impl Copying {
         self.bytes += bytes;
     }
 
+    /// None where bytes are not counted.
+    pub(super) fn bytes_if_any(&self) -> Option<u64> {
+        (self.bytes > 0).then_some(self.bytes)
+    }
+
     pub(super) fn seconds(&self, now: Instant) -> f64 {
         now.saturating_duration_since(self.started).as_secs_f64()
     }

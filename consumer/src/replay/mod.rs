@@ -26,15 +26,15 @@ mod event;
 mod findings;
 mod goal;
 mod idle;
-mod pattern;
-mod position;
+pub(crate) mod pattern;
+pub(crate) mod position;
 mod preflight;
 mod session;
 mod setup;
 mod state;
 mod statement;
 mod stream;
-mod table;
+pub(crate) mod table;
 mod table_state;
 
 use crate::backoff::Backoff;

@@ -4,6 +4,8 @@
 //! what is in double quotes stands for itself. A pattern without a schema means schema public. Only ordinary tables are
 //! meant: another kind of relation is an error if it is named in full, and is passed over by a wildcard.
 
+use std::fmt;
+
 use tokio_postgres::Client;
 
 use super::findings::Findings;
@@ -71,6 +73,13 @@ enum Glob {
     /// `?`
     One,
     Char(char),
+}
+
+/// As it was written.
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
 }
 
 impl Pattern {

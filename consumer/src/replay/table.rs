@@ -28,12 +28,12 @@ impl Name {
     }
 
     /// For SQL: both parts quoted, whatever they are.
-    pub(super) fn quoted(&self) -> String {
+    pub(crate) fn quoted(&self) -> String {
         format!("{}.{}", quoted(&self.schema), quoted(&self.table))
     }
 
     /// As `ev_extra1` has it.
-    pub(super) fn on_the_wire(&self) -> Vec<u8> {
+    pub(crate) fn on_the_wire(&self) -> Vec<u8> {
         let mut out = Vec::new();
         wire::name::push_qualified(&mut out, self.schema.as_bytes(), self.table.as_bytes());
         out
@@ -62,12 +62,12 @@ impl fmt::Display for Name {
 }
 
 /// An identifier for SQL. Always quoted: a list of reserved words would be one version's.
-pub(super) fn quoted(identifier: &str) -> String {
+pub(crate) fn quoted(identifier: &str) -> String {
     format!("\"{}\"", identifier.replace('"', "\"\""))
 }
 
 /// A string for SQL, where no parameter can stand.
-pub(super) fn literal(text: &str) -> String {
+pub(crate) fn literal(text: &str) -> String {
     let mut out = Vec::new();
     wire::literal::push(&mut out, text.as_bytes());
     String::from_utf8_lossy(&out).into_owned()
@@ -75,80 +75,80 @@ pub(super) fn literal(text: &str) -> String {
 
 /// One column.
 #[derive(Debug, Clone)]
-pub(super) struct Column {
-    pub(super) name: String,
+pub(crate) struct Column {
+    pub(crate) name: String,
     /// With its modifier, as in `numeric(10,2)`.
-    pub(super) type_name: String,
+    pub(crate) type_name: String,
     /// Without it.
-    pub(super) bare_type: String,
+    pub(crate) bare_type: String,
     /// The type to cast a text to so that its input function reads it, as for a parameter; None when a cast would do
     /// something else.
-    pub(super) cast_type: Option<String>,
-    pub(super) not_null: bool,
+    pub(crate) cast_type: Option<String>,
+    pub(crate) not_null: bool,
     /// `a` always, `d` by default, empty.
-    pub(super) identity: String,
-    pub(super) generated: bool,
+    pub(crate) identity: String,
+    pub(crate) generated: bool,
     /// The default, or the expression of a generated column.
-    pub(super) expression: Option<String>,
+    pub(crate) expression: Option<String>,
     /// Whether that depends on nothing but what every server has.
-    pub(super) portable: bool,
+    pub(crate) portable: bool,
     /// Only when it is not the type's own.
-    pub(super) collation: Option<String>,
+    pub(crate) collation: Option<String>,
 }
 
 impl Column {
     /// Whether a row can be stored without naming it.
-    pub(super) fn is_optional(&self) -> bool {
+    pub(crate) fn is_optional(&self) -> bool {
         !self.not_null || self.expression.is_some() || !self.identity.is_empty()
     }
 }
 
 /// One index.
 #[derive(Debug, Clone)]
-pub(super) struct Index {
-    pub(super) name: String,
-    pub(super) is_primary: bool,
+pub(crate) struct Index {
+    pub(crate) name: String,
+    pub(crate) is_primary: bool,
     /// Unique over plain columns of all rows: a row can be found by it.
-    pub(super) is_key: bool,
+    pub(crate) is_key: bool,
     /// Unique, if only in part, or an exclusion constraint's: rows may stand in each other's way.
-    pub(super) constrains: bool,
-    pub(super) is_simple: bool,
+    pub(crate) constrains: bool,
+    pub(crate) is_simple: bool,
     /// Checked at every row, not deferrable: ON CONFLICT can use it.
-    pub(super) is_immediate: bool,
-    pub(super) columns: Vec<String>,
+    pub(crate) is_immediate: bool,
+    pub(crate) columns: Vec<String>,
     /// The equality operator of each column, qualified; None for an access method that has none.
-    pub(super) operators: Vec<Option<String>>,
-    pub(super) constraint: Option<(String, String)>,
-    pub(super) definition: String,
+    pub(crate) operators: Vec<Option<String>>,
+    pub(crate) constraint: Option<(String, String)>,
+    pub(crate) definition: String,
 }
 
 /// One table.
 #[derive(Debug, Clone)]
-pub(super) struct Table {
-    pub(super) oid: u32,
-    pub(super) name: Name,
+pub(crate) struct Table {
+    pub(crate) oid: u32,
+    pub(crate) name: Name,
     /// `pg_class.relkind`.
-    pub(super) kind: String,
-    pub(super) has_children: bool,
+    pub(crate) kind: String,
+    pub(crate) has_children: bool,
     /// The planner's estimate; None when it has none.
-    pub(super) rows: Option<u64>,
-    pub(super) bytes: u64,
-    pub(super) row_security: bool,
+    pub(crate) rows: Option<u64>,
+    pub(crate) bytes: u64,
+    pub(crate) row_security: bool,
     /// Has triggers that fire in replica mode, too.
-    pub(super) fires_triggers: bool,
+    pub(crate) fires_triggers: bool,
     privileges: Vec<String>,
-    pub(super) schema_usage: bool,
-    pub(super) columns: Vec<Column>,
-    pub(super) indexes: Vec<Index>,
+    pub(crate) schema_usage: bool,
+    pub(crate) columns: Vec<Column>,
+    pub(crate) indexes: Vec<Index>,
 }
 
 impl Table {
-    pub(super) fn column(&self, name: &str) -> Option<&Column> {
+    pub(crate) fn column(&self, name: &str) -> Option<&Column> {
         self.columns.iter().find(|column| column.name == name)
     }
 
     /// The columns of the primary key; empty when there is none.
-    pub(super) fn primary_key(&self) -> &[String] {
+    pub(crate) fn primary_key(&self) -> &[String] {
         self.indexes
             .iter()
             .find(|index| index.is_primary)
@@ -156,7 +156,7 @@ impl Table {
     }
 
     /// The unique index over exactly these columns, in whatever order.
-    pub(super) fn key_over(&self, columns: &[String]) -> Option<&Index> {
+    pub(crate) fn key_over(&self, columns: &[String]) -> Option<&Index> {
         self.indexes.iter().find(|index| {
             index.is_key
                 && index.columns.len() == columns.len()
@@ -164,18 +164,18 @@ impl Table {
         })
     }
 
-    pub(super) fn may(&self, privilege: &str) -> bool {
+    pub(crate) fn may(&self, privilege: &str) -> bool {
         self.privileges.iter().any(|held| held == privilege)
     }
 
     /// What it is, when it is not a table that rows are stored in.
-    pub(super) fn kind_name(&self) -> &'static str {
+    pub(crate) fn kind_name(&self) -> &'static str {
         kind_name(&self.kind)
     }
 }
 
 /// The kind of a relation, for messages.
-pub(super) fn kind_name(kind: &str) -> &'static str {
+pub(crate) fn kind_name(kind: &str) -> &'static str {
     match kind {
         "r" => "table",
         "p" => "partitioned table",
@@ -187,7 +187,7 @@ pub(super) fn kind_name(kind: &str) -> &'static str {
 }
 
 /// The tables among `names` that exist.
-pub(super) async fn inspect(client: &Client, end: End, names: &[Name]) -> Result<HashMap<Name, Table>> {
+pub(crate) async fn inspect(client: &Client, end: End, names: &[Name]) -> Result<HashMap<Name, Table>> {
     let what = || format!("read the catalogue of the {end}");
     let schemas: Vec<&str> = names.iter().map(|name| name.schema.as_str()).collect();
     let tables: Vec<&str> = names.iter().map(|name| name.table.as_str()).collect();

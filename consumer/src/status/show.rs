@@ -7,7 +7,7 @@ use super::{Consumer, Reached, Status, Table};
 use crate::error::{Error, Result};
 
 /// Prints to stdout; nobody reading it is no error.
-pub(super) fn print(text: &str) -> Result<()> {
+pub(crate) fn print(text: &str) -> Result<()> {
     match io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             Err(Error::failure(format!("could not write to stdout: {error}")))
