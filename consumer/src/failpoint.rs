@@ -7,17 +7,19 @@
 //! | `kill` | the process sends itself SIGKILL: nothing is cleaned up, no buffer is flushed |
 //! | `kill:N` | the same, when the place is reached for the Nth time |
 //! | `error:N` | the process exits with code N, without cleaning up |
-//! | `pause:FILE` | the thread stops until FILE exists |
+//! | `pause:FILE` | the task stops until FILE exists |
 //!
 //! It is always compiled in, so that what is tested is what is shipped. When the variable is not set a failpoint costs
 //! one load. The replay engine calls it around its commits, tail between its output and its position; who calls it,
-//! names it: after_read, before_commit, after_commit, in_copy, after_chunk_commit, after_copy_commit, after_flush.
+//! names it: after_read, before_commit, after_commit, in_copy, after_chunk_commit, after_copy_commit, before_held_commit,
+//! after_held_commit, after_flush.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use once_cell::sync::OnceCell;
+use tokio::runtime::RuntimeFlavor;
 
 use crate::error::{Error, Result};
 
@@ -78,10 +80,18 @@ impl Point {
             }
             Action::Kill { .. } => {}
             Action::Exit(code) => std::process::exit(i32::from(*code)),
-            // Blocks the thread on purpose: a paused process should do nothing at all.
             Action::Pause(file) => {
-                while !file.exists() {
-                    std::thread::sleep(Duration::from_millis(10));
+                let wait = || {
+                    while !file.exists() {
+                        std::thread::sleep(Duration::from_millis(10));
+                    }
+                };
+                // The thread stops, so that the task does nothing at all; other tasks that wait for it go on elsewhere.
+                let runtime = tokio::runtime::Handle::try_current();
+                if runtime.is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread) {
+                    tokio::task::block_in_place(wait);
+                } else {
+                    wait();
                 }
             }
         }

@@ -11,6 +11,8 @@ mod cluster;
 
 #[path = "replay/basics.rs"]
 mod basics;
+#[path = "replay/beside.rs"]
+mod beside;
 #[path = "replay/chunks.rs"]
 mod chunks;
 #[path = "replay/crashes.rs"]

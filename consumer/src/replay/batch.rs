@@ -1,20 +1,27 @@
 //! The loop over batches, and the one transaction that each of them is.
+//!
+//! Between batches it looks what has become of the copies (copy.rs): a table whose copy is complete gets the events that
+//! were kept for it (held.rs), portion by portion, each a transaction too.
 
 use futures_util::future;
 use tokio::sync::mpsc;
-use tokio_postgres::Statement;
+use tokio_postgres::{Client, CopyOutStream, Statement};
 use wire::snapshot::Snapshot;
 
-use super::Memory;
 use super::apply::{Applier, Failure};
+use super::copy::{self, Copies};
 use super::event;
 use super::goal;
+use super::held;
 use super::idle::Idle;
 use super::session;
 use super::setup::{Ready, Target};
 use super::stream::{Decoder, Summary};
-use super::table_state;
+use super::table::Name;
+use super::table_state::{self, State};
+use super::{Memory, Portion};
 use crate::config::ReplayConfig;
+use crate::connect::{End, connect};
 use crate::error::{Doing, Error, Result};
 use crate::failpoint::failpoint;
 use crate::progress::{BatchReport, Progress};
@@ -55,12 +62,17 @@ struct Stream<'a> {
     /// None while it is lent to the task that reads.
     decoder: Option<Decoder>,
     applier: Applier,
+    /// Tables whose copy is there, and of which events are kept.
+    draining: Vec<usize>,
+    /// Reads kept events; opened when there are some.
+    held: Option<Client>,
     shutdown: &'a Shutdown,
 }
 
 /// Streams until told to stop, or until caught up where that was asked for.
 pub(super) async fn stream(
     ready: Ready,
+    copies: &mut Copies,
     config: &ReplayConfig,
     shutdown: &Shutdown,
     progress: &Progress,
@@ -79,7 +91,14 @@ pub(super) async fn stream(
         session::look_up_by_index(&ready.subscriber.client).await?;
     }
     let mut reached = goal::reached(p, &ready).await?;
-    let decoder = Some(Decoder::new(&ready.targets, config.chunk_bytes));
+    let held = held::tables(&ready.subscriber.client, &ready.who).await?;
+    let decoder = Some(Decoder::new(&ready.targets, &held, config.chunk_bytes));
+    let draining = (0..ready.targets.len())
+        .filter(|&i| {
+            let target = &ready.targets[i];
+            matches!(target.state, State::CatchingUp(_) | State::Ok) && held.contains(&target.provider.name)
+        })
+        .collect();
     let applier = Applier::new(&ready.targets);
     tracing::info!(
         queue = config.queue,
@@ -95,16 +114,24 @@ pub(super) async fn stream(
         finish_batch,
         decoder,
         applier,
+        draining,
+        held: None,
         shutdown,
     };
     let mut to_finish = None;
     let mut idle = Idle::new();
     loop {
-        let caught_up = memory
-            .goal
-            .as_ref()
-            .zip(reached.as_ref())
-            .is_some_and(|(goal, reached)| reached.includes(goal));
+        while let Some(done) = arrived(copies.next_now().await, &stream.ready, memory)? {
+            stream.copied(done, memory);
+        }
+        stream.drain(config, memory).await?;
+        let caught_up = !copies.running()
+            && !stream.holds()
+            && memory
+                .goal
+                .as_ref()
+                .zip(reached.as_ref())
+                .is_some_and(|(goal, reached)| reached.includes(goal));
         if caught_up || shutdown.requested() {
             if let Some(id) = to_finish {
                 stream.finish(id).await?;
@@ -119,9 +146,13 @@ pub(super) async fn stream(
         // What was announced up to here, the answer will know of.
         while stream.ready.provider.notifications.try_recv().is_ok() {}
         let Some(offer) = stream.next(to_finish.take()).await? else {
-            progress.idle();
-            idle.look(&stream.ready.provider.client, &config.queue).await?;
-            stream.wait(config).await;
+            if stream.draining.is_empty() {
+                progress.idle();
+                idle.look(&stream.ready.provider.client, &config.queue).await?;
+                if let Some(done) = stream.wait(config, copies, memory).await? {
+                    stream.copied(done, memory);
+                }
+            }
             continue;
         };
         idle.over();
@@ -149,16 +180,7 @@ pub(super) async fn stream(
                 tracing::info!(tick = stream.ready.tick, "stopped; the batch at hand was rolled back");
                 return Ok(());
             }
-            Err(failure) => {
-                memory.failed_table = failure
-                    .table
-                    .map(|table| stream.ready.targets[table].provider.name.clone());
-                if failure.unclear && memory.careful != Some(batch.to) {
-                    memory.careful = Some(batch.to);
-                    memory.again = true;
-                }
-                return Err(failure.error);
-            }
+            Err(failure) => return Err(stream.failed(failure, Portion::Batch(batch.to), memory)),
         }
     }
 }
@@ -213,13 +235,107 @@ impl Stream<'_> {
         Ok(())
     }
 
-    async fn wait(&mut self, config: &ReplayConfig) {
-        // All three are cancel-safe. A closed channel is a lost connection, which the next query reports.
+    /// Until there may be something to do.
+    async fn wait(
+        &mut self,
+        config: &ReplayConfig,
+        copies: &mut Copies,
+        memory: &mut Memory,
+    ) -> Result<Option<copy::Done>> {
+        // All four are cancel-safe. A closed channel is a lost connection, which the next query reports.
         tokio::select! {
-            _ = self.ready.provider.notifications.recv() => {}
-            () = tokio::time::sleep(config.poll_interval) => {}
-            () = self.shutdown.wait() => {}
+            _ = self.ready.provider.notifications.recv() => Ok(None),
+            () = tokio::time::sleep(config.poll_interval) => Ok(None),
+            () = self.shutdown.wait() => Ok(None),
+            done = copies.next(), if copies.running() => arrived(done, &self.ready, memory),
         }
+    }
+
+    /// A copy is complete.
+    fn copied(&mut self, done: copy::Done, memory: &mut Memory) {
+        memory.advanced = true;
+        if let Some(decoder) = &mut self.decoder {
+            decoder.copied(done.target, done.copied.clone());
+        }
+        self.ready.targets[done.target].state = State::CatchingUp(done.copied);
+        self.draining.push(done.target);
+    }
+
+    /// Whether a table has no copy yet, or kept events.
+    fn holds(&self) -> bool {
+        self.decoder.as_ref().is_some_and(Decoder::holds)
+    }
+
+    /// Applies a portion of the kept events of every table that has its copy.
+    async fn drain(&mut self, config: &ReplayConfig, memory: &mut Memory) -> Result<()> {
+        for table in std::mem::take(&mut self.draining) {
+            let name = self.ready.targets[table].provider.name.clone();
+            let Some(upto) = held::portion(&self.ready.subscriber.client, &self.ready.who, &name).await? else {
+                if let Some(decoder) = &mut self.decoder {
+                    decoder.release(table);
+                }
+                continue;
+            };
+            let portion = Portion::Held(name.clone(), upto);
+            let careful = memory.careful.as_ref() == Some(&portion);
+            match self.apply_held(&name, upto, careful, config).await {
+                Ok(Some(summary)) => {
+                    memory.advanced = true;
+                    memory.careful = None;
+                    self.draining.push(table);
+                    tracing::info!(table = %name, events = summary.events, "events that came during its copy are applied");
+                }
+                Ok(None) => return Ok(()),
+                Err(failure) => return Err(self.failed(failure, portion, memory)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The transaction that applies a portion of kept events, and forgets them. None: a shutdown came in between.
+    async fn apply_held(
+        &mut self,
+        name: &Name,
+        upto: i64,
+        careful: bool,
+        config: &ReplayConfig,
+    ) -> Result<Option<Summary>, Failure> {
+        let held = match self.held.take() {
+            Some(held) => held,
+            None => {
+                let application_name = format!("pgcascade held {} {}", self.ready.who.queue, self.ready.who.consumer);
+                connect(&config.subscriber, End::Subscriber, &application_name)
+                    .await?
+                    .client
+            }
+        };
+        self.begin().await?;
+        let source = held
+            .copy_out(&held::portion_query(&self.ready.who, name, upto))
+            .await
+            .doing(|| format!("read kept events of table {name} on the subscriber"))?;
+        let Some(summary) = self.apply_events(source, None, careful).await? else {
+            return Ok(None);
+        };
+        let client = &self.ready.subscriber.client;
+        held::applied(client, &self.ready.who, name, upto).await?;
+        failpoint("before_held_commit");
+        self.ready.who.commit(client, self.ready.tick).await?;
+        failpoint("after_held_commit");
+        self.held = Some(held);
+        Ok(Some(summary))
+    }
+
+    /// Notes what a failure is about, for the next attempt and for the table's state.
+    fn failed(&self, failure: Failure, portion: Portion, memory: &mut Memory) -> Error {
+        memory.failed_table = failure
+            .table
+            .map(|table| self.ready.targets[table].provider.name.clone());
+        if failure.unclear && memory.careful.as_ref() != Some(&portion) {
+            memory.careful = Some(portion);
+            memory.again = true;
+        }
+        failure.error
     }
 
     async fn open(&self, offer: &Offer) -> Result<Batch> {
@@ -276,47 +392,68 @@ impl Stream<'_> {
         let source = source.doing(|| "read the batch from the provider".to_owned())?;
         let mut summary = Summary::default();
         if let Some(source) = source {
-            let mut decoder = self
-                .decoder
-                .take()
-                .ok_or_else(|| Error::failure("a batch was begun inside another").transient())?;
-            let careful = memory.careful == Some(batch.to);
-            decoder.careful = careful;
-            // One chunk waits while another is applied, and the reader holds a third.
-            let (sender, mut chunks) = mpsc::channel(1);
-            let reader = tokio::spawn(async move {
-                let outcome = decoder.read(source, sender).await;
-                (decoder, outcome)
-            });
-            let mut first = true;
-            while let Some(chunk) = chunks.recv().await {
-                if std::mem::take(&mut first) {
-                    failpoint("after_read");
-                }
-                if self.shutdown.requested() && !reader.is_finished() {
-                    return Ok(Applied::Stopped);
-                }
-                self.applier
-                    .apply(&self.ready.subscriber.client, &chunk, careful)
-                    .await?;
-            }
-            if first {
-                failpoint("after_read");
-            }
-            let (decoder, outcome) = reader
-                .await
-                .map_err(|error| Error::failure(format!("the task that reads the batch ended: {error}")))?;
-            let table = decoder.failed;
-            self.decoder = Some(decoder);
-            summary = outcome.map_err(|error| Failure {
-                error,
-                table,
-                unclear: false,
-            })?;
-            self.applier.finish().await?;
+            let careful = memory.careful == Some(Portion::Batch(batch.to));
+            let Some(applied) = self.apply_events(source, Some(batch.to), careful).await? else {
+                return Ok(Applied::Stopped);
+            };
+            summary = applied;
         }
         self.commit(batch, memory).await?;
         Ok(Applied::Committed(summary))
+    }
+
+    /// Reads events and applies them; those of tables in copy are kept for later, under `tick`. Without a tick these are
+    /// kept events. None: a shutdown came in between.
+    async fn apply_events(
+        &mut self,
+        source: CopyOutStream,
+        tick: Option<i64>,
+        careful: bool,
+    ) -> Result<Option<Summary>, Failure> {
+        let mut decoder = self
+            .decoder
+            .take()
+            .ok_or_else(|| Error::failure("a batch was begun inside another").transient())?;
+        decoder.careful = careful;
+        decoder.draining = tick.is_none();
+        // One chunk waits while another is applied, and the reader holds a third.
+        let (sender, mut chunks) = mpsc::channel(1);
+        let reader = tokio::spawn(async move {
+            let outcome = decoder.read(source, sender).await;
+            (decoder, outcome)
+        });
+        let client = &self.ready.subscriber.client;
+        let mut first = true;
+        while let Some(chunk) = chunks.recv().await {
+            if std::mem::take(&mut first) {
+                failpoint("after_read");
+            }
+            if self.shutdown.requested() && !reader.is_finished() {
+                return Ok(None);
+            }
+            if let (false, Some(tick)) = (chunk.held.is_empty(), tick) {
+                // Rows may still be on their way in a COPY.
+                self.applier.finish().await?;
+                let names: Vec<&Name> = self.ready.targets.iter().map(|target| &target.provider.name).collect();
+                held::keep(client, &self.ready.who, tick, &names, &chunk).await?;
+            }
+            self.applier.apply(client, &chunk, careful).await?;
+        }
+        if first {
+            failpoint("after_read");
+        }
+        let (decoder, outcome) = reader
+            .await
+            .map_err(|error| Error::failure(format!("the task that reads the batch ended: {error}")))?;
+        let table = decoder.failed;
+        self.decoder = Some(decoder);
+        let summary = outcome.map_err(|error| Failure {
+            error,
+            table,
+            unclear: false,
+        })?;
+        self.applier.finish().await?;
+        Ok(Some(summary))
     }
 
     /// Begins the transaction and locks the position in it. Whoever waited for the lock finds the position moved, and
@@ -355,9 +492,21 @@ impl Stream<'_> {
                 decoder.stop_filtering(table);
             }
             let target: &mut Target = &mut self.ready.targets[table];
-            target.state = table_state::State::Ok;
+            target.state = State::Ok;
             tracing::info!(table = %target.provider.name, "table caught up");
         }
         Ok(())
     }
+}
+
+/// What a copy reports. A failure is noted with its table.
+fn arrived(
+    outcome: Result<Option<copy::Done>, copy::Failure>,
+    ready: &Ready,
+    memory: &mut Memory,
+) -> Result<Option<copy::Done>> {
+    outcome.map_err(|failure| {
+        memory.failed_table = failure.target.map(|target| ready.targets[target].provider.name.clone());
+        failure.error
+    })
 }

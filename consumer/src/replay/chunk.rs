@@ -48,10 +48,24 @@ impl Row {
     }
 }
 
+/// An event that is not applied yet, because its table is being copied.
+#[derive(Debug)]
+pub(super) struct Held {
+    /// Which target.
+    pub(super) table: usize,
+    pub(super) id: i64,
+    pub(super) txid: u64,
+    pub(super) event_type: Vec<u8>,
+    pub(super) data: Option<Vec<u8>>,
+}
+
 /// Changes in the order in which they are to be applied.
 #[derive(Debug, Default)]
 pub(super) struct Chunk {
     pub(super) rows: Vec<Row>,
+    /// Events to be kept for later.
+    pub(super) held: Vec<Held>,
+    held_bytes: usize,
     pub(super) shapes: Vec<Arc<Shape>>,
     /// Of each table: whether its rows are the net effect of a chunk, with at most one update or delete of a row.
     pub(super) net: Vec<bool>,
@@ -79,7 +93,18 @@ impl Chunk {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.values.len()
+        self.values.len() + self.held_bytes
+    }
+
+    /// Adds an event to be kept.
+    pub(super) fn hold(&mut self, held: Held) {
+        self.held_bytes += held.event_type.len() + held.data.as_ref().map_or(0, Vec::len);
+        self.held.push(held);
+    }
+
+    /// How many events there are in it.
+    pub(super) fn events(&self) -> usize {
+        self.rows.len() + self.held.len()
     }
 
     /// Adds a value of the row that is being built.

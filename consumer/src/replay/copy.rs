@@ -1,5 +1,7 @@
 //! The rows that were there before capture began.
 //!
+//! Copies go on beside the stream ([`start`], [`Copies`]), which keeps the events of their tables for later (held.rs).
+//!
 //! A table is copied whole or, if it is large, in chunks: ranges of its primary key (plan.rs). Each is one transaction at
 //! each end, short, with a snapshot of its own; several are on their way at once, in sessions of their own (worker.rs).
 //! A crash loses what was on its way and nothing that was committed.
@@ -22,15 +24,15 @@ mod worker;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
-use super::Memory;
 use super::position::Who;
 use super::preflight;
-use super::setup::{Ready, Target};
+use super::setup::Ready;
 use super::table::{Name, Table, quoted};
 use super::table_state::{Copied, State};
 use crate::config::ReplayConfig;
@@ -65,6 +67,7 @@ struct Shared {
     config: ReplayConfig,
     who: Who,
     shutdown: Shutdown,
+    progress: Progress,
     /// One of them failed: the others stop as they would for a shutdown.
     failed: AtomicBool,
 }
@@ -79,25 +82,94 @@ impl Shared {
     }
 }
 
-/// What the workers report.
-enum Report {
-    Rows { target: usize, rows: u64, bytes: u64 },
-    Copied { target: usize, copied: Copied },
+/// A table that is complete.
+pub(super) struct Done {
+    pub(super) target: usize,
+    pub(super) copied: Copied,
 }
 
-/// Copies every table that has no copy. Returns false if a shutdown came in between; what was on its way is rolled back
-/// then.
-pub(super) async fn copy_missing(
-    ready: &mut Ready,
+/// Why a worker ended, and which target it was at.
+pub(super) struct Failure {
+    pub(super) error: Error,
+    pub(super) target: Option<usize>,
+}
+
+/// How long copies are waited for when replay fails for another reason. Then their sessions are dropped.
+const END_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The copies that are on their way.
+pub(super) struct Copies {
+    shared: Arc<Shared>,
+    done: mpsc::UnboundedReceiver<Done>,
+    workers: JoinSet<Result<(), Failure>>,
+    failure: Option<Failure>,
+    running: bool,
+}
+
+impl Copies {
+    /// Whether anything is still to come.
+    pub(super) fn running(&self) -> bool {
+        self.running
+    }
+
+    /// The next table that is complete. None: all are, or a shutdown ended the copies. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Result<Option<Done>, Failure> {
+        if let Some(done) = self.done.recv().await {
+            return Ok(Some(done));
+        }
+        while let Some(outcome) = self.workers.join_next().await {
+            let outcome = outcome.unwrap_or_else(|error| {
+                Err(Failure {
+                    error: Error::failure(format!("a task that copies ended: {error}")),
+                    target: None,
+                })
+            });
+            if let Err(failure) = outcome {
+                // Of several the one that waiting does not help against.
+                match &self.failure {
+                    Some(other) if !other.error.is_transient() => {}
+                    _ => self.failure = Some(failure),
+                }
+            }
+        }
+        self.running = false;
+        self.failure.take().map_or(Ok(None), Err)
+    }
+
+    /// The same, if it is there at once.
+    pub(super) async fn next_now(&mut self) -> Result<Option<Done>, Failure> {
+        match self.done.try_recv() {
+            Ok(done) => Ok(Some(done)),
+            Err(mpsc::error::TryRecvError::Empty) => Ok(None),
+            Err(mpsc::error::TryRecvError::Disconnected) if !self.running => Ok(None),
+            Err(mpsc::error::TryRecvError::Disconnected) => self.next().await,
+        }
+    }
+
+    /// Ends them: what is on its way is rolled back.
+    pub(super) async fn stop(mut self) {
+        self.shared.failed.store(true, Ordering::Relaxed);
+        let all = async { while self.workers.join_next().await.is_some() {} };
+        let ended = tokio::time::timeout(END_PATIENCE, all).await;
+        if self.running && ended.is_ok() {
+            tracing::info!("copy stopped; what was on its way is rolled back, the next start goes on");
+        }
+    }
+}
+
+/// Begins to copy every table that has no copy.
+pub(super) async fn start(
+    ready: &Ready,
     config: &ReplayConfig,
     shutdown: &Shutdown,
     progress: &Progress,
-    memory: &mut Memory,
-) -> Result<bool> {
+) -> Result<Copies> {
     let mut pieces = VecDeque::new();
     for (i, target) in ready.targets.iter().enumerate() {
+        if shutdown.requested() {
+            break;
+        }
         let planned = match &target.state {
-            State::InCopy if shutdown.requested() => return Ok(false),
             State::InCopy => plan::make(ready, target, config).await?,
             State::InChunks(_) => plan::load(ready, target).await?,
             State::CatchingUp(_) | State::Ok => continue,
@@ -145,58 +217,27 @@ pub(super) async fn copy_missing(
             chunk,
         }));
     }
-    if pieces.is_empty() {
-        return Ok(true);
-    }
     let sessions = config.jobs.min(pieces.len());
     let shared = Arc::new(Shared {
         pieces: Mutex::new(pieces),
         config: config.clone(),
         who: ready.who.clone(),
         shutdown: shutdown.clone(),
+        progress: progress.clone(),
         failed: AtomicBool::new(false),
     });
-    let (sender, mut reports) = mpsc::channel(64);
+    let (sender, done) = mpsc::unbounded_channel();
     let mut workers = JoinSet::new();
     for number in 0..sessions {
         workers.spawn(worker::work(Arc::clone(&shared), number, sender.clone()));
     }
-    drop(sender);
-    while let Some(report) = reports.recv().await {
-        match report {
-            Report::Rows { target, rows, bytes } => {
-                progress.copied(&ready.targets[target].provider.name.to_string(), rows, bytes);
-            }
-            Report::Copied { target, copied } => {
-                let target: &mut Target = &mut ready.targets[target];
-                target.state = State::CatchingUp(copied);
-                memory.advanced = true;
-                progress.copy_done(&target.provider.name.to_string());
-            }
-        }
-    }
-    let mut failure = None;
-    while let Some(outcome) = workers.join_next().await {
-        let outcome = outcome.unwrap_or_else(|error| Err(Error::failure(format!("a task that copies ended: {error}"))));
-        if let Err(error) = outcome {
-            // Of several the one that waiting does not help against.
-            match &failure {
-                Some(other) if !Error::is_transient(other) => {}
-                _ => failure = Some(error),
-            }
-        }
-    }
-    if let Some(error) = failure {
-        return Err(error);
-    }
-    let all = ready
-        .targets
-        .iter()
-        .all(|target| matches!(target.state, State::CatchingUp(_) | State::Ok));
-    if !all {
-        tracing::info!("copy stopped; what was on its way is rolled back, the next start goes on");
-    }
-    Ok(all)
+    Ok(Copies {
+        shared,
+        done,
+        workers,
+        failure: None,
+        running: sessions > 0,
+    })
 }
 
 /// Makes sure that the copy goes into an empty table. Preflight looked already, but somebody may have written since.

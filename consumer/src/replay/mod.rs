@@ -4,7 +4,8 @@
 //! error that needs somebody to look. Everything transient (a lost connection, a deadlock, a server that restarts) it
 //! survives by starting again from the position, which is cheap, because that is all the state there is:
 //!
-//! 1. setup.rs opens and checks both sessions and makes what is missing, copy.rs fills new tables;
+//! 1. setup.rs opens and checks both sessions and makes what is missing; copy.rs fills new tables, beside all that follows,
+//!    and held.rs keeps their events until then;
 //! 2. the provider is asked for its next batch: the events between the tick that the subscriber has reached and a later
 //!    one;
 //! 3. stream.rs reads them and apply.rs applies them, at the same time, in one transaction on the subscriber, which
@@ -25,6 +26,7 @@ mod create;
 mod event;
 mod findings;
 mod goal;
+mod held;
 mod idle;
 pub(crate) mod pattern;
 pub(crate) mod position;
@@ -56,8 +58,8 @@ struct Memory {
     connected: bool,
     /// Something was committed since the last failure.
     advanced: bool,
-    /// The batch that ends with this tick is to be applied row by row, to find the row at fault.
-    careful: Option<i64>,
+    /// This is to be applied row by row, to find the row at fault.
+    careful: Option<Portion>,
     /// Whether to begin that at once.
     again: bool,
     /// The table that the last failure was about.
@@ -68,6 +70,15 @@ struct Memory {
     errors_wiped: bool,
     /// What `--until-caught-up` has to reach: the provider's snapshot at the start.
     goal: Option<wire::snapshot::Snapshot>,
+}
+
+/// What one transaction on the subscriber applies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Portion {
+    /// The batch that ends with this tick.
+    Batch(i64),
+    /// Kept events of this table, up to those that came with this tick.
+    Held(Name, i64),
 }
 
 /// Replays until stopped.
@@ -117,11 +128,11 @@ async fn attempt(
     progress: &Progress,
     memory: &mut Memory,
 ) -> Result<()> {
-    let mut ready = setup::prepare(config, patterns, memory).await?;
-    if !copy::copy_missing(&mut ready, config, shutdown, progress, memory).await? {
-        return Ok(());
-    }
-    batch::stream(ready, config, shutdown, progress, memory).await
+    let ready = setup::prepare(config, patterns, memory).await?;
+    let mut copies = copy::start(&ready, config, shutdown, progress).await?;
+    let outcome = batch::stream(ready, &mut copies, config, shutdown, progress, memory).await;
+    copies.stop().await;
+    outcome
 }
 
 /// Leaves the reason where `consumer status` finds it. The failure itself is reported by the caller; this one is not

@@ -16,7 +16,7 @@ use wire::event_type::{self, Operation};
 use wire::snapshot::Snapshot;
 use wire::urlenc;
 
-use super::chunk::{Chunk, Shape};
+use super::chunk::{Chunk, Held, Shape};
 use super::collapse::{Collapse, Freedom};
 use super::event::{self, Event};
 use super::setup::Target;
@@ -46,6 +46,8 @@ struct Route {
     left_out: HashSet<Vec<u8>>,
     /// What of the events is in the copy.
     copied: Option<Copied>,
+    /// The copy is not there, or not all events from before its end are applied: new ones have to be kept (held.rs).
+    hold: bool,
     freedom: Freedom,
     /// The shape of the last insert, update, delete, truncate, and of the last that were settling: nearly always that of the
     /// next.
@@ -62,13 +64,16 @@ pub(super) struct Decoder {
     collapse: Collapse,
     /// In the careful mode every event is applied, in its order.
     pub(super) careful: bool,
+    /// What is being read are the kept events of a table, to be applied now.
+    pub(super) draining: bool,
     /// The table whose event could not be read.
     pub(super) failed: Option<usize>,
     chunk_bytes: usize,
 }
 
 impl Decoder {
-    pub(super) fn new(targets: &[Target], chunk_bytes: usize) -> Self {
+    /// `held` are the tables of which events are kept on the subscriber.
+    pub(super) fn new(targets: &[Target], held: &HashSet<Name>, chunk_bytes: usize) -> Self {
         let routes: Vec<Route> = targets
             .iter()
             .map(|target| Route {
@@ -94,8 +99,14 @@ impl Decoder {
                     .collect(),
                 copied: match &target.state {
                     State::CatchingUp(copied) => Some(copied.clone()),
-                    _ => None,
+                    State::InChunks(from) => Some(Copied {
+                        from: from.clone(),
+                        to: None,
+                    }),
+                    State::InCopy | State::Ok => None,
                 },
+                hold: matches!(target.state, State::InCopy | State::InChunks(_))
+                    || held.contains(&target.provider.name),
                 freedom: Freedom::of(&target.subscriber, target.provider.primary_key()),
                 last: [None; 8],
             })
@@ -112,6 +123,7 @@ impl Decoder {
             ignored: HashSet::new(),
             collapse: Collapse::default(),
             careful: false,
+            draining: false,
             failed: None,
             chunk_bytes,
         }
@@ -122,8 +134,23 @@ impl Decoder {
     pub(super) fn caught_up(&self, tick: &Snapshot) -> Vec<usize> {
         let behind = |copied: &Copied| tick.xmin >= copied.last().xmax;
         (0..self.routes.len())
-            .filter(|&i| self.routes[i].copied.as_ref().is_some_and(behind))
+            .filter(|&i| !self.routes[i].hold && self.routes[i].copied.as_ref().is_some_and(behind))
             .collect()
+    }
+
+    /// The table's copy is there.
+    pub(super) fn copied(&mut self, table: usize, copied: Copied) {
+        self.routes[table].copied = Some(copied);
+    }
+
+    /// All kept events of the table are applied: what comes now is applied at once.
+    pub(super) fn release(&mut self, table: usize) {
+        self.routes[table].hold = false;
+    }
+
+    /// Whether events of a table are being kept.
+    pub(super) fn holds(&self) -> bool {
+        self.routes.iter().any(|route| route.hold)
     }
 
     /// To be called when the transaction that says so is committed.
@@ -154,14 +181,14 @@ impl Decoder {
                 self.failed = Some(table);
                 return Err(error);
             }
-            if chunk.bytes() >= self.chunk_bytes || chunk.rows.len() >= CHUNK_EVENTS {
+            if chunk.bytes() >= self.chunk_bytes || chunk.events() >= CHUNK_EVENTS {
                 let full = self.finish(&mut chunk);
                 if chunks.send(full).await.is_err() {
                     return Ok(summary);
                 }
             }
         }
-        if !chunk.rows.is_empty() {
+        if chunk.events() > 0 {
             // Whoever stopped taking them knows why.
             let _ = chunks.send(self.finish(&mut chunk)).await;
         }
@@ -197,6 +224,16 @@ impl Decoder {
                 return Ok(());
             }
             settling = copied.to.as_ref().is_some_and(|to| to.sees(event.txid));
+        }
+        if self.routes[route].hold && !self.draining {
+            chunk.hold(Held {
+                table: route,
+                id: event.id,
+                txid: event.txid,
+                event_type: event.event_type.to_vec(),
+                data: event.data.map(<[u8]>::to_vec),
+            });
+            return Ok(());
         }
         let mark = chunk.mark();
         let kind = match event.event_type.first() {

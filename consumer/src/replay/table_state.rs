@@ -1,7 +1,8 @@
 //! How far each table is: `pgcascade_replay.table_state` on the subscriber.
 //!
-//! A table begins as `in-copy`. The end of the copy makes it `catching-up` and records the provider's snapshot that was
-//! copied; from then on the events which that snapshot sees are skipped, because they are in the copy. Of a table that was copied in
+//! A table begins as `in-copy`; its events are kept (held.rs). The end of the copy makes it `catching-up` and records the
+//! provider's snapshot that was copied; the kept events are applied then, before those that come, and the events which that
+//! snapshot sees are skipped, because they are in the copy. Of a table that was copied in
 //! chunks there are two: one from before the first chunk and one from after the last; what only the second sees may be in
 //! the copy or not. The first batch that ends after everything the (last) snapshot had to wait for makes it `ok`. Each
 //! change is in the transaction of the data that it speaks of. A table that leaves `--table` loses its row: were it kept, a
@@ -111,9 +112,14 @@ pub(super) async fn add(
 
 /// Forgets a table.
 pub(super) async fn remove(subscriber: &Client, who: &Who, provider: &Name) -> Result<()> {
+    // Not left to the foreign key, which is not heeded in replay's sessions.
     subscriber
         .execute(
-            "delete from pgcascade_replay.table_state
+            "with chunks as (delete from pgcascade_replay.copy_chunk
+                              where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4),
+                  held as (delete from pgcascade_replay.held_event
+                            where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4)
+             delete from pgcascade_replay.table_state
               where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4",
             &[&who.consumer, &who.queue, &provider.schema, &provider.table],
         )

@@ -18,7 +18,8 @@ use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 mod program;
 
-pub(crate) use program::{Output, Replay};
+#[allow(unused_imports, reason = "not every test program holds a run")]
+pub(crate) use program::{Output, Replay, Running};
 
 /// The longest that anything here is waited for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);

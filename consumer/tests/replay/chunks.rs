@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::cluster::{Pair, eventually, pair};
+use crate::cluster::{Pair, eventually, own_pair, pair};
 
 /// The chunks that are done, and the row versions that say so.
 async fn done(pair: &Pair) -> HashMap<String, String> {
@@ -35,7 +35,8 @@ fn random(seed: &mut u64, below: u64) -> u64 {
 /// Five million rows, killed ten times at random points.
 #[tokio::test]
 async fn a_large_copy_is_killed_and_goes_on() {
-    let pair = pair().await;
+    // Of its own: long transactions on the shared ones would hold back what other tests wait for.
+    let pair = own_pair().await;
     pair.provider
         .run(
             "create table large (id int primary key, n int, v text);

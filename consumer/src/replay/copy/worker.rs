@@ -13,7 +13,7 @@ use super::super::create;
 use super::super::session;
 use super::super::table::{self, Table};
 use super::super::table_state;
-use super::{Job, Piece, Report, Shared, begin_reading, copied, empty};
+use super::{Done, Failure, Job, Piece, Shared, begin_reading, copied, empty};
 use crate::connect::{End, connect};
 use crate::error::{Doing, Error, Result};
 use crate::failpoint::failpoint;
@@ -25,18 +25,20 @@ struct Worker {
     shared: Arc<Shared>,
     provider: Client,
     subscriber: Client,
-    reports: mpsc::Sender<Report>,
+    done: mpsc::UnboundedSender<Done>,
 }
 
 /// Works until there is nothing left to do, or until it is to stop.
-pub(super) async fn work(shared: Arc<Shared>, number: usize, reports: mpsc::Sender<Report>) -> Result<()> {
+pub(super) async fn work(shared: Arc<Shared>, number: usize, done: mpsc::UnboundedSender<Done>) -> Result<(), Failure> {
     let outcome = async {
-        let Some(worker) = start(&shared, number, reports).await? else {
-            return Ok(());
-        };
+        let worker = start(&shared, number, done)
+            .await
+            .map_err(|error| Failure { error, target: None })?;
+        let Some(worker) = worker else { return Ok(()) };
         while !shared.stopping() {
             let Some(piece) = shared.next() else { break };
-            if !worker.copy(&piece).await? {
+            let target = Some(piece.job.target);
+            if !worker.copy(&piece).await.map_err(|error| Failure { error, target })? {
                 break;
             }
         }
@@ -50,7 +52,7 @@ pub(super) async fn work(shared: Arc<Shared>, number: usize, reports: mpsc::Send
 }
 
 /// Opens the sessions. Where there is no room for more than one worker, the first does all the work.
-async fn start(shared: &Arc<Shared>, number: usize, reports: mpsc::Sender<Report>) -> Result<Option<Worker>> {
+async fn start(shared: &Arc<Shared>, number: usize, done: mpsc::UnboundedSender<Done>) -> Result<Option<Worker>> {
     let application_name = format!("pgcascade copy {} {}", shared.who.queue, shared.who.consumer);
     let sessions = future::try_join(
         connect(&shared.config.provider, End::Provider, &application_name),
@@ -74,7 +76,7 @@ async fn start(shared: &Arc<Shared>, number: usize, reports: mpsc::Sender<Report
         shared: Arc::clone(shared),
         provider,
         subscriber,
-        reports,
+        done,
     }))
 }
 
@@ -125,12 +127,12 @@ impl Worker {
         };
         self.analyze(&job.subscriber).await?;
         let copied = copied(job.from.as_deref().unwrap_or(&snapshot), to.as_deref())?;
-        let report = Report::Copied {
+        self.shared.progress.copy_done(&name.to_string());
+        // Whoever does not listen any more has an error of its own.
+        let _ = self.done.send(Done {
             target: job.target,
             copied,
-        };
-        // Whoever does not listen any more has an error of its own.
-        let _ = self.reports.send(report).await;
+        });
         Ok(true)
     }
 
@@ -203,6 +205,7 @@ impl Worker {
     async fn pump(&self, job: &Job, piece: &Piece) -> Result<Option<u64>> {
         let from = &job.provider.name;
         let to = &job.subscriber.name;
+        let shown = from.to_string();
         let read = || format!("copy table {from} from the provider");
         let write = || format!("copy into table {to} of the subscriber");
         let columns = &job.columns;
@@ -238,12 +241,10 @@ impl Worker {
             }
             if gathered.len() >= SEND_BYTES || at_end {
                 rows += rows_gathered;
-                let report = Report::Rows {
-                    target: job.target,
-                    rows: std::mem::take(&mut rows_gathered),
-                    bytes: gathered.len() as u64,
-                };
-                let _ = self.reports.send(report).await;
+                let bytes = gathered.len() as u64;
+                self.shared
+                    .progress
+                    .copied(&shown, std::mem::take(&mut rows_gathered), bytes);
                 sink.send(gathered.split().freeze()).await.doing(write)?;
                 gathered.reserve(2 * SEND_BYTES);
                 failpoint("in_copy");

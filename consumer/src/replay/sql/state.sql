@@ -49,3 +49,18 @@ create table pgcascade_replay.copy_chunk (
     primary key (consumer, queue, provider_schema, provider_table, chunk),
     foreign key (consumer, queue, provider_schema, provider_table) references pgcascade_replay.table_state on delete cascade
 );
+
+-- Events of tables that are being copied, as they came, until they are applied.
+create table pgcascade_replay.held_event (
+    consumer text not null,
+    queue text not null,
+    provider_schema text not null,
+    provider_table text not null,
+    tick bigint not null, -- the end of the batch that they came in
+    ev_id bigint not null,
+    ev_txid bigint not null,
+    ev_type bytea not null, -- bytes, as they are in the provider's encoding
+    ev_data bytea,
+    primary key (consumer, queue, provider_schema, provider_table, tick, ev_id),
+    foreign key (consumer, queue, provider_schema, provider_table) references pgcascade_replay.table_state on delete cascade
+);
