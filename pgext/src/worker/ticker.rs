@@ -218,7 +218,10 @@ fn run(database: pg_sys::Oid, settings: String) -> End {
         if compacted.elapsed() >= COMPACT {
             compacted = Instant::now();
             log.unit("compact the positions", || {
-                Spi::run("select pgcascade.compact_positions()")
+                if positions_bloated()? {
+                    Spi::run("select pgcascade.compact_positions()")?;
+                }
+                Ok(())
             });
         }
         // Workers have to do this themselves; autovacuum of the tick table depends on it.
@@ -282,6 +285,18 @@ impl Deliveries {
         self.stuck = (!some).then_some(began);
         if some { Duration::ZERO } else { LOOK }
     }
+}
+
+/// See `pgcascade.positions_bloated()`. Asked before the function that acts on it is called, because `Spi::run` assigns a
+/// transaction id whatever it runs.
+fn positions_bloated() -> Result<bool, spi::Error> {
+    Spi::connect(|client| {
+        let bloated = client
+            .select("select pgcascade.positions_bloated()", None, &[])?
+            .first()
+            .get_one::<bool>()?;
+        Ok(bloated.unwrap_or(false))
+    })
 }
 
 /// See `pgcascade.next_delivery()`. Read as `queues_due` reads, because `Spi::get_one` would assign a transaction id.
