@@ -21,8 +21,9 @@
 //!
 //! Each comparison has its own pair of snapshots and needs no other: a row is in exactly one of the parts that a part is
 //! cut into, as its key does not change, and where the ends do not sort keys alike it is in at least one. A table that
-//! was just copied is ahead of the tick, at the copy's snapshot, which then takes the tick's place. One in copy, or broken,
-//! is not what the provider had at any moment; that is an error and no difference.
+//! was just copied is ahead of the tick, at the copy's snapshot, which then takes the tick's place. One in copy, one
+//! that is behind with the events kept meanwhile, or a broken one is not what the provider had at any moment; that is an
+//! error and no difference.
 
 mod ends;
 mod fix;
