@@ -25,12 +25,16 @@ mod drops;
 mod durability;
 #[path = "queue/many.rs"]
 mod many;
+#[path = "queue/positions.rs"]
+mod positions;
 #[path = "queue/prepared.rs"]
 mod prepared;
 #[path = "queue/rotation.rs"]
 mod rotation;
 #[path = "queue/savepoints.rs"]
 mod savepoints;
+#[path = "queue/schedules.rs"]
+mod schedules;
 #[path = "queue/ticks.rs"]
 mod ticks;
 #[path = "queue/xids.rs"]

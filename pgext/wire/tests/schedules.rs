@@ -8,6 +8,7 @@
 )]
 #![allow(missing_docs, reason = "a test program")]
 
+#[allow(dead_code, reason = "consumer/tests/queue/schedules.rs uses the rest")]
 mod model;
 
 use model::naive::Naive;

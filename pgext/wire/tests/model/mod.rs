@@ -1,6 +1,7 @@
 //! A model of the queue inside a server: transactions with savepoints, snapshots, locks, messages, a log and crashes, and on
 //! top of them our algorithm step by step, as sql/*.sql and pgext/src/queue.rs have it. A schedule is run in it, and what
-//! consumers saw is compared with what was committed ([`properties`]). Used by the tests beside it.
+//! consumers saw is compared with what was committed ([`properties`]). Used by the tests beside it, and by
+//! consumer/tests/queue/schedules.rs, which makes the same moves on a real server.
 //!
 //! A statement is a list of steps, between which other sessions run: each look at shared state, each lock and each
 //! snapshot is a step of its own. Commit too: logged, visible, others told, locks released. Messages are read only where the server must
@@ -169,6 +170,9 @@ impl Task {
     }
 }
 
+/// Why a statement fails that would have to wait for a lock.
+pub(crate) const LOCK_TIMEOUT: &str = "lock timeout";
+
 /// What a step came to.
 enum Step {
     On,
@@ -279,16 +283,38 @@ impl Model {
         }
     }
 
-    /// Begins a statement; false if there is nothing to go on with.
-    fn begin(&mut self, s: usize, act: Act) -> bool {
+    /// Whether a session that is not busy can do that now.
+    pub(crate) fn takes(&self, s: usize, act: Act) -> bool {
         let session = &self.sessions[s];
-        let inside = session.transaction.is_some() || session.failed;
+        let inside = self.is_inside(s);
         let savepoints = session
             .transaction
             .and_then(|at| self.transactions[at].as_ref())
             .map_or(0, |transaction| transaction.levels.len() - 1);
         match act {
-            Act::Begin | Act::BeginOld if !inside => {
+            Act::Flush | Act::Crash => true,
+            Act::Begin | Act::BeginOld => !inside,
+            Act::Savepoint => inside && !session.failed && savepoints < 3,
+            Act::Release => !session.failed && savepoints > 0,
+            Act::RollbackTo => savepoints > 0,
+            Act::Commit | Act::Rollback | Act::Prepare => inside,
+            Act::CommitPrepared(_) | Act::RollbackPrepared(_) => !inside && !self.prepared.is_empty(),
+            _ => !session.failed && self.makes_sense(s, act),
+        }
+    }
+
+    /// Whether a session is in a transaction that it began, be it a failed one.
+    pub(crate) fn is_inside(&self, s: usize) -> bool {
+        self.sessions[s].transaction.is_some() || self.sessions[s].failed
+    }
+
+    /// Begins a statement; false if there is nothing to go on with.
+    fn begin(&mut self, s: usize, act: Act) -> bool {
+        if !self.takes(s, act) {
+            return false;
+        }
+        match act {
+            Act::Begin | Act::BeginOld => {
                 self.open(s, true);
                 if act == Act::BeginOld {
                     let snapshot = self.take_snapshot(None);
@@ -296,11 +322,11 @@ impl Model {
                 }
                 false
             }
-            Act::Savepoint if inside && !session.failed && savepoints < 3 => {
+            Act::Savepoint => {
                 self.transaction(s).levels.push(Level::default());
                 false
             }
-            Act::Release if !session.failed && savepoints > 0 => {
+            Act::Release => {
                 if let Some(mut last) = self.transaction(s).levels.pop() {
                     let below = self.transaction(s).levels.last_mut();
                     if let Some(below) = below {
@@ -314,29 +340,29 @@ impl Model {
                 }
                 false
             }
-            Act::RollbackTo if savepoints > 0 => {
+            Act::RollbackTo => {
                 self.roll_back_level(s);
                 self.transaction(s).levels.push(Level::default());
                 self.sessions[s].failed = false;
                 false
             }
-            Act::Commit | Act::Prepare if session.failed => {
+            Act::Commit | Act::Prepare if self.sessions[s].failed => {
                 self.abandon(s);
                 false
             }
-            Act::Rollback if inside => {
+            Act::Rollback => {
                 self.abandon(s);
                 false
             }
-            Act::Prepare if inside => {
+            Act::Prepare => {
                 self.prepare(s);
                 false
             }
-            Act::Commit if inside => {
+            Act::Commit => {
                 self.sessions[s].task = Some(Task::new(act));
                 true
             }
-            Act::CommitPrepared(n) | Act::RollbackPrepared(n) if !inside && !self.prepared.is_empty() => {
+            Act::CommitPrepared(n) | Act::RollbackPrepared(n) => {
                 let at = self.prepared.remove(usize::from(n) % self.prepared.len());
                 if matches!(act, Act::RollbackPrepared(_)) {
                     self.roll_back(at);
@@ -347,28 +373,41 @@ impl Model {
                 self.sessions[s].task = Some(task);
                 true
             }
-            Act::Write(_)
-            | Act::Event
-            | Act::Tick
-            | Act::Step1
-            | Act::Step2
-            | Act::Next(_)
-            | Act::Read(_)
-            | Act::Finish(_)
-            | Act::Retry(_)
-            | Act::Reinsert
-            | Act::Register(..)
-            | Act::Unregister(_)
-                if !session.failed && self.makes_sense(s, act) =>
-            {
-                if !inside {
+            _ => {
+                if self.sessions[s].transaction.is_none() {
                     self.open(s, false);
                 }
                 self.sessions[s].task = Some(Task::new(act));
                 true
             }
-            _ => false,
         }
+    }
+
+    /// Makes a move whole, as a real session with a `lock_timeout` does: what would have to wait fails.
+    pub(crate) fn make_or_fail(&mut self, s: usize, act: Act) -> Outcome {
+        self.outcomes[s] = Some(Outcome::Done);
+        self.make(Move {
+            session: s,
+            act,
+            steps: None,
+        });
+        if self.outcomes[s] == Some(Outcome::Waits) {
+            self.sessions[s].waits = None;
+            self.fail(s, LOCK_TIMEOUT);
+        }
+        self.outcomes[s].clone().unwrap_or(Outcome::Done)
+    }
+
+    /// How many transactions are prepared.
+    pub(crate) fn prepared(&self) -> usize {
+        self.prepared.len()
+    }
+
+    /// Whether a session has a batch of a consumer in hand; and what it read of it.
+    pub(crate) fn in_hand(&self, s: usize, c: u8) -> Option<Option<&Seen>> {
+        self.sessions[s].batches[usize::from(c)]
+            .as_ref()
+            .map(|held| held.read.as_ref())
     }
 
     /// A client reads the batch that it opened, and finishes the one that it read.

@@ -110,7 +110,7 @@ impl Model {
     }
 
     /// The properties, once everything is delivered.
-    pub(super) fn verdict(&self) -> Result<(), String> {
+    pub(crate) fn verdict(&self) -> Result<(), String> {
         if let Some(fault) = self.faults.first() {
             return Err(fault.clone());
         }
