@@ -96,5 +96,6 @@ select c.oid::regclass as neither_saved_nor_excepted
    and c.oid <> all (x.extconfig)
    and c.oid::regclass::text <> all (array[
            'pgcascade.restored_queue',  -- about this cluster: a restore makes the rows itself
-           'pgcascade.limit_warning'    -- what this cluster's log has been told
+           'pgcascade.limit_warning',   -- what this cluster's log has been told
+           'pgcascade.tick_error'       -- what this cluster's worker met last
        ]);
