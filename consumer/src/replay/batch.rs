@@ -270,26 +270,32 @@ impl Stream<'_> {
     async fn drain(&mut self, config: &ReplayConfig, memory: &mut Memory) -> Result<()> {
         for table in std::mem::take(&mut self.draining) {
             let name = self.ready.targets[table].provider.name.clone();
-            let Some(upto) = held::portion(&self.ready.subscriber.client, &self.ready.who, &name).await? else {
-                if let Some(decoder) = &mut self.decoder {
-                    decoder.release(table);
+            let mut left = self.portion(&name).await?;
+            if let Some(upto) = left {
+                let portion = Portion::Held(name.clone(), upto);
+                let careful = memory.careful.as_ref() == Some(&portion);
+                match self.apply_held(&name, upto, careful, config).await {
+                    Ok(Some(summary)) => {
+                        memory.advanced = true;
+                        memory.careful = None;
+                        tracing::info!(table = %name, events = summary.events, "events that came during its copy are applied");
+                    }
+                    Ok(None) => return Ok(()),
+                    Err(failure) => return Err(self.failed(failure, portion, memory)),
                 }
-                continue;
-            };
-            let portion = Portion::Held(name.clone(), upto);
-            let careful = memory.careful.as_ref() == Some(&portion);
-            match self.apply_held(&name, upto, careful, config).await {
-                Ok(Some(summary)) => {
-                    memory.advanced = true;
-                    memory.careful = None;
-                    self.draining.push(table);
-                    tracing::info!(table = %name, events = summary.events, "events that came during its copy are applied");
-                }
-                Ok(None) => return Ok(()),
-                Err(failure) => return Err(self.failed(failure, portion, memory)),
+                left = self.portion(&name).await?;
+            }
+            // Looked at before the next batch: a table that is written to all the time would never be without.
+            match &mut self.decoder {
+                Some(decoder) if left.is_none() => decoder.release(table),
+                _ => self.draining.push(table),
             }
         }
         Ok(())
+    }
+
+    async fn portion(&self, table: &Name) -> Result<Option<i64>> {
+        held::portion(&self.ready.subscriber.client, &self.ready.who, table).await
     }
 
     /// The transaction that applies a portion of kept events, and forgets them. None: a shutdown came in between.
