@@ -352,13 +352,17 @@ fn maintain(log: &mut Log) {
             // is in the view.
             let own = function == "pgq.maint_rotate_tables_step1" || function == "pgq.maint_rotate_tables_step2";
             let _acting = (!own).then(as_admin);
-            match &argument {
-                Some(argument) => {
-                    let call = format!("select {}($1)", quoted(&function)?);
-                    Spi::run_with_args(&call, &[text(argument)])
-                }
-                None => Spi::run(&format!("select {}()", quoted(&function)?)),
-            }
+            // Not by `Spi::run`, which assigns a transaction id: step 2 of a rotation must run without one.
+            Spi::connect(|client| {
+                let called = match &argument {
+                    Some(argument) => {
+                        let call = format!("select {}($1)", quoted(&function)?);
+                        client.select(&call, None, &[text(argument)])
+                    }
+                    None => client.select(&format!("select {}()", quoted(&function)?), None, &[]),
+                };
+                called.map(|_| ())
+            })
         });
     }
 }
