@@ -94,7 +94,8 @@ async fn killed_in_the_first_copy() {
         .subscriber
         .text("select state from pgcascade_replay.table_state order by 1")
         .await;
-    assert!(states.contains("catching-up"), "{states}");
+    // A batch that was applied beside the other table's copy may have made it ok.
+    assert!(states.contains("catching-up") || states.contains("ok"), "{states}");
     pair.catch_up(&arguments()).await;
     pair.assert_equal("t").await;
     pair.assert_equal("journal").await;
