@@ -83,9 +83,6 @@ pub(super) async fn stream(
     let next_batch = p.prepare(include_str!("sql/next_batch.sql")).await.doing(what)?;
     let open_batch = p.prepare(include_str!("sql/open_batch.sql")).await.doing(what)?;
     let finish_batch = p.prepare("select pgq.finish_batch($1)").await.doing(what)?;
-    if config.until_caught_up && memory.goal.is_none() {
-        memory.goal = Some(goal::goal(p, &config.queue).await?);
-    }
     session::match_encoding(&ready.subscriber.client, &ready.encoding).await?;
     if ready.targets.iter().all(|target| !target.subscriber.fires_triggers) {
         session::look_up_by_index(&ready.subscriber.client).await?;
@@ -125,6 +122,10 @@ pub(super) async fn stream(
             stream.copied(done, memory);
         }
         stream.drain(config, memory).await?;
+        // After the copies, so that what is reached shows their tables whole.
+        if config.until_caught_up && memory.goal.is_none() && !copies.running() && !stream.holds() {
+            memory.goal = Some(goal::goal(&stream.ready.provider.client, &config.queue).await?);
+        }
         let caught_up = !copies.running()
             && !stream.holds()
             && memory
