@@ -22,6 +22,8 @@ mod rules;
 mod shutdown;
 mod status;
 mod tail;
+#[cfg(test)]
+mod takeover;
 
 use std::process::ExitCode;
 
