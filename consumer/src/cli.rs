@@ -59,6 +59,12 @@ pub(crate) enum Command {
     /// exactly once. Started again, it goes on where it was. A position that the provider no longer has is an error;
     /// replay never starts "from now" by itself.
     Replay(Box<ReplayArgs>),
+    /// Look for everything that would stop or spoil replay, at both ends, and change nothing.
+    ///
+    /// Takes replay's own command line or file. Prints each finding with its remedy, mostly a statement to run: docs/check.md
+    /// lists them all. May run at any time, also beside the replay. Exits with 1 if anything stops replication, with 0 if
+    /// there is nothing or only warnings.
+    Check(Box<CheckArgs>),
     /// Compare the rows of both ends while both are in use.
     ///
     /// Locks nobody out and does not stop replay: a row is reported only if it differs between a state of the subscriber
@@ -91,6 +97,15 @@ pub(crate) struct ReplayArgs {
     pub(crate) config: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) settings: ReplaySettings,
+}
+
+#[derive(Args)]
+pub(crate) struct CheckArgs {
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) replay: ReplayArgs,
 }
 
 #[derive(Args)]
@@ -268,6 +283,7 @@ mod tests {
     fn a_wrong_command_line_exits_with_2() {
         for line in [
             &["consumer", "replay", "--nonsense"][..],
+            &["consumer", "check", "--nonsense"],
             &["consumer", "tail"],
             &["consumer", "tail", "q", "--from", "yesterday"],
             &["consumer", "tail", "q", "--from", "-1"],

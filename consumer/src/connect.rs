@@ -12,6 +12,7 @@ use std::future::poll_fn;
 use std::time::Duration;
 
 use rand::seq::SliceRandom;
+use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -23,7 +24,8 @@ use crate::conninfo::{Attempt, ConnInfo};
 use crate::error::{Doing, Error, Result};
 
 /// Which end of the hop a session belongs to; names it in messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum End {
     /// The database that changes are captured in.
     Provider,

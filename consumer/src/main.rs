@@ -1,10 +1,12 @@
-//! The consumer: replays pgcascade queues into other databases, shows how far they are, and prints their events.
+//! The consumer: replays pgcascade queues into other databases, checks both ends, shows how far they are, and prints
+//! their events.
 //!
 //! This file tells the story: the command line becomes settings, settings become a command, the command runs until it
 //! is done or told to stop, and what came of it becomes the exit code: 0 done, 1 something failed, 2 wrong usage or
 //! configuration.
 
 mod backoff;
+mod check;
 mod cli;
 mod compare;
 mod config;
@@ -69,6 +71,7 @@ fn run(command: Command, log_args: &cli::LogArgs) -> Result<ExitCode> {
                 progress.finish();
                 outcome.map(|()| ExitCode::SUCCESS)
             }
+            Command::Check(args) => check::run(*args, shutdown).await,
             Command::Compare(args) => {
                 let progress = Progress::new(log_args, Work::Compare);
                 let outcome = compare::run(*args, shutdown, progress.clone()).await;

@@ -37,11 +37,17 @@ fn reference() -> String {
     let mut out = String::new();
     heading(&mut out, "## Every command");
     flags(&mut out, command.get_arguments(), false);
-    for name in ["replay", "compare", "repair", "status", "tail"] {
+    for name in ["replay", "check", "compare", "repair", "status", "tail"] {
         let command = command.find_subcommand(name).unwrap();
         heading(&mut out, &format!("\n## consumer {name}"));
         let about = command.get_long_about().or(command.get_about()).unwrap().to_string();
         let _ = writeln!(out, "{about}\n");
+        if name == "check" {
+            let own = |argument: &&Arg| argument.get_id() == "json";
+            flags(&mut out, command.get_arguments().filter(own), false);
+            out.push_str("\nAll others are replay's; those that say how replay works change nothing here.\n");
+            continue;
+        }
         flags(&mut out, command.get_arguments(), name == "replay");
     }
     heading(&mut out, "\n## Connection strings");

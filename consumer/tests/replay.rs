@@ -29,3 +29,5 @@ mod servers;
 mod sets;
 #[path = "replay/size.rs"]
 mod size;
+#[path = "replay/torture.rs"]
+mod torture;

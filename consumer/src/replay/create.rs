@@ -11,8 +11,9 @@ use std::collections::BTreeSet;
 
 use tokio_postgres::Client;
 
-use super::findings::Findings;
+use super::findings::{Findings, Kind};
 use super::table::{Name, Table, literal, quoted};
+use crate::connect::End;
 use crate::error::{Doing, Result};
 
 /// Adds a finding for every type and collation that the tables need and the subscriber lacks.
@@ -35,6 +36,8 @@ pub(super) async fn check(subscriber: &Client, tables: &[&Table], findings: &mut
             format!(", which table {} has a column of,", table.name)
         });
         findings.add(
+            Kind::TypeMissing,
+            (End::Subscriber, &format!("type {name}")),
             format!("type {name}{table} does not exist on the subscriber"),
             "make it there; --create makes tables, not types",
         );
@@ -66,8 +69,31 @@ pub(super) async fn create(subscriber: &Client, tables: &[&Table]) -> Result<()>
     subscriber.batch_execute("commit").await.doing(what)?;
     for table in tables {
         tracing::info!(table = %table.name, "table made on the subscriber");
+        for column in table
+            .columns
+            .iter()
+            .filter(|column| !column.generated && !column.portable)
+        {
+            if let Some(expression) = &column.expression {
+                tracing::info!(
+                    table = %table.name,
+                    column = column.name,
+                    "made without its default {expression}, which needs an object of the provider's"
+                );
+            }
+        }
     }
     Ok(())
+}
+
+/// What makes a table like this one, for somebody to run.
+pub(super) fn statement(table: &Table) -> String {
+    let schema = &table.name.schema;
+    let make_schema = match schema.as_str() {
+        "public" => String::new(),
+        _ => format!("create schema if not exists {}; ", quoted(schema)),
+    };
+    make_schema + &ddl(table)
 }
 
 /// The CREATE TABLE for a table like this one.
@@ -85,9 +111,6 @@ fn ddl(table: &Table) -> String {
                 line.push_str(&format!(" generated always as ({expression}) stored"))
             }
             (_, Some(expression)) if column.portable => line.push_str(&format!(" default {expression}")),
-            (_, Some(expression)) => {
-                tracing::info!(table = %table.name, column = column.name, "made without its default {expression}, which needs an object of the provider's");
-            }
             _ => {}
         }
         if column.not_null && column.identity.is_empty() {

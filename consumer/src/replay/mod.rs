@@ -19,6 +19,7 @@
 
 mod apply;
 mod batch;
+mod check;
 mod chunk;
 mod collapse;
 mod copy;
@@ -45,6 +46,8 @@ use crate::connect::{End, connect};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::shutdown::Shutdown;
+pub(crate) use check::check;
+pub(crate) use findings::{Finding, Severity};
 pub(crate) use pattern::Pattern;
 pub(crate) use position::Who;
 pub(crate) use session::{LOCK_PATIENCE, LOCK_PATIENCE_AGAIN, lock};
@@ -64,8 +67,8 @@ struct Memory {
     again: bool,
     /// The table that the last failure was about.
     failed_table: Option<Name>,
-    /// The tables without a key were named.
-    told_of_keyless: bool,
+    /// What preflight warns of was logged.
+    warned: bool,
     /// Errors of an earlier run are wiped from the table states.
     errors_wiped: bool,
     /// What `--until-caught-up` has to reach: the provider's snapshot at the start.

@@ -8,8 +8,9 @@ use std::fmt;
 
 use tokio_postgres::Client;
 
-use super::findings::Findings;
+use super::findings::{Findings, Kind};
 use super::table::{Name, kind_name};
+use crate::connect::End;
 use crate::error::{Doing, Error, Result};
 
 /// The tables that the patterns of `--table` mean on the provider, in the order of their names. A pattern that means
@@ -27,17 +28,19 @@ pub(super) async fn resolve(provider: &Client, patterns: &[Pattern], findings: &
     for pattern in patterns {
         let before = findings.len();
         let mut found = false;
-        for (name, kind) in relations.iter().filter(|(name, _)| pattern.matches(name)) {
-            if kind == "r" {
+        for (name, relkind) in relations.iter().filter(|(name, _)| pattern.matches(name)) {
+            if relkind == "r" {
                 found = true;
                 names.push(name.clone());
             } else if pattern.is_literal() {
                 findings.add(
-                    format!("{name} on the provider is a {}", kind_name(kind)),
+                    Kind::NotATable,
+                    (End::Provider, name),
+                    format!("{name} on the provider is a {}", kind_name(relkind)),
                     "leave it out: only ordinary tables can be replayed",
                 );
             } else {
-                tracing::debug!(table = %name, "skipped: a {}", kind_name(kind));
+                tracing::debug!(table = %name, "skipped: a {}", kind_name(relkind));
             }
         }
         if !found && findings.len() == before {
@@ -47,6 +50,8 @@ pub(super) async fn resolve(provider: &Client, patterns: &[Pattern], findings: &
                 ""
             };
             findings.add(
+                Kind::NoTable,
+                (End::Provider, &pattern.text),
                 format!("no table on the provider matches \"{}\"{place}", pattern.text),
                 "correct --table",
             );

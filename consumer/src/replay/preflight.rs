@@ -1,17 +1,21 @@
 //! The checks before anything is changed: rights, tables, columns and keys on both ends.
 //!
 //! Each adds to the findings what would make replay fail later, half way; none of them changes anything. Called by
-//! setup.rs, also after every lost connection, as much can happen meanwhile.
+//! setup.rs for replay's start, also after every lost connection, as much can happen meanwhile, and for `consumer check`,
+//! which adds more of its own (check.rs).
 
 use std::collections::HashMap;
+use std::fmt::Display;
 
 use tokio_postgres::Client;
 
-use super::findings::Findings;
+use super::findings::{Findings, Kind, Remedy};
 use super::position::Who;
+use super::session::SubscriberFacts;
 use super::table::{Name, Table, literal, quoted};
 use super::table_state::State;
 use crate::config::ReplayConfig;
+use crate::connect::End;
 use crate::error::{Doing, Result};
 
 /// Insert, delete and update, as bits of `pg_trigger.tgtype`.
@@ -38,35 +42,55 @@ pub(super) async fn provider(
         .doing(|| format!("look for queue \"{}\" on the provider", who.queue))?;
     let queue_id: Option<i32> = row.get("queue_id");
     let role_name = quoted(role);
+    let role_object = format!("role {role_name}");
+    let grant = |what: &str| Remedy::run(End::Provider, format!("grant {what} to {role_name}"));
     if queue_id.is_none() && !row.get::<_, bool>("may_create") {
         findings.add(
+            Kind::QueueRight,
+            (End::Provider, &role_object),
             format!(
                 "queue \"{}\" does not exist on the provider, and role \"{role}\" may not make it",
                 who.queue
             ),
-            format!(
-                "select pgq.create_queue({}) as an administrator, or: grant pgq_admin to {role_name}",
+            grant("pgq_admin").words(format!(
+                "select pgq.create_queue({}) as an administrator, or",
                 literal(&who.queue)
-            ),
+            )),
         );
     }
     if !row.get::<_, bool>("may_read") {
         findings.add(
+            Kind::ReaderRight,
+            (End::Provider, &role_object),
             format!("role \"{role}\" may not read queues on the provider"),
-            format!("grant pgq_reader to {role_name}"),
+            grant("pgq_reader"),
         );
     }
     let captured = captured(client, who, tables.values().map(|table| table.oid)).await?;
     let mut all_captured = true;
     for table in sorted(tables) {
         let name = &table.name;
+        let object: (End, &dyn Display) = (End::Provider, name);
         if !table.schema_usage {
             findings.add(
+                Kind::SchemaRight,
+                (End::Provider, &format!("schema {}", quoted(&name.schema))),
                 format!(
                     "role \"{role}\" may not use schema {} of the provider",
                     quoted(&name.schema)
                 ),
-                format!("grant usage on schema {} to {role_name}", quoted(&name.schema)),
+                grant(&format!("usage on schema {}", quoted(&name.schema))),
+            );
+        }
+        if table.primary_key().is_empty() {
+            findings.add(
+                Kind::NoKey,
+                object,
+                format!(
+                    "table {name} of the provider has no primary key: inserts and TRUNCATE are replayed, UPDATE and DELETE fail \
+                     there"
+                ),
+                no_key(table),
             );
         }
         let to_copy = match states.get(name) {
@@ -75,14 +99,18 @@ pub(super) async fn provider(
         };
         if to_copy && !table.may("select") {
             findings.add(
+                Kind::TableRight,
+                object,
                 format!("role \"{role}\" may not read table {name} of the provider"),
-                format!("grant select on {} to {role_name}", name.quoted()),
+                grant(&format!("select on {}", name.quoted())),
             );
         }
         if to_copy && table.row_security {
             findings.add(
+                Kind::RowSecurity,
+                object,
                 format!("row security hides rows of table {name} of the provider from role \"{role}\""),
-                format!("let the table's owner copy it, or: alter role {role_name} bypassrls"),
+                bypass(End::Provider, role),
             );
         }
         let has = captured.get(&table.oid).copied().unwrap_or(0);
@@ -93,31 +121,64 @@ pub(super) async fn provider(
                 Some(State::Ok | State::CatchingUp(_) | State::InChunks(_))
             ) {
                 findings.add(
+                    Kind::CaptureLost,
+                    object,
                     format!("table {name} of the provider has lost its capture triggers, and changes made since are not in the queue"),
-                    format!(
-                        "copy it again: delete from pgcascade_replay.table_state where consumer = {} and queue = {} and \
-                         provider_schema = {} and provider_table = {} on the subscriber, then start with --truncate",
-                        literal(&who.consumer),
-                        literal(&who.queue),
-                        literal(&name.schema),
-                        literal(&name.table)
-                    ),
+                    Remedy::run(
+                        End::Subscriber,
+                        format!(
+                            "delete from pgcascade_replay.table_state where consumer = {} and queue = {} and provider_schema = {} \
+                             and provider_table = {}",
+                            literal(&who.consumer),
+                            literal(&who.queue),
+                            literal(&name.schema),
+                            literal(&name.table)
+                        ),
+                    )
+                    .words("copy it again")
+                    .then("start with --truncate"),
                 );
             } else if !table.may("trigger") {
                 findings.add(
+                    Kind::TriggerRight,
+                    object,
                     format!("role \"{role}\" may not make triggers on table {name} of the provider"),
-                    format!("grant trigger on {} to {role_name}", name.quoted()),
+                    grant(&format!("trigger on {}", name.quoted())),
                 );
             }
         }
     }
     if !all_captured && !row.get::<_, bool>("may_capture") {
         findings.add(
+            Kind::CaptureRight,
+            (End::Provider, &role_object),
             format!("role \"{role}\" may not use the capture function pgq.logutriga() of the provider"),
-            format!("grant pgq_writer to {role_name}"),
+            grant("pgq_writer"),
         );
     }
     Ok(queue_id)
+}
+
+/// The unique key that could be the primary one, if there is one.
+fn no_key(table: &Table) -> Remedy {
+    let not_null = |name: &String| table.column(name).is_some_and(|column| column.not_null);
+    match table
+        .indexes
+        .iter()
+        .find(|index| index.is_key && index.columns.iter().all(not_null))
+    {
+        Some(index) => Remedy::run(End::Provider, add_primary_key(&table.name, &index.columns)),
+        None => "give it a primary key, or a capture trigger of your own with pkey=".into(),
+    }
+}
+
+fn add_primary_key(name: &Name, columns: &[String]) -> String {
+    let list: Vec<String> = columns.iter().map(|column| quoted(column)).collect();
+    format!("alter table {} add primary key ({})", name.quoted(), list.join(", "))
+}
+
+fn bypass(end: End, role: &str) -> Remedy {
+    Remedy::run(end, format!("alter role {} bypassrls", quoted(role))).words("use the table's owner, or")
 }
 
 /// The kinds of change that triggers put into the queue already, by table.
@@ -132,12 +193,12 @@ pub(super) async fn captured(client: &Client, who: &Who, oids: impl Iterator<Ite
 
 /// What the role needs on the subscriber whatever the tables. Leaves the session in replica mode: no trigger of an
 /// ordinary kind and no foreign key acts on what is applied, as the provider's have acted already.
-pub(super) async fn subscriber_rights(
-    client: &Client,
-    role: &str,
-    installed: bool,
-    findings: &mut Findings,
-) -> Result<()> {
+pub(super) async fn subscriber_rights(client: &Client, facts: &SubscriberFacts, findings: &mut Findings) -> Result<()> {
+    let SubscriberFacts { role, database, .. } = facts;
+    let role_name = quoted(role);
+    let object = format!("role {role_name}");
+    let object: (End, &dyn Display) = (End::Subscriber, &object);
+    let grant = |what: &str| Remedy::run(End::Subscriber, format!("grant {what} to {role_name}"));
     let replica = client
         .batch_execute("set session_replication_role = replica")
         .await
@@ -147,33 +208,37 @@ pub(super) async fn subscriber_rights(
             return Err(error);
         }
         findings.add(
+            Kind::ReplicaRole,
+            object,
             format!("role \"{role}\" may not set session_replication_role on the subscriber"),
-            format!("as a superuser there: grant set on parameter session_replication_role to {} (before PostgreSQL 15: a superuser has to replay)", quoted(role)),
+            if facts.server < 150_000 {
+                "let a superuser replay: before PostgreSQL 15 nobody else may set it".into()
+            } else {
+                grant("set on parameter session_replication_role").words("as a superuser")
+            },
         );
     }
-    let row = client
-        .query_one(
-            "select pg_catalog.has_database_privilege(pg_catalog.current_database(), 'create'),
-                    pg_catalog.to_regnamespace('pgcascade_replay') is not null,
-                    pg_catalog.current_database()::text",
-            &[],
-        )
-        .await
-        .doing(|| "read the role's rights on the subscriber".to_owned())?;
-    let (may_create, schema_exists, database): (bool, bool, String) = (row.get(0), row.get(1), row.get(2));
-    if !installed && schema_exists {
-        // has_table_privilege cannot tell "not there" from "not visible": to_regclass needs USAGE on the schema.
+    if !facts.schema_exists {
+        if !facts.may_create {
+            findings.add(
+                Kind::StateRight,
+                object,
+                format!("role \"{role}\" may not make the schema pgcascade_replay on the subscriber"),
+                grant(&format!("create on database {}", quoted(database))),
+            );
+        }
+    } else if !facts.may_state {
         findings.add(
+            Kind::StateRight,
+            object,
             format!("schema pgcascade_replay of the subscriber is not replay's, or role \"{role}\" may not use it"),
-            format!(
-                "grant usage on schema pgcascade_replay, and all on all tables in it, to {}",
-                quoted(role)
+            Remedy::run(
+                End::Subscriber,
+                format!(
+                    "grant usage on schema pgcascade_replay to {role_name}; \
+                     grant all on all tables in schema pgcascade_replay to {role_name}"
+                ),
             ),
-        );
-    } else if !installed && !may_create {
-        findings.add(
-            format!("role \"{role}\" may not make the schema pgcascade_replay on the subscriber"),
-            format!("grant create on database {} to {}", quoted(&database), quoted(role)),
         );
     }
     Ok(())
@@ -190,8 +255,11 @@ pub(super) async fn subscriber_tables(
 ) -> Result<()> {
     for (provider, subscriber) in pairs {
         let name = &subscriber.name;
+        let object: (End, &dyn Display) = (End::Subscriber, name);
         if !matches!(subscriber.kind.as_str(), "r" | "p") {
             findings.add(
+                Kind::NotATable,
+                object,
                 format!("{name} on the subscriber is a {}", subscriber.kind_name()),
                 "replace it by a table",
             );
@@ -200,23 +268,23 @@ pub(super) async fn subscriber_tables(
         columns(provider, subscriber, findings);
         let key = provider.primary_key();
         if !key.is_empty() && subscriber.key_over(key).is_none() {
-            let list: Vec<String> = key.iter().map(|column| quoted(column)).collect();
             findings.add(
+                Kind::KeyMissing,
+                object,
                 format!(
                     "table {name} on the subscriber has no unique key over ({}), the provider's primary key",
                     key.join(", ")
                 ),
-                format!("alter table {} add primary key ({})", name.quoted(), list.join(", ")),
+                Remedy::run(End::Subscriber, add_primary_key(name, key)),
             );
         }
         rights(role, provider, subscriber, findings);
         if subscriber.row_security {
             findings.add(
+                Kind::RowSecurity,
+                object,
                 format!("row security of table {name} on the subscriber applies to role \"{role}\""),
-                format!(
-                    "let the table's owner replay, or: alter role {} bypassrls",
-                    quoted(role)
-                ),
+                bypass(End::Subscriber, role),
             );
         }
         let to_copy = match states.get(&provider.name) {
@@ -230,8 +298,12 @@ pub(super) async fn subscriber_tables(
             && has_rows(client, name).await?
         {
             findings.add(
+                Kind::TableNotEmpty,
+                object,
                 format!("table {name} on the subscriber has rows already"),
-                "empty it, or let replay do that with --truncate; if the rows are equal to the provider's: --no-copy",
+                Remedy::run(End::Subscriber, format!("truncate {}", name.quoted())).words(
+                    "let replay empty it with --truncate; if the rows are equal to the provider's, use --no-copy; or",
+                ),
             );
         }
     }
@@ -248,27 +320,35 @@ pub(super) async fn has_rows(client: &Client, name: &Name) -> Result<bool> {
 
 fn columns(provider: &Table, subscriber: &Table, findings: &mut Findings) {
     let name = &subscriber.name;
+    let object: (End, &dyn Display) = (End::Subscriber, name);
+    let alter = |what: String| Remedy::run(End::Subscriber, format!("alter table {} {what}", name.quoted()));
     for column in &provider.columns {
         let sql_name = quoted(&column.name);
         match subscriber.column(&column.name) {
             None if column.generated => {}
             None => findings.add(
+                Kind::ColumnMissing,
+                object,
                 format!(
                     "column \"{}\" of table {name} is missing on the subscriber",
                     column.name
                 ),
-                format!(
-                    "alter table {} add column {sql_name} {}",
-                    name.quoted(),
-                    column.type_name
-                ),
+                alter(format!("add column {sql_name} {}", column.type_name)),
             ),
             Some(there) if column.generated && !there.generated => findings.add(
+                Kind::ColumnGenerated,
+                object,
                 format!(
                     "column \"{}\" of table {name} is generated on the provider, but not on the subscriber",
                     column.name
                 ),
-                "make it a generated column there, too, or drop it there",
+                match &column.expression {
+                    Some(expression) => alter(format!(
+                        "drop column {sql_name}, add column {sql_name} {} generated always as ({expression}) stored",
+                        column.type_name
+                    )),
+                    None => "make it a generated column there, too, or drop it there".into(),
+                },
             ),
             Some(_) => {}
         }
@@ -276,8 +356,10 @@ fn columns(provider: &Table, subscriber: &Table, findings: &mut Findings) {
     for column in &subscriber.columns {
         if provider.column(&column.name).is_none() && !column.is_optional() {
             findings.add(
+                Kind::ColumnExtra,
+                object,
                 format!("column \"{}\" of table {name} on the subscriber is NOT NULL without a default, and the provider does not have it", column.name),
-                format!("alter table {} alter column {} drop not null", name.quoted(), quoted(&column.name)),
+                alter(format!("alter column {} drop not null", quoted(&column.name))),
             );
         }
     }
@@ -285,13 +367,17 @@ fn columns(provider: &Table, subscriber: &Table, findings: &mut Findings) {
 
 fn rights(role: &str, provider: &Table, subscriber: &Table, findings: &mut Findings) {
     let name = &subscriber.name;
+    let object: (End, &dyn Display) = (End::Subscriber, name);
+    let grant = |what: String| Remedy::run(End::Subscriber, format!("grant {what} to {}", quoted(role)));
     if !subscriber.schema_usage {
         findings.add(
+            Kind::SchemaRight,
+            (End::Subscriber, &format!("schema {}", quoted(&name.schema))),
             format!(
                 "role \"{role}\" may not use schema {} of the subscriber",
                 quoted(&name.schema)
             ),
-            format!("grant usage on schema {} to {}", quoted(&name.schema), quoted(role)),
+            grant(format!("usage on schema {}", quoted(&name.schema))),
         );
     }
     let needed: &[&str] = if provider.primary_key().is_empty() {
@@ -307,8 +393,10 @@ fn rights(role: &str, provider: &Table, subscriber: &Table, findings: &mut Findi
     if !missing.is_empty() {
         let list = missing.join(", ");
         findings.add(
+            Kind::TableRight,
+            object,
             format!("role \"{role}\" lacks {list} on table {name} of the subscriber"),
-            format!("grant {list} on {} to {}", name.quoted(), quoted(role)),
+            grant(format!("{list} on {}", name.quoted())),
         );
     }
 }

@@ -1,15 +1,16 @@
 //! The two ends, once connected: what they are, the settings that replay needs there, and the lock that keeps a second
 //! replay out.
 //!
-//! Called by setup.rs at every start, before anything else. What is wrong here is wrong with the whole end, so each is
-//! an error of its own and not a finding.
+//! Called by setup.rs at every start, before anything else. What is wrong with a whole end, [`check_ends`] finds; nothing
+//! else can be looked at then.
 
 use std::time::Duration;
 
 use tokio_postgres::Client;
 
+use super::findings::{Findings, Kind, Remedy};
 use super::position::Who;
-use super::table::literal;
+use super::table::{literal, quoted};
 use crate::connect::End;
 use crate::error::{Doing, Error, Result};
 
@@ -26,16 +27,31 @@ pub(crate) const LOCK_PATIENCE_AGAIN: Duration = Duration::from_secs(60);
 pub(super) struct ProviderFacts {
     /// System identifier and database oid, joined by a colon.
     pub(super) identity: String,
+    pub(super) database: String,
     pub(super) encoding: String,
     pub(super) role: String,
+    /// Whether the role may read queues; false also where there are none.
+    pub(super) may_read: bool,
+    /// Of the extension.
+    version: Option<String>,
+    standby: bool,
 }
 
 /// Who and what the subscriber is.
 pub(super) struct SubscriberFacts {
     pub(super) identity: String,
+    pub(super) database: String,
     pub(super) role: String,
+    /// `server_version_num`.
+    pub(super) server: i32,
     /// Whether replay has been there before.
     pub(super) installed: bool,
+    /// Whether there is a schema of the name that replay uses.
+    pub(super) schema_exists: bool,
+    /// Whether the role may read and write what replay keeps there.
+    pub(super) may_state: bool,
+    pub(super) may_create: bool,
+    standby: bool,
 }
 
 pub(super) async fn provider_facts(client: &Client) -> Result<ProviderFacts> {
@@ -43,40 +59,15 @@ pub(super) async fn provider_facts(client: &Client) -> Result<ProviderFacts> {
         .query_one(include_str!("sql/provider_facts.sql"), &[])
         .await
         .doing(|| "identify the provider".to_owned())?;
-    let database: String = row.get("database");
-    if row.get("standby") {
-        return Err(Error::failure(format!(
-            "the provider (database \"{database}\") is a standby, which cannot be replayed from"
-        ))
-        .hint("Name its primary in --provider."));
-    }
-    match row.get::<_, Option<&str>>("version") {
-        None => {
-            return Err(Error::failure(format!(
-                "database \"{database}\" of the provider does not have the extension pgcascade"
-            ))
-            .hint("create extension pgcascade"));
-        }
-        Some(version) if version_of(version) < OLDEST_EXTENSION => {
-            let (major, minor) = OLDEST_EXTENSION;
-            return Err(Error::failure(format!(
-                "database \"{database}\" of the provider has pgcascade {version}, and replay needs {major}.{minor} or later"
-            ))
-            .hint("Install the new version there, then: alter extension pgcascade update"));
-        }
-        Some(_) => {}
-    }
     Ok(ProviderFacts {
         identity: row.get("identity"),
+        database: row.get("database"),
         encoding: row.get("encoding"),
         role: row.get("role"),
+        may_read: row.get("may_read"),
+        version: row.get("version"),
+        standby: row.get("standby"),
     })
-}
-
-/// The first two numbers; 0 for what is none.
-fn version_of(version: &str) -> (u32, u32) {
-    let mut numbers = version.split('.').map(|part| part.parse().unwrap_or(0));
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 pub(super) async fn subscriber_facts(client: &Client) -> Result<SubscriberFacts> {
@@ -84,18 +75,70 @@ pub(super) async fn subscriber_facts(client: &Client) -> Result<SubscriberFacts>
         .query_one(include_str!("sql/subscriber_facts.sql"), &[])
         .await
         .doing(|| "identify the subscriber".to_owned())?;
-    let database: String = row.get("database");
-    if row.get("standby") {
-        return Err(Error::failure(format!(
-            "the subscriber (database \"{database}\") is a standby, which cannot be written to"
-        ))
-        .hint("Name its primary in --subscriber."));
-    }
     Ok(SubscriberFacts {
         identity: row.get("identity"),
+        database: row.get("database"),
         role: row.get("role"),
+        server: row.get("server"),
         installed: row.get("installed"),
+        schema_exists: row.get("schema_exists"),
+        may_state: row.get("may_state"),
+        may_create: row.get("may_create"),
+        standby: row.get("standby"),
     })
+}
+
+/// Whether the two are what a provider and a subscriber have to be.
+pub(super) fn check_ends(provider: &ProviderFacts, subscriber: &SubscriberFacts, findings: &mut Findings) {
+    let database = &provider.database;
+    let object = format!("database {}", quoted(database));
+    if provider.standby {
+        findings.add(
+            Kind::Standby,
+            (End::Provider, &object),
+            format!("the provider (database \"{database}\") is a standby, which cannot be replayed from"),
+            "name its primary in --provider",
+        );
+    }
+    let (major, minor) = OLDEST_EXTENSION;
+    match &provider.version {
+        None => findings.add(
+            Kind::ExtensionMissing,
+            (End::Provider, &object),
+            format!("database \"{database}\" of the provider does not have the extension pgcascade"),
+            Remedy::run(End::Provider, "create extension pgcascade").words("as a superuser"),
+        ),
+        Some(version) if version_of(version) < OLDEST_EXTENSION => findings.add(
+            Kind::ExtensionOld,
+            (End::Provider, &object),
+            format!("database \"{database}\" of the provider has pgcascade {version}, and replay needs {major}.{minor} or later"),
+            Remedy::run(End::Provider, "alter extension pgcascade update").words("install the new version there, and as a superuser"),
+        ),
+        Some(_) => {}
+    }
+    if subscriber.standby {
+        let database = &subscriber.database;
+        findings.add(
+            Kind::Standby,
+            (End::Subscriber, &format!("database {}", quoted(database))),
+            format!("the subscriber (database \"{database}\") is a standby, which cannot be written to"),
+            "name its primary in --subscriber",
+        );
+    }
+    if provider.identity == subscriber.identity {
+        findings.add(
+            Kind::SameDatabase,
+            (End::Subscriber, &object),
+            "the provider and the subscriber are the same database",
+            "correct --provider or --subscriber",
+        );
+    }
+}
+
+/// The first two numbers; 0 for what is none.
+fn version_of(version: &str) -> (u32, u32) {
+    let mut numbers = version.split('.').map(|part| part.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 /// Settings that only replay needs, beyond those that every session of ours has.

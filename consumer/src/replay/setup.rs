@@ -17,11 +17,11 @@ use std::sync::Arc;
 use futures_util::future;
 use tokio_postgres::Client;
 
-use super::findings::Findings;
+use super::findings::{Findings, Kind, Remedy};
 use super::pattern::{self, Pattern};
 use super::position::{Position, Subscription, Who};
 use super::preflight::{self, Pair};
-use super::session;
+use super::session::{self, ProviderFacts, SubscriberFacts};
 use super::state;
 use super::table::{self, Name, Table, literal, quoted};
 use super::table_state::{self, State};
@@ -64,12 +64,10 @@ pub(super) async fn prepare(config: &ReplayConfig, patterns: &[Pattern], memory:
     .await?;
     let (p, s) = (&provider.client, &subscriber.client);
 
-    let provider_facts = session::provider_facts(p).await?;
-    let subscriber_facts = session::subscriber_facts(s).await?;
-    if provider_facts.identity == subscriber_facts.identity {
-        return Err(Error::failure("the provider and the subscriber are the same database")
-            .hint("Correct --provider or --subscriber."));
-    }
+    let facts = facts(p, s).await?;
+    let mut findings = Findings::default();
+    session::check_ends(&facts.provider, &facts.subscriber, &mut findings);
+    findings.into_warnings()?;
     session::set_up_sessions(p, s).await?;
     let patience = if memory.connected {
         session::LOCK_PATIENCE_AGAIN
@@ -79,75 +77,175 @@ pub(super) async fn prepare(config: &ReplayConfig, patterns: &[Pattern], memory:
     session::lock(p, End::Provider, &who, patience).await?;
     session::lock(s, End::Subscriber, &who, patience).await?;
     memory.connected = true;
-    if subscriber_facts.installed {
-        state::bring_up_to_date(s, &subscriber_facts).await?;
+    if facts.subscriber.may_state {
+        state::bring_up_to_date(s, &facts.subscriber).await?;
     }
 
+    let mut survey = survey(config, patterns, p, s, &who, &facts).await?;
+    // A lost position first: whatever else is missing, putting it right would not help.
+    check_position(p, s, &who, &facts, survey.queue_id).await?;
+    let warnings = std::mem::take(&mut survey.findings).into_warnings()?;
+    if !std::mem::replace(&mut memory.warned, true) {
+        for finding in &warnings {
+            tracing::warn!("{}; {}", finding.sentence, finding.remedy);
+        }
+    }
+    complete(config, who, provider, subscriber, facts, survey).await
+}
+
+/// What both ends are.
+pub(super) struct Facts {
+    pub(super) provider: ProviderFacts,
+    pub(super) subscriber: SubscriberFacts,
+}
+
+pub(super) async fn facts(provider: &Client, subscriber: &Client) -> Result<Facts> {
+    let (provider, subscriber) =
+        future::try_join(session::provider_facts(provider), session::subscriber_facts(subscriber)).await?;
+    Ok(Facts { provider, subscriber })
+}
+
+/// The tables at both ends, and what is wrong with them.
+pub(super) struct Survey {
+    /// What --table means.
+    pub(super) names: Vec<Name>,
+    pub(super) at_provider: HashMap<Name, Table>,
+    pub(super) at_subscriber: HashMap<Name, Table>,
+    pub(super) states: HashMap<Name, State>,
+    /// None: not made yet.
+    pub(super) queue_id: Option<i32>,
+    pub(super) findings: Findings,
+}
+
+impl Survey {
+    /// The tables that the subscriber lacks.
+    fn missing(&self) -> Vec<&Table> {
+        let names = self.names.iter();
+        names
+            .filter(|name| !self.at_subscriber.contains_key(*name))
+            .filter_map(|name| self.at_provider.get(name))
+            .collect()
+    }
+
+    /// The tables that are at one end, in the order of their names.
+    pub(super) fn tables(&self, end: End) -> Vec<&Table> {
+        let at = match end {
+            End::Provider => &self.at_provider,
+            End::Subscriber => &self.at_subscriber,
+        };
+        self.names.iter().filter_map(|name| at.get(name)).collect()
+    }
+
+    /// The tables that are at both ends.
+    pub(super) fn pairs(&self) -> Vec<Pair<'_>> {
+        let names = self.names.iter();
+        names
+            .filter_map(|name| Some((self.at_provider.get(name)?, self.at_subscriber.get(name)?)))
+            .collect()
+    }
+}
+
+/// Looks at everything and changes nothing, but for the session's role on the subscriber, which is replica's then.
+pub(super) async fn survey(
+    config: &ReplayConfig,
+    patterns: &[Pattern],
+    p: &Client,
+    s: &Client,
+    who: &Who,
+    facts: &Facts,
+) -> Result<Survey> {
     let mut findings = Findings::default();
     let names = pattern::resolve(p, patterns, &mut findings).await?;
     let at_provider = table::inspect(p, End::Provider, &names).await?;
-    let mut at_subscriber = table::inspect(s, End::Subscriber, &names).await?;
-    let states = if subscriber_facts.installed {
-        table_state::load(s, &who).await?
+    let at_subscriber = table::inspect(s, End::Subscriber, &names).await?;
+    let states = if facts.subscriber.may_state {
+        table_state::load(s, who).await?
     } else {
         HashMap::new()
     };
 
-    let queue_id = preflight::provider(
-        p,
-        &provider_facts.role,
-        &who,
-        config,
-        &at_provider,
-        &states,
-        &mut findings,
-    )
-    .await?;
-    preflight::subscriber_rights(s, &subscriber_facts.role, subscriber_facts.installed, &mut findings).await?;
-    let missing: Vec<&Table> = names
-        .iter()
-        .filter(|name| !at_subscriber.contains_key(*name))
-        .filter_map(|name| at_provider.get(name))
-        .collect();
+    let role = &facts.provider.role;
+    let queue_id = preflight::provider(p, role, who, config, &at_provider, &states, &mut findings).await?;
+    preflight::subscriber_rights(s, &facts.subscriber, &mut findings).await?;
+    let mut survey = Survey {
+        names,
+        at_provider,
+        at_subscriber,
+        states,
+        queue_id,
+        findings: Findings::default(),
+    };
+    let missing = survey.missing();
     if config.create {
         create::check(s, &missing, &mut findings).await?;
     } else {
         for table in &missing {
             findings.add(
+                Kind::TableMissing,
+                (End::Subscriber, &table.name),
                 format!("table {} does not exist on the subscriber", table.name),
-                "make it there, or let replay make it with --create",
+                Remedy::run(End::Subscriber, create::statement(table)).words("let replay make it with --create, or"),
             );
         }
     }
-    let pairs: Vec<Pair<'_>> = names
-        .iter()
-        .filter_map(|name| Some((at_provider.get(name)?, at_subscriber.get(name)?)))
-        .collect();
-    preflight::subscriber_tables(s, &subscriber_facts.role, config, &pairs, &states, &mut findings).await?;
-    // A lost position first: whatever else is missing, putting it right would not help.
-    if subscriber_facts.installed
+    let role = &facts.subscriber.role;
+    preflight::subscriber_tables(s, role, config, &survey.pairs(), &survey.states, &mut findings).await?;
+    survey.findings = findings;
+    Ok(survey)
+}
+
+/// Whether the provider can go on from where the subscriber is.
+pub(super) async fn check_position(
+    p: &Client,
+    s: &Client,
+    who: &Who,
+    facts: &Facts,
+    queue_id: Option<i32>,
+) -> Result<()> {
+    if facts.subscriber.may_state
         && let Some(position) = who.load(s).await?
     {
-        let subscription = subscription(p, &who).await?;
+        let subscription = subscription(p, who).await?;
         match queue_id {
             None if position.tick.is_some() => return Err(who.lost("the provider does not have the queue any more")),
             None => {}
-            Some(id) => who.check(&position, &format!("{}:{id}", provider_facts.identity), subscription)?,
+            Some(id) => who.check(&position, &format!("{}:{id}", facts.provider.identity), subscription)?,
         }
-    } else if queue_id.is_some() && subscription(p, &who).await?.is_some() {
+    } else if (facts.subscriber.may_state || !facts.subscriber.schema_exists)
+        && queue_id.is_some()
+        && subscription(p, who).await?.is_some()
+    {
         return Err(who.taken());
     }
-    findings.into_result()?;
+    Ok(())
+}
 
-    if !missing.is_empty() {
-        create::create(s, &missing).await?;
-        at_subscriber = table::inspect(s, End::Subscriber, &names).await?;
+/// Makes what is missing.
+async fn complete(
+    config: &ReplayConfig,
+    who: Who,
+    provider: Session,
+    subscriber: Session,
+    facts: Facts,
+    mut survey: Survey,
+) -> Result<Ready> {
+    let (p, s) = (&provider.client, &subscriber.client);
+    if !survey.missing().is_empty() {
+        create::create(s, &survey.missing()).await?;
+        survey.at_subscriber = table::inspect(s, End::Subscriber, &survey.names).await?;
     }
-    if !subscriber_facts.installed {
-        state::bring_up_to_date(s, &subscriber_facts).await?;
+    let Survey {
+        names,
+        at_provider,
+        at_subscriber,
+        states,
+        ..
+    } = survey;
+    if !facts.subscriber.installed {
+        state::bring_up_to_date(s, &facts.subscriber).await?;
     }
     let queue_id = make_queue(p, &who).await?;
-    let tick = register(p, s, &who, &format!("{}:{queue_id}", provider_facts.identity)).await?;
+    let tick = register(p, s, &who, &format!("{}:{queue_id}", facts.provider.identity)).await?;
 
     let mut targets = Vec::new();
     for name in &names {
@@ -162,14 +260,6 @@ pub(super) async fn prepare(config: &ReplayConfig, patterns: &[Pattern], memory:
                 .cloned()
                 .unwrap_or(if config.copy { State::InCopy } else { State::Ok }),
         });
-    }
-    if !std::mem::replace(&mut memory.told_of_keyless, true) {
-        for target in targets.iter().filter(|target| target.provider.primary_key().is_empty()) {
-            tracing::warn!(
-                table = %target.provider.name,
-                "no primary key: inserts and TRUNCATE are replayed, UPDATE and DELETE fail on the provider"
-            );
-        }
     }
     capture(p, &who, &targets).await?;
     // After the triggers: a table that has a state and no triggers is one that lost them.
@@ -188,7 +278,7 @@ pub(super) async fn prepare(config: &ReplayConfig, patterns: &[Pattern], memory:
         who,
         tick,
         queue_id,
-        encoding: provider_facts.encoding,
+        encoding: facts.provider.encoding,
         targets,
     })
 }
@@ -277,14 +367,17 @@ async fn capture(provider: &Client, who: &Who, targets: &[Target]) -> Result<()>
         let table = &target.provider;
         let has = captured.get(&table.oid).copied().unwrap_or(0);
         let mut sql = String::new();
-        for (event, level, suffix, bits) in [
-            ("insert or update or delete", "row", "", preflight::ROW_EVENTS),
-            ("truncate", "statement", "_truncate", preflight::TRUNCATE_EVENT),
-        ] {
-            if has & bits != bits {
+        // Only what no other trigger captures: what two capture would come twice.
+        let row: &[(&str, i32)] = &[("insert", 4), ("update", 16), ("delete", 8)];
+        let statement: &[(&str, i32)] = &[("truncate", preflight::TRUNCATE_EVENT)];
+        for (events, level, suffix) in [(row, "row", ""), (statement, "statement", "_truncate")] {
+            let events = events.iter().filter(|(_, bit)| has & bit == 0);
+            let events: Vec<&str> = events.map(|(event, _)| *event).collect();
+            if !events.is_empty() {
                 sql.push_str(&format!(
-                    "create trigger {} after {event} on {} for each {level} execute function pgq.logutriga({});",
+                    "create trigger {} after {} on {} for each {level} execute function pgq.logutriga({});",
                     quoted(&trigger_name(who, suffix)),
+                    events.join(" or "),
                     table.name.quoted(),
                     literal(&who.queue)
                 ));
@@ -304,7 +397,7 @@ async fn capture(provider: &Client, who: &Who, targets: &[Target]) -> Result<()>
 }
 
 /// One pair per queue and table. A name is at most 63 bytes.
-fn trigger_name(who: &Who, suffix: &str) -> String {
+pub(super) fn trigger_name(who: &Who, suffix: &str) -> String {
     let name = format!("pgcascade_capture_{}{suffix}", who.queue);
     if name.len() <= 63 {
         name

@@ -426,7 +426,7 @@ async fn a_standby_at_either_end() {
         refused(
             Replay::new(&provider, &subscriber).args(&["--table", "t"]),
             1,
-            &[&sentence, "Name its primary"],
+            &[&sentence, "name its primary"],
         )
         .await;
     }

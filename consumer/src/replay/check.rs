@@ -1,0 +1,104 @@
+//! Everything that can be known to be wrong before anything runs: what `consumer check` prints.
+//!
+//! The checks that replay makes at its start are setup.rs's and preflight.rs's, and are called here as replay calls them.
+//! What is added only warns of, or says more of, what replay cannot refuse to start for. Promised: nothing is changed on
+//! either end (both sessions are read-only, and the server holds them to it), and no lock is taken that a replay or a
+//! writer would wait for.
+
+mod around;
+mod capture;
+mod ends;
+mod fit;
+mod shape;
+mod written;
+
+use futures_util::future;
+
+use super::findings::{Finding, Findings, Kind};
+use super::pattern::Pattern;
+use super::position::Who;
+use super::{session, setup};
+use crate::config::ReplayConfig;
+use crate::connect::{End, Session, connect};
+use crate::conninfo::ConnInfo;
+use crate::error::{Doing, Result};
+
+/// Looks at both ends. What keeps an end from being looked at is a finding, too, and then the only one.
+pub(crate) async fn check(config: &ReplayConfig) -> Result<Vec<Finding>> {
+    let patterns = config
+        .tables
+        .iter()
+        .map(|text| Pattern::parse(text))
+        .collect::<Result<Vec<_>>>()?;
+    let who = Who {
+        consumer: config.consumer.clone(),
+        queue: config.queue.clone(),
+    };
+    let mut findings = Findings::default();
+    let (provider, subscriber) = future::join(
+        open(&config.provider, End::Provider),
+        open(&config.subscriber, End::Subscriber),
+    )
+    .await;
+    let provider = reached(provider, End::Provider, &config.provider, &mut findings)?;
+    let subscriber = reached(subscriber, End::Subscriber, &config.subscriber, &mut findings)?;
+    let (Some(provider), Some(subscriber)) = (provider, subscriber) else {
+        return Ok(findings.into_list());
+    };
+    let (p, s) = (&provider.client, &subscriber.client);
+
+    let facts = setup::facts(p, s).await?;
+    session::check_ends(&facts.provider, &facts.subscriber, &mut findings);
+    if findings.len() > 0 {
+        return Ok(findings.into_list());
+    }
+    let mut survey = setup::survey(config, &patterns, p, s, &who, &facts).await?;
+    let position = setup::check_position(p, s, &who, &facts, survey.queue_id).await;
+    let mut findings = std::mem::take(&mut survey.findings);
+    let consumer = format!("consumer {} of queue {}", who.consumer, who.queue);
+    findings.add_refusal(Kind::Position, (End::Provider, &consumer), position)?;
+
+    ends::ends(p, s, &mut findings).await?;
+    if facts.provider.may_read {
+        ends::queue(p, &who, &facts.provider, &mut findings).await?;
+    }
+    let triggers = capture::triggers(p, &who, &survey, &mut findings).await?;
+    capture::settings(p, &mut findings).await?;
+    let pairs = survey.pairs();
+    shape::shapes(p, s, &pairs, &mut findings).await?;
+    around::storage(p, End::Provider, &survey.tables(End::Provider), &mut findings).await?;
+    around::storage(s, End::Subscriber, &survey.tables(End::Subscriber), &mut findings).await?;
+    around::acting(s, &pairs, &mut findings).await?;
+    around::foreign_keys(s, config, &survey, &mut findings).await?;
+    around::sequences(p, s, &pairs, &mut findings).await?;
+    if facts.subscriber.may_state {
+        around::other_consumers(s, &who, &pairs, &mut findings).await?;
+        if facts.provider.may_read {
+            written::written(p, s, &who, &survey, &triggers, &mut findings).await?;
+        }
+    }
+    Ok(findings.into_list())
+}
+
+async fn open(target: &ConnInfo, end: End) -> Result<Session> {
+    let session = connect(target, end, "consumer check").await?;
+    session
+        .client
+        .batch_execute("set default_transaction_read_only = on")
+        .await
+        .doing(|| format!("set up the session on the {end}"))?;
+    Ok(session)
+}
+
+/// An end that does not answer is a finding; a connection string that cannot be used is not.
+fn reached(session: Result<Session>, end: End, target: &ConnInfo, findings: &mut Findings) -> Result<Option<Session>> {
+    match session {
+        Ok(session) => Ok(Some(session)),
+        Err(error) if error.exit_code() == 2 => Err(error),
+        Err(error) => {
+            let remedy = error.get_hint().unwrap_or("see the server's log").to_owned();
+            findings.add(Kind::Unreachable, (end, target), error.to_string(), remedy);
+            Ok(None)
+        }
+    }
+}

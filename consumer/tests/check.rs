@@ -1,0 +1,780 @@
+//! `consumer check`, the real binary: set-ups that are broken on purpose, each named and none missed, remedies that mend what
+//! they are printed for, and nothing said of a set-up that is sound. docs/check.md names the test of each finding.
+#![allow(missing_docs, unreachable_pub, dead_code, reason = "a test binary has no interface")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod cluster;
+
+use std::process::{Command, Stdio};
+
+use cluster::{Pair, eventually, pair};
+use serde_json::Value;
+
+/// What one run of the check found: `kind object`, in the order of these texts.
+struct Checked {
+    code: i32,
+    found: Vec<String>,
+    report: Value,
+}
+
+impl Checked {
+    fn findings(&self) -> &Vec<Value> {
+        self.report["findings"].as_array().unwrap()
+    }
+
+    #[track_caller]
+    fn is(&self, code: i32, expected: &[&str]) {
+        let mut expected: Vec<String> = expected.iter().map(|&one| one.to_owned()).collect();
+        expected.sort();
+        let missed: Vec<_> = expected.iter().filter(|one| !self.found.contains(one)).collect();
+        let wrong: Vec<_> = self.found.iter().filter(|one| !expected.contains(one)).collect();
+        assert!(
+            self.found == expected,
+            "missed: {missed:?}, wrong: {wrong:?}\n{:#}",
+            self.report
+        );
+        assert_eq!(self.code, code, "{:#}", self.report);
+    }
+}
+
+struct Ends {
+    provider: String,
+    subscriber: String,
+}
+
+impl Ends {
+    fn of(pair: &Pair) -> Self {
+        Self {
+            provider: pair.provider_cluster.conninfo(&pair.database),
+            subscriber: pair.subscriber_cluster.conninfo(&pair.database),
+        }
+    }
+
+    fn run(&self, arguments: &[&str]) -> (i32, String, String) {
+        let output = Command::new(env!("CARGO_BIN_EXE_consumer"))
+            .args(["check", "--provider", &self.provider, "--subscriber", &self.subscriber])
+            .args(["--queue", "q", "--consumer", "c"])
+            .args(arguments)
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    }
+
+    fn check(&self, arguments: &[&str]) -> Checked {
+        let (code, out, err) = self.run(&[&["--json"], arguments].concat());
+        let quiet = err
+            .lines()
+            .all(|line| line.is_empty() || line.contains("password on the command line"));
+        assert!(quiet && out.lines().count() == 1, "{out}{err}");
+        let report: Value = serde_json::from_str(&out).unwrap();
+        let mut found = Vec::new();
+        for finding in report["findings"].as_array().unwrap() {
+            let kind = finding["finding"].as_str().unwrap();
+            found.push(format!("{kind} {}", finding["object"].as_str().unwrap()));
+            for text in ["sentence", "remedy"] {
+                assert!(!finding[text].as_str().unwrap().is_empty(), "{finding}");
+            }
+        }
+        found.sort();
+        Checked { code, found, report }
+    }
+}
+
+/// Runs the statements that the findings have, each where it says. Returns how many there were.
+async fn mend(pair: &Pair, checked: &Checked) -> usize {
+    let mut count = 0;
+    for finding in checked.findings() {
+        if let Some(statement) = finding["statement"].as_str() {
+            match finding["run_at"].as_str().unwrap() {
+                "provider" => pair.provider.run(statement).await,
+                _ => pair.subscriber.run(statement).await,
+            }
+            count += 1;
+        }
+    }
+    count
+}
+
+const TICKERS: &str = "select count(*) from pg_stat_activity
+                        where backend_type = 'pgcascade ticker' and datname = current_database()";
+
+/// Tables with nothing wrong.
+const SOUND: &str = "create schema sound;
+    create type sound.mood as enum ('good', 'bad');
+    create table sound.\"Odd name\" (\"a,b\" int primary key, v text not null default 'x', n numeric(10,2), m sound.mood);
+    create table sound.parent (id bigint primary key);
+    create table sound.child (id uuid, k text collate \"C\", parent bigint references sound.parent on delete cascade,
+      d int generated always as (1 + 1) stored, primary key (id, k), unique (parent, k), check (k <> ''))";
+
+#[tokio::test]
+async fn rights_of_the_roles() {
+    let pair = pair().await;
+    let clerk = format!("clerk_{}", pair.database);
+    let role = format!("\"{clerk}\"");
+    for db in [&pair.provider, &pair.subscriber] {
+        db.run(&format!("create role {clerk} login password 'secret'; {SOUND}"))
+            .await;
+        db.run("create schema own; create table own.t (id int primary key)")
+            .await;
+        db.run("alter table own.t enable row level security").await;
+    }
+    let ends = Ends {
+        provider: pair.provider_cluster.conninfo_as(&pair.database, &clerk, "secret"),
+        subscriber: pair.subscriber_cluster.conninfo_as(&pair.database, &clerk, "secret"),
+    };
+    let (code, out, err) = ends.run(&["--table", "sound.*"]);
+    assert!(
+        code == 1 && err.contains("password on the command line") && out.contains("STOPS  reader-right: role "),
+        "{out}{err}"
+    );
+    let tables = ["own.t", "sound.\"Odd name\"", "sound.child", "sound.parent"];
+    let mut expected: Vec<String> = Vec::new();
+    for table in tables {
+        expected.extend([format!("table-right {table}"), format!("table-right {table}")]);
+        expected.push(format!("trigger-right {table}"));
+    }
+    for schema in ["own", "own", "sound", "sound"] {
+        expected.push(format!("schema-right schema \"{schema}\""));
+    }
+    expected.extend(["row-security own.t".to_owned(), "row-security own.t".to_owned()]);
+    for kind in [
+        "queue-right",
+        "reader-right",
+        "capture-right",
+        "replica-role",
+        "state-right",
+    ] {
+        expected.push(format!("{kind} role {role}"));
+    }
+    let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
+    let all = ["--table", "sound.*", "--table", "own.*"];
+    let checked = ends.check(&all);
+    checked.is(1, &expected);
+    assert_eq!(
+        mend(&pair, &checked).await,
+        expected.len(),
+        "all of these have a statement"
+    );
+    ends.check(&all).is(0, &[]);
+
+    // What replay then does it can go on with.
+    let replay = || cluster::Replay::new(&ends.provider, &ends.subscriber).args(&all);
+    let output = replay().arg("--until-caught-up").output().await;
+    assert_eq!(output.code(), Some(0), "{}", output.stderr);
+    ends.check(&all).is(0, &[]);
+    pair.subscriber
+        .run("alter schema pgcascade_replay owner to postgres")
+        .await;
+    pair.subscriber
+        .run(&format!("reassign owned by {clerk} to postgres"))
+        .await;
+    let checked = ends.check(&all);
+    checked.is(1, &[&format!("state-right role {role}")]);
+    mend(&pair, &checked).await;
+    ends.check(&all).is(0, &[]);
+    pair.provider
+        .run(&format!(
+            "revoke pgq_admin from {clerk}; select pgcascade.set_consumer_owner('q', 'c', 'postgres')"
+        ))
+        .await;
+    let checked = ends.check(&all);
+    checked.is(1, &["consumer-owner consumer c of queue q"]);
+    mend(&pair, &checked).await;
+    ends.check(&all).is(0, &[]);
+    for db in [&pair.provider, &pair.subscriber] {
+        db.run(&format!("drop owned by {clerk} cascade; drop role {clerk}"))
+            .await;
+    }
+    pair.drop().await;
+}
+
+#[tokio::test]
+async fn ends_that_cannot_be_used() {
+    let pair = pair().await;
+    for db in [&pair.provider, &pair.subscriber] {
+        db.run(SOUND).await;
+    }
+    let ends = Ends::of(&pair);
+    let all = ["--table", "sound.*", "--create"];
+    let database = format!("database \"{}\"", pair.database);
+    let nowhere = Ends {
+        provider: "host=127.0.0.1 port=1 user=u dbname=d".to_owned(),
+        subscriber: pair.subscriber_cluster.conninfo("no_such_database"),
+    };
+    let checked = nowhere.check(&all);
+    assert_eq!(checked.found.len(), 2, "{:#}", checked.report);
+    assert!(
+        checked.found.iter().all(|one| one.starts_with("unreachable ")),
+        "{:#}",
+        checked.report
+    );
+    let same = Ends {
+        subscriber: ends.provider.clone(),
+        ..Ends::of(&pair)
+    };
+    same.check(&all).is(1, &[&format!("same-database {database}")]);
+
+    pair.provider
+        .run("update pg_extension set extversion = '0.0.9' where extname = 'pgcascade'")
+        .await;
+    ends.check(&all).is(1, &[&format!("extension-old {database}")]);
+    pair.provider.run("drop extension pgcascade").await;
+    let checked = ends.check(&all);
+    checked.is(1, &[&format!("extension-missing {database}")]);
+    assert_eq!(mend(&pair, &checked).await, 1);
+    ends.check(&all).is(0, &[]);
+
+    pair.provider
+        .run("update pg_extension set extversion = '0.1.0-old' where extname = 'pgcascade'")
+        .await;
+    ends.check(&all).is(0, &[&format!("extension-update {database}")]);
+    pair.provider.run("drop extension pgcascade").await;
+    pair.provider_cluster.create_extension(&pair.provider).await;
+
+    pair.subscriber
+        .run(&format!(
+            "alter database {} set default_transaction_read_only = on",
+            pair.database
+        ))
+        .await;
+    let checked = ends.check(&all);
+    checked.is(1, &[&format!("read-only {database}")]);
+    mend(&pair, &checked).await;
+    ends.check(&all).is(0, &[]);
+
+    pair.provider
+        .run(&format!("alter database {} set pgcascade.ticker = off", pair.database))
+        .await;
+    eventually("the ticker has gone", async || pair.provider.text(TICKERS).await == "0").await;
+    let checked = ends.check(&all);
+    checked.is(0, &["ticker-unseen queue q"]);
+    mend(&pair, &checked).await;
+    ends.check(&all).is(0, &[]);
+
+    let loader = format!("loader_{}", pair.database);
+    pair.provider
+        .run(&format!(
+            "create role {loader}; alter role {loader} in database {0} set session_replication_role = replica;
+             alter database {0} set pgcascade.fixed_output = off",
+            pair.database
+        ))
+        .await;
+    let checked = ends.check(&all);
+    checked.is(
+        0,
+        &[
+            &format!("writers-uncaptured role \"{loader}\""),
+            &format!("output-not-fixed {database}"),
+        ],
+    );
+    mend(&pair, &checked).await;
+    ends.check(&all).is(0, &[]);
+    pair.provider.run(&format!("drop role {loader}")).await;
+
+    // Encodings: a subscriber that lacks characters, and one that nobody can convert for.
+    let postgres = pair.subscriber_cluster.connect("postgres").await;
+    let other = |encoding: &str| format!("{}_{encoding}", pair.database);
+    for encoding in ["latin1", "euc_cn"] {
+        let name = other(encoding);
+        postgres
+            .run(&format!(
+                "create database {name} encoding '{encoding}' locale 'C' template template0"
+            ))
+            .await;
+        let ends = Ends {
+            subscriber: pair.subscriber_cluster.conninfo(&name),
+            ..Ends::of(&pair)
+        };
+        let db = pair.subscriber_cluster.connect(&name).await;
+        db.run(SOUND).await;
+        ends.check(&["--table", "sound.*"])
+            .is(0, &[&format!("encoding encoding {}", encoding.to_uppercase())]);
+    }
+    let from_latin1 = pair.provider_cluster.connect("postgres").await;
+    let name = other("latin1");
+    from_latin1
+        .run(&format!(
+            "create database {name} encoding 'latin1' locale 'C' template template0"
+        ))
+        .await;
+    let db = pair.provider_cluster.connect(&name).await;
+    pair.provider_cluster.create_extension(&db).await;
+    db.run(SOUND).await;
+    let unreadable = Ends {
+        provider: pair.provider_cluster.conninfo(&name),
+        subscriber: pair.subscriber_cluster.conninfo(&other("euc_cn")),
+    };
+    unreadable
+        .check(&["--table", "sound.*"])
+        .is(1, &["encoding-unreadable encoding EUC_CN"]);
+    let sound = Ends {
+        subscriber: pair.subscriber_cluster.conninfo(&name),
+        ..unreadable
+    };
+    sound.check(&["--table", "sound.*"]).is(0, &[]);
+    drop(db);
+    from_latin1.run(&format!("drop database {name} with (force)")).await;
+    for encoding in ["latin1", "euc_cn"] {
+        postgres
+            .run(&format!("drop database {} with (force)", other(encoding)))
+            .await;
+    }
+
+    for (arguments, text) in [
+        (&["--table", "a.b.c"][..], "a.b.c"),
+        (&[], "--table is missing"),
+        (&["--table", "t", "--no-copy", "--truncate"], "contradict"),
+    ] {
+        let (code, out, err) = ends.run(arguments);
+        assert!(code == 2 && out.is_empty() && err.contains(text), "{code} {out}{err}");
+    }
+    pair.drop().await;
+}
+
+type Case = (&'static str, &'static str, &'static str, &'static [&'static str], bool);
+
+/// Tables that each have one defect: on the provider, on the subscriber, what is found (`TABLE` is its name), and whether
+/// running the remedy's statement is all it takes.
+const BROKEN: &[Case] = &[
+    (
+        "missing",
+        "create table TABLE (id int primary key, v text default 'x', n numeric(7,2) not null, s serial)",
+        "",
+        &["table-missing"],
+        true,
+    ),
+    (
+        "view",
+        "create table TABLE (id int primary key)",
+        "create view TABLE as select 1 as id",
+        &["not-a-table"],
+        false,
+    ),
+    (
+        "filled",
+        "create table TABLE (id int primary key)",
+        "create table TABLE (id int primary key); insert into TABLE values (1)",
+        &["table-not-empty"],
+        true,
+    ),
+    (
+        "keyless",
+        "create table TABLE (id int)",
+        "create table TABLE (id int)",
+        &["no-key"],
+        false,
+    ),
+    (
+        "almost_keyless",
+        "create table TABLE (\"I d\" int not null, b int not null, unique (b, \"I d\"))",
+        "create table TABLE (\"I d\" int not null, b int not null, unique (b, \"I d\"))",
+        &["no-key"],
+        true,
+    ),
+    (
+        "no_column",
+        "create table TABLE (id int primary key, \"W w\" varchar(3))",
+        "create table TABLE (id int primary key)",
+        &["column-missing"],
+        true,
+    ),
+    (
+        "more_columns",
+        "create table TABLE (id int primary key)",
+        "create table TABLE (id int primary key, a int, b int not null default 1, \"C\" int not null)",
+        &["column-extra"],
+        true,
+    ),
+    (
+        "generated",
+        "create table TABLE (id int primary key, g int generated always as (id * 2) stored)",
+        "create table TABLE (id int primary key, g int)",
+        &["column-generated"],
+        true,
+    ),
+    (
+        "no_unique",
+        "create table TABLE (a int, b int, primary key (a, b))",
+        "create table TABLE (a int, b int, unique (a))",
+        &["key-missing", "unique-extra"],
+        true,
+    ),
+    (
+        "trigger_disabled",
+        "create table TABLE (id int primary key, v text); create trigger pgcascade_capture_q after insert or update or delete on TABLE for each row execute function pgq.logutriga('q'); alter table TABLE disable trigger all",
+        "create table TABLE (id int primary key, v text)",
+        &["trigger-disabled"],
+        true,
+    ),
+    (
+        "trigger_in_replica_mode",
+        "create table TABLE (id int primary key, v text); create trigger mine after insert or update or delete on TABLE for each row execute function pgq.logutriga('q'); alter table TABLE enable replica trigger mine",
+        "create table TABLE (id int primary key, v text)",
+        &["trigger-disabled"],
+        true,
+    ),
+    (
+        "trigger_of_another_queue",
+        "create table TABLE (id int primary key, v text); create trigger pgcascade_capture_q after insert or update or delete on TABLE for each row execute function pgq.logutriga('qq')",
+        "create table TABLE (id int primary key, v text)",
+        &["trigger-foreign"],
+        true,
+    ),
+    (
+        "trigger_that_does_something_else",
+        "create table TABLE (id int primary key, v text); create trigger pgcascade_capture_q_truncate before update on TABLE for each row execute function suppress_redundant_updates_trigger()",
+        "create table TABLE (id int primary key, v text)",
+        &["trigger-foreign"],
+        true,
+    ),
+    (
+        "trigger_before",
+        "create table TABLE (id int primary key, v text); create trigger \"My trigger\" before insert or update or delete on TABLE for each row execute function pgq.logutriga('q')",
+        "create table TABLE (id int primary key, v text)",
+        &["trigger-before"],
+        true,
+    ),
+    (
+        "trigger_for_inserts_only",
+        "create table TABLE (id int primary key, v text); create trigger a after insert on TABLE for each row execute function pgq.logutriga('q')",
+        "create table TABLE (id int primary key, v text)",
+        &[],
+        true,
+    ),
+    (
+        "trigger_twice",
+        "create table TABLE (id int primary key, v text); create trigger a after insert or update or delete on TABLE for each row execute function pgq.logutriga('q'); create trigger b after update on TABLE for each row execute function pgq.logutriga('q')",
+        "create table TABLE (id int primary key, v text)",
+        &["trigger-twice"],
+        true,
+    ),
+    (
+        "trigger_on_a_condition",
+        "create table TABLE (id int primary key, v text); create trigger a after insert on TABLE for each row when (new.id > 7) execute function pgq.logutriga('q')",
+        "create table TABLE (id int primary key, v text)",
+        &["trigger-twice"],
+        true,
+    ),
+    (
+        "trigger_on_columns",
+        "create table TABLE (id int primary key, v text); create trigger a after update of v on TABLE for each row execute function pgq.logutriga('q')",
+        "create table TABLE (id int primary key, v text)",
+        &["trigger-twice"],
+        true,
+    ),
+    (
+        "trigger_in_json",
+        "create table TABLE (id int primary key, v text); create trigger a after insert or update or delete on TABLE for each row execute function pgq.jsontriga('q')",
+        "create table TABLE (id int primary key, v text)",
+        &["trigger-format"],
+        true,
+    ),
+    (
+        "trigger_with_an_expression",
+        "create table TABLE (id int primary key, v text); create trigger a after insert or update or delete on TABLE for each row execute function pgq.logutriga('q', 'backup', 'ev_data=id::text')",
+        "create table TABLE (id int primary key, v text)",
+        &["trigger-format"],
+        true,
+    ),
+    (
+        "trigger_with_another_key",
+        "create table TABLE (id int primary key, v text); create trigger a after insert or update or delete on TABLE for each row execute function pgq.logutriga('q', 'pkey=v')",
+        "create table TABLE (id int primary key, v text)",
+        &["trigger-format"],
+        true,
+    ),
+    (
+        "trigger_that_leaves_out",
+        "create table TABLE (id int primary key, v text); create trigger a after insert or update or delete on TABLE for each row execute function pgq.logutriga('q', 'ignore=v', 'when=id > 7')",
+        "create table TABLE (id int primary key, v text)",
+        &["trigger-arguments", "trigger-arguments"],
+        false,
+    ),
+    (
+        "other_type",
+        "create table TABLE (id int primary key, v text)",
+        "create table TABLE (id int primary key, v int)",
+        &["type-other"],
+        true,
+    ),
+    (
+        "narrower_type",
+        "create table TABLE (id bigint primary key, v varchar(20))",
+        "create table TABLE (id int primary key, v varchar(10))",
+        &["type-narrower", "type-narrower"],
+        true,
+    ),
+    (
+        "label",
+        "create type broken.e as enum ('a', 'b''b', 'c'); create table TABLE (id int primary key, e broken.e)",
+        "create type broken.e as enum ('c', 'a'); create table TABLE (id int primary key, e broken.e)",
+        &["enum-label"],
+        true,
+    ),
+    (
+        "generated_there",
+        "create table TABLE (id int primary key, g int)",
+        "create table TABLE (id int primary key, g int generated always as (id * 2) stored)",
+        &["generated-there"],
+        true,
+    ),
+    (
+        "not_null",
+        "create table TABLE (id int primary key, v text)",
+        "create table TABLE (id int primary key, v text not null)",
+        &["not-null"],
+        true,
+    ),
+    (
+        "check_of_its_own",
+        "create table TABLE (id int primary key, v text)",
+        "create table TABLE (id int primary key, v text check (v <> ''))",
+        &["check-extra"],
+        true,
+    ),
+    (
+        "unique_of_its_own",
+        "create table TABLE (id int primary key, v text)",
+        "create table TABLE (id int primary key, v text unique); create unique index \"My index\" on TABLE (lower(v))",
+        &["unique-extra", "unique-extra"],
+        true,
+    ),
+    (
+        "exclusion_of_its_own",
+        "create table TABLE (id int primary key, v text)",
+        "create table TABLE (id int primary key, v text, exclude using btree (v with =))",
+        &["unique-extra"],
+        true,
+    ),
+    (
+        "unlogged",
+        "create unlogged table TABLE (id int primary key)",
+        "create unlogged table TABLE (id int primary key)",
+        &["unlogged", "unlogged"],
+        true,
+    ),
+    (
+        "inherited",
+        "create table TABLE (id int primary key, v text); create table elsewhere.heir () inherits (TABLE)",
+        "create table TABLE (id int primary key, v text)",
+        &["inheritance"],
+        false,
+    ),
+    (
+        "acts",
+        "create table TABLE (id int primary key, v text)",
+        "create table TABLE (id int primary key, v text); create trigger a before update on TABLE for each row execute function suppress_redundant_updates_trigger(); alter table TABLE enable always trigger a; create rule \"R r\" as on delete to TABLE do also notify x; alter table TABLE enable replica rule \"R r\"",
+        &["acts-in-replica", "acts-in-replica"],
+        true,
+    ),
+    (
+        "parent",
+        "create table TABLE (id int primary key)",
+        "create table TABLE (id int primary key); create table elsewhere.child (id int references TABLE)",
+        &["foreign-key"],
+        true,
+    ),
+    (
+        "child",
+        "create table TABLE (id int primary key)",
+        "create table elsewhere.parent (id int primary key); create table TABLE (id int primary key references elsewhere.parent)",
+        &["foreign-key"],
+        true,
+    ),
+];
+
+#[tokio::test]
+async fn broken_tables_are_named_and_mended() {
+    let pair = pair().await;
+    let ends = Ends::of(&pair);
+    for db in [&pair.provider, &pair.subscriber] {
+        db.run(SOUND).await;
+        db.run("create schema broken; create schema elsewhere").await;
+    }
+    let mut expected = Vec::new();
+    let mut left = Vec::new();
+    for (name, provider, subscriber, kinds, mends) in BROKEN {
+        let table = format!("broken.{name}");
+        pair.provider.run(&provider.replace("TABLE", &table)).await;
+        pair.subscriber.run(&subscriber.replace("TABLE", &table)).await;
+        for kind in *kinds {
+            expected.push(format!("{kind} {table}"));
+            if !mends {
+                left.push(format!("{kind} {table}"));
+            }
+        }
+    }
+    for db in [&pair.provider, &pair.subscriber] {
+        db.run("create table broken.numbered (id int generated always as identity primary key, s bigserial)")
+            .await;
+    }
+    // Two sequences, of which one the subscriber never drew from.
+    pair.provider
+        .run("insert into broken.numbered select from generate_series(1, 7)")
+        .await;
+    pair.subscriber.run("select nextval('broken.numbered_s_seq')").await;
+    let sequences = [
+        "sequence-behind broken.numbered_id_seq",
+        "sequence-behind broken.numbered_s_seq",
+    ];
+    expected.extend(sequences.map(str::to_owned));
+    let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
+    let left: Vec<&str> = left.iter().map(String::as_str).collect();
+    ends.check(&["--table", "sound.*"]).is(0, &[]);
+    let all = ["--table", "sound.*", "--table", "broken.*"];
+    let checked = ends.check(&all);
+    checked.is(1, &expected);
+    let emptied = ["--table", "broken.parent", "--truncate"];
+    ends.check(&emptied).is(1, &["truncate-referenced broken.parent"]);
+    mend(&pair, &checked).await;
+    ends.check(&all).is(1, &left);
+    ends.check(&emptied).is(0, &[]);
+    let (code, text, _) = ends.run(&all);
+    assert!(
+        code == 1 && text.contains("stop replication: 1; warnings: 4."),
+        "{text}"
+    );
+
+    // What was mended can be replayed, and each change comes once.
+    pair.subscriber
+        .run("drop view broken.view; create table broken.view (id int primary key)")
+        .await;
+    for sql in [
+        "insert into TABLE values (1, 'a'), (2, 'b')",
+        "update TABLE set v = 'c' where id = 1",
+        "delete from TABLE where id = 2",
+    ] {
+        pair.catch_up(&all).await;
+        for (name, ..) in BROKEN
+            .iter()
+            .filter(|case| case.0.starts_with("trigger_") && !case.0.ends_with("leaves_out"))
+        {
+            pair.provider
+                .run(&sql.replace("TABLE", &format!("broken.{name}")))
+                .await;
+        }
+    }
+    pair.catch_up(&all).await;
+    assert_eq!(pair.subscriber.text("select * from broken.trigger_twice").await, "1|c");
+    for (name, ..) in BROKEN {
+        if !name.ends_with("leaves_out") {
+            pair.assert_equal(&format!("broken.{name}")).await;
+        }
+    }
+    pair.drop().await;
+}
+
+#[tokio::test]
+async fn what_was_lost_since_the_last_run() {
+    let pair = pair().await;
+    let ends = Ends::of(&pair);
+    pair.provider.run(SOUND).await;
+    pair.provider
+        .run("create type odd as enum ('a'); create table typed (id int primary key, o odd)")
+        .await;
+    ends.check(&["--table", "typed", "--create"])
+        .is(1, &["type-missing type public.odd"]);
+    ends.check(&["--table", "nothing*"]).is(1, &["no-table nothing*"]);
+
+    pair.subscriber
+        .run("create schema sound; create type sound.mood as enum ('good', 'bad')")
+        .await;
+    let all = ["--table", "sound.*"];
+    pair.catch_up(&[&all[..], &["--create"]].concat()).await;
+    ends.check(&all).is(0, &[]);
+    // Beside a replay that runs.
+    let running = pair.replay().args(&all).spawn();
+    running.until_it_says("streaming").await;
+    ends.check(&all).is(0, &[]);
+    running.stop().await;
+
+    pair.provider.run("alter table sound.parent disable trigger all").await;
+    let checked = ends.check(&all);
+    let disabled = "trigger-disabled sound.parent";
+    checked.is(1, &["capture-lost sound.parent", disabled, disabled]);
+    mend(&pair, &checked).await;
+    ends.check(&all).is(0, &[]);
+
+    pair.catch_up(&[&all[..], &["--truncate"]].concat()).await;
+    ends.check(&all).is(0, &[]);
+    // Other tests' transactions hold up the end of the catching-up.
+    eventually("the tables are ok", async || {
+        pair.catch_up(&all).await;
+        let states = "select string_agg(distinct state, ' ') from pgcascade_replay.table_state";
+        pair.subscriber.text(states).await == "ok"
+    })
+    .await;
+
+    for (column, kind) in [("ticker_paused", "queue-paused"), ("disable_insert", "queue-closed")] {
+        pair.provider
+            .run(&format!("update pgq.queue set queue_{column} = true"))
+            .await;
+        let checked = ends.check(&all);
+        checked.is(1, &[&format!("{kind} queue q")]);
+        mend(&pair, &checked).await;
+        ends.check(&all).is(0, &[]);
+    }
+
+    pair.subscriber
+        .run(
+            "insert into pgcascade_replay.position (consumer, queue, provider_identity) values ('d', 'q', 'x');
+             insert into pgcascade_replay.table_state
+               (consumer, queue, provider_schema, provider_table, subscriber_schema, subscriber_table, state)
+             values ('d', 'q', 'a', 'b', 'sound', 'parent', 'ok')",
+        )
+        .await;
+    ends.check(&all).is(0, &["two-consumers sound.parent"]);
+    pair.subscriber
+        .run("delete from pgcascade_replay.position where consumer = 'd'")
+        .await;
+
+    // Long ago: the counters are compared from a tick on that is older than a minute.
+    pair.provider
+        .run("update pgq.tick set tick_time = tick_time - interval '1 hour'")
+        .await;
+    pair.provider
+        .run("analyze sound.parent, sound.child; insert into sound.parent values (1), (2); update sound.parent set id = id")
+        .await;
+    let count = async |least: i64| {
+        eventually("the changes are counted", async || {
+            let changes = "select pg_stat_force_next_flush();
+                           select n_mod_since_analyze from pg_stat_user_tables where relid = 'sound.parent'::regclass";
+            pair.provider.text(changes).await.trim().parse::<i64>().unwrap() >= least
+        })
+        .await;
+    };
+    count(4).await;
+    ends.check(&all).is(0, &[]);
+    pair.provider
+        .run("set session_replication_role = replica; insert into sound.parent values (3); reset session_replication_role")
+        .await;
+    count(5).await;
+    ends.check(&all).is(0, &["written-uncaptured sound.parent"]);
+
+    // Nobody makes ticks.
+    pair.provider
+        .run(&format!("alter database {} set pgcascade.ticker = off", pair.database))
+        .await;
+    eventually("the ticker has gone", async || pair.provider.text(TICKERS).await == "0").await;
+    pair.provider
+        .run("update pgq.tick set tick_time = tick_time - interval '1 hour'; analyze sound.parent")
+        .await;
+    let checked = ends.check(&all);
+    checked.is(1, &["ticker queue q"]);
+    mend(&pair, &checked).await;
+    pair.provider.run("select pg_reload_conf()").await; // has the launcher look at once
+    eventually("the ticker is back", async || pair.provider.text(TICKERS).await == "1").await;
+    ends.check(&all).is(0, &[]);
+
+    pair.provider.run("select pgq.unregister_consumer('q', 'c')").await;
+    ends.check(&all).is(1, &["position consumer c of queue q"]);
+    pair.drop().await;
+}
