@@ -3,6 +3,8 @@
 //! Every flag's help text is its doc comment here, so `--help` and the reference in docs/configuration.md (compared by
 //! a test in config.rs) say the same. clap exits with 2 on a wrong command line, which is our code for wrong usage.
 
+pub(crate) mod table;
+
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
@@ -88,6 +90,9 @@ pub(crate) enum Command {
     /// consumer: without --consumer it registers none and changes nothing, so rotation may remove events before they are
     /// read; then it stops and says so. docs/tail.md describes the lines.
     Tail(Box<TailArgs>),
+    /// Show and change the set of tables that are replayed, while replay runs or not.
+    #[command(subcommand)]
+    Table(table::TableCommand),
 }
 
 #[derive(Args)]

@@ -16,6 +16,7 @@ use serde::Deserialize;
 
 use crate::conninfo::ConnInfo;
 use crate::error::{Doing, Error, Result};
+use crate::replay::Who;
 
 /// What somebody wrote, on the command line or in the file.
 #[derive(Args, Deserialize, Default)]
@@ -30,8 +31,8 @@ pub(crate) struct ReplaySettings {
     /// The queue on the provider that holds the changes; made when missing.
     #[arg(long, value_name = "NAME")]
     pub(crate) queue: Option<String>,
-    /// A table to replay, as schema.table; `*` and `?` stand for any characters, and without a schema it is public's.
-    /// May be given several times, in the file as a list.
+    /// A table to add to those that are replayed, as schema.table; `*` and `?` stand for any characters, and without a
+    /// schema it is public's. May be given several times, in the file as a list. `consumer table` shows and changes the set.
     #[arg(long, value_name = "PATTERN")]
     pub(crate) table: Vec<String>,
     /// The consumer's name, under which the provider and the subscriber keep the position. Two subscribers of one queue
@@ -82,7 +83,7 @@ pub(crate) struct ReplayConfig {
     pub(crate) queue: String,
     /// The consumer's name, on the provider and in the position.
     pub(crate) consumer: String,
-    /// Patterns of tables: `schema.table`, with `*` and `?`; a pattern without a schema means `public`.
+    /// Patterns of tables that are added at the start: `schema.table`, with `*` and `?`; a pattern without a schema means `public`.
     pub(crate) tables: Vec<String>,
     /// Make tables that the subscriber lacks.
     pub(crate) create: bool,
@@ -102,6 +103,16 @@ pub(crate) struct ReplayConfig {
     pub(crate) poll_interval: Duration,
     /// The longest pause between two attempts to connect.
     pub(crate) retry_max: Duration,
+}
+
+impl ReplayConfig {
+    /// The key of everything that the subscriber keeps for it.
+    pub(crate) fn who(&self) -> Who {
+        Who {
+            consumer: self.consumer.clone(),
+            queue: self.queue.clone(),
+        }
+    }
 }
 
 impl ReplaySettings {
@@ -142,18 +153,13 @@ impl ReplaySettings {
     pub(crate) fn resolve(self) -> Result<ReplayConfig> {
         let provider = conninfo("provider", self.provider.as_deref())?;
         let subscriber = conninfo("subscriber", self.subscriber.as_deref())?;
-        let queue = name("queue", self.queue.as_deref().ok_or_else(|| missing("queue", "NAME"))?)?;
+        let queue = name("queue", self.queue.as_deref())?;
         let consumer = match self.consumer.as_deref() {
-            Some(consumer) => name("consumer", consumer)?,
+            consumer @ Some(_) => name("consumer", consumer)?,
             None => subscriber.default_consumer(),
         };
-        if self.table.is_empty() {
-            return Err(
-                missing("table", "PATTERN").hint("--table 'public.*' replays every table of the schema public.")
-            );
-        }
         for pattern in &self.table {
-            name("table", pattern)?;
+            name("table", Some(pattern))?;
         }
         let no_copy = self.no_copy.unwrap_or(false);
         let truncate = self.truncate.unwrap_or(false);
@@ -201,8 +207,9 @@ fn missing(flag: &str, value: &str) -> Error {
     ))
 }
 
-/// A name that the server can store: not empty, and without the byte 0.
-fn name(flag: &str, text: &str) -> Result<String> {
+/// The name of `--flag`, which must be there and one that the server can store: not empty, and without the byte 0.
+pub(crate) fn name(flag: &str, text: Option<&str>) -> Result<String> {
+    let text = text.ok_or_else(|| missing(flag, "NAME"))?;
     if text.is_empty() {
         return Err(Error::usage(format!("--{flag} is empty")));
     }

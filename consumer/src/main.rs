@@ -85,6 +85,9 @@ fn run(command: Command, log_args: &cli::LogArgs) -> Result<ExitCode> {
                 outcome
             }
             Command::Status(args) => status::run(*args, shutdown).await,
+            Command::Table(verb) => replay::administer::run(verb, shutdown)
+                .await
+                .map(|()| ExitCode::SUCCESS),
             Command::Tail(args) => tail::run(*args, shutdown).await.map(|()| ExitCode::SUCCESS),
         }
     })

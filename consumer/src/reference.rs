@@ -37,8 +37,16 @@ fn reference() -> String {
     let mut out = String::new();
     heading(&mut out, "## Every command");
     flags(&mut out, command.get_arguments(), false);
-    for name in ["replay", "check", "compare", "repair", "status", "tail"] {
-        let command = command.find_subcommand(name).unwrap();
+    let mut names = ["replay", "check", "compare", "repair", "status"]
+        .map(str::to_owned)
+        .to_vec();
+    let verbs = command.find_subcommand("table").unwrap().get_subcommands();
+    names.extend(verbs.map(|verb| format!("table {}", verb.get_name())));
+    names.push("tail".to_owned());
+    for name in names {
+        let command = name
+            .split(' ')
+            .fold(&command, |command, name| command.find_subcommand(name).unwrap());
         heading(&mut out, &format!("\n## consumer {name}"));
         let about = command.get_long_about().or(command.get_about()).unwrap().to_string();
         let _ = writeln!(out, "{about}\n");

@@ -118,8 +118,8 @@ fn values_are_checked() {
         "--no-copy and --truncate contradict each other"
     );
     assert!(wrong("--provider port=x").starts_with("--provider: port "));
-    for (needed, value) in [("provider", "x"), ("subscriber", "x"), ("queue", "x"), ("table", "x")] {
-        let others: String = ["provider", "subscriber", "queue", "table"]
+    for (needed, value) in [("provider", "x"), ("subscriber", "x"), ("queue", "x")] {
+        let others: String = ["provider", "subscriber", "queue"]
             .iter()
             .filter(|other| **other != needed)
             .map(|other| format!("--{other} host={value} "))

@@ -491,5 +491,4 @@ async fn prepared(client: &Client, shape: &Shape, table: &Table, row_sql: RowSql
 const PIECE_BYTES: usize = 64 * 1024;
 
 const DIFFERS: &str = "Nothing of the batch was applied. Somebody else changed the subscriber's table, or its copy began elsewhere: put \
-                       the row right and start again; or copy the table again: delete its row from pgcascade_replay.table_state, then \
-                       start with --truncate";
+                       the row right and start again; or copy the table again: consumer table resync";

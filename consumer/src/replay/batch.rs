@@ -19,7 +19,7 @@ use super::setup::{Ready, Target};
 use super::stream::{Decoder, Summary};
 use super::table::Name;
 use super::table_state::{self, State};
-use super::{Memory, Portion};
+use super::{Ended, Memory, Portion};
 use crate::config::ReplayConfig;
 use crate::connect::{End, connect};
 use crate::error::{Doing, Error, Result};
@@ -52,6 +52,8 @@ enum Applied {
     Committed(Summary),
     /// A shutdown came in between, and everything was rolled back.
     Stopped,
+    /// The set of tables is another one: nothing was applied.
+    TablesChanged,
 }
 
 struct Stream<'a> {
@@ -77,7 +79,7 @@ pub(super) async fn stream(
     shutdown: &Shutdown,
     progress: &Progress,
     memory: &mut Memory,
-) -> Result<()> {
+) -> Result<Ended> {
     let p = &ready.provider.client;
     let what = || "prepare the queries for batches on the provider".to_owned();
     let next_batch = p.prepare(include_str!("sql/next_batch.sql")).await.doing(what)?;
@@ -142,13 +144,17 @@ pub(super) async fn stream(
                 "{}",
                 if caught_up { "caught up" } else { "stopped" }
             );
-            return Ok(());
+            return Ok(Ended::Done);
         }
         // What was announced up to here, the answer will know of.
         while stream.ready.provider.notifications.try_recv().is_ok() {}
         let Some(offer) = stream.next(to_finish.take()).await? else {
             if stream.draining.is_empty() {
                 progress.idle();
+                let (s, who) = (&stream.ready.subscriber.client, &stream.ready.who);
+                if table_state::revision(s, who).await? != Some(stream.ready.revision) {
+                    return Ok(Ended::TablesChanged);
+                }
                 idle.look(&stream.ready.provider.client, &config.queue).await?;
                 if let Some(done) = stream.wait(config, copies, memory).await? {
                     stream.copied(done, memory);
@@ -179,8 +185,9 @@ pub(super) async fn stream(
             }
             Ok(Applied::Stopped) => {
                 tracing::info!(tick = stream.ready.tick, "stopped; the batch at hand was rolled back");
-                return Ok(());
+                return Ok(Ended::Done);
             }
+            Ok(Applied::TablesChanged) => return Ok(Ended::TablesChanged),
             Err(failure) => return Err(stream.failed(failure, Portion::Batch(batch.to), memory)),
         }
     }
@@ -316,7 +323,9 @@ impl Stream<'_> {
                     .client
             }
         };
-        self.begin().await?;
+        if self.begin().await? != self.ready.revision {
+            return Err(Error::failure("the set of tables was changed").transient().into());
+        }
         let source = held
             .copy_out(&held::portion_query(&self.ready.who, name, upto))
             .await
@@ -382,20 +391,23 @@ impl Stream<'_> {
 
     /// The transaction.
     async fn apply(&mut self, batch: &Batch, memory: &mut Memory) -> Result<Applied, Failure> {
+        let by_rows = self.decoder.as_ref().is_some_and(Decoder::by_rows);
         let (began, source) = future::join(self.begin(), async {
             match &batch.events {
                 Some(events) => self
                     .ready
                     .provider
                     .client
-                    .copy_out(&event::events_query(events))
+                    .copy_out(&event::events_query(events, by_rows))
                     .await
                     .map(Some),
                 None => Ok(None),
             }
         })
         .await;
-        began?;
+        if began? != self.ready.revision {
+            return Ok(Applied::TablesChanged);
+        }
         let source = source.doing(|| "read the batch from the provider".to_owned())?;
         let mut summary = Summary::default();
         if let Some(source) = source {
@@ -463,13 +475,13 @@ impl Stream<'_> {
         Ok(Some(summary))
     }
 
-    /// Begins the transaction and locks the position in it. Whoever waited for the lock finds the position moved, and
-    /// stops.
-    async fn begin(&self) -> Result<()> {
+    /// Begins the transaction and locks the position in it; returns the revision of the set of tables. Whoever waited for
+    /// the lock finds the position moved, and stops.
+    async fn begin(&self) -> Result<i64> {
         let who = &self.ready.who;
         match who.begin(&self.ready.subscriber.client).await? {
-            Some(tick) if tick == self.ready.tick => Ok(()),
-            Some(tick) => {
+            Some((tick, revision)) if tick == self.ready.tick => Ok(revision),
+            Some((tick, _)) => {
                 let was = self.ready.tick;
                 Err(who.lost(&format!(
                     "it was tick {was}, and somebody moved it to tick {tick} meanwhile"

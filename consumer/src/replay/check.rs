@@ -15,9 +15,9 @@ mod written;
 use futures_util::future;
 
 use super::findings::{Finding, Findings, Kind};
-use super::pattern::Pattern;
-use super::position::Who;
-use super::{session, setup};
+use super::setup::{self, Look};
+use super::wish::Wish;
+use super::{session, state};
 use crate::config::ReplayConfig;
 use crate::connect::{End, Session, connect};
 use crate::conninfo::ConnInfo;
@@ -25,15 +25,8 @@ use crate::error::{Doing, Result};
 
 /// Looks at both ends. What keeps an end from being looked at is a finding, too, and then the only one.
 pub(crate) async fn check(config: &ReplayConfig) -> Result<Vec<Finding>> {
-    let patterns = config
-        .tables
-        .iter()
-        .map(|text| Pattern::parse(text))
-        .collect::<Result<Vec<_>>>()?;
-    let who = Who {
-        consumer: config.consumer.clone(),
-        queue: config.queue.clone(),
-    };
+    let wish = Wish::of_start(config)?;
+    let who = config.who();
     let mut findings = Findings::default();
     let (provider, subscriber) = future::join(
         open(&config.provider, End::Provider),
@@ -52,8 +45,11 @@ pub(crate) async fn check(config: &ReplayConfig) -> Result<Vec<Finding>> {
     if findings.len() > 0 {
         return Ok(findings.into_list());
     }
-    let mut survey = setup::survey(config, &patterns, p, s, &who, &facts).await?;
-    let position = setup::check_position(p, s, &who, &facts, survey.queue_id).await;
+    if facts.subscriber.may_state {
+        state::check_version(s).await?;
+    }
+    let mut survey = setup::survey((p, s), &who, &facts, Some(&wish), Look::of_start(config)).await?;
+    let position = setup::check_position((p, s), &who, &facts, survey.queue_id, false).await;
     let mut findings = std::mem::take(&mut survey.findings);
     let consumer = format!("consumer {} of queue {}", who.consumer, who.queue);
     findings.add_refusal(Kind::Position, (End::Provider, &consumer), position)?;

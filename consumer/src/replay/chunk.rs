@@ -57,6 +57,7 @@ pub(super) struct Held {
     pub(super) txid: u64,
     pub(super) event_type: Vec<u8>,
     pub(super) data: Option<Vec<u8>>,
+    pub(super) extra2: Option<Vec<u8>>,
 }
 
 /// Changes in the order in which they are to be applied.

@@ -48,6 +48,10 @@ struct Job {
     subscriber: Arc<Table>,
     /// The columns that both ends store, quoted for SQL.
     columns: String,
+    /// Which rows.
+    condition: Option<String>,
+    replace_rows: bool,
+    with_indexes: bool,
     /// The snapshot from before the first chunk; None for a table that is copied whole.
     from: Option<String>,
     /// Pieces that are not done.
@@ -200,6 +204,9 @@ pub(super) async fn start(
             provider: Arc::clone(&target.provider),
             subscriber: Arc::clone(&target.subscriber),
             columns: common_columns(&target.provider, &target.subscriber),
+            condition: target.filter.condition(),
+            replace_rows: target.replace_rows,
+            with_indexes: target.with_indexes,
             from,
             left: AtomicUsize::new(chunks.len()),
         });
@@ -241,7 +248,16 @@ pub(super) async fn start(
 }
 
 /// Makes sure that the copy goes into an empty table. Preflight looked already, but somebody may have written since.
-async fn empty(subscriber: &Client, name: &Name, config: &ReplayConfig) -> Result<()> {
+///
+/// Rows that are to be replaced are deleted, so that readers have them until the new ones are there, and foreign keys of other
+/// tables do not mind.
+async fn empty(subscriber: &Client, name: &Name, replace_rows: bool, config: &ReplayConfig) -> Result<()> {
+    if replace_rows {
+        return subscriber
+            .batch_execute(&format!("delete from {}", name.quoted()))
+            .await
+            .doing(|| format!("remove the rows of table {name} on the subscriber"));
+    }
     if config.truncate {
         return subscriber
             .batch_execute(&format!("truncate {}", name.quoted()))
@@ -251,7 +267,7 @@ async fn empty(subscriber: &Client, name: &Name, config: &ReplayConfig) -> Resul
     if preflight::has_rows(subscriber, name).await? {
         return Err(
             Error::failure(format!("table {name} on the subscriber has rows already")).hint(
-                "Empty it, or let replay do that with --truncate; if the rows are equal to the provider's: --no-copy",
+                "Empty it, or let replay do that with --truncate (table add: --replace); if the rows are equal to the provider's: --no-copy",
             ),
         );
     }

@@ -17,7 +17,7 @@ use crate::connect::End;
 use crate::error::{Doing, Result};
 
 /// Adds a finding for every type and collation that the tables need and the subscriber lacks.
-pub(super) async fn check(subscriber: &Client, tables: &[&Table], findings: &mut Findings) -> Result<()> {
+pub(super) async fn check(subscriber: &Client, tables: &[Table], findings: &mut Findings) -> Result<()> {
     let mut types = BTreeSet::new();
     for column in tables.iter().flat_map(|table| &table.columns) {
         types.insert(column.bare_type.as_str());
@@ -46,7 +46,7 @@ pub(super) async fn check(subscriber: &Client, tables: &[&Table], findings: &mut
 }
 
 /// Makes the tables.
-pub(super) async fn create(subscriber: &Client, tables: &[&Table]) -> Result<()> {
+pub(super) async fn create(subscriber: &Client, tables: &[Table]) -> Result<()> {
     let what = || "make the missing tables on the subscriber".to_owned();
     subscriber.batch_execute("begin").await.doing(what)?;
     let schemas: BTreeSet<&str> = tables.iter().map(|table| table.name.schema.as_str()).collect();
@@ -130,16 +130,24 @@ fn ddl(table: &Table) -> String {
 
 /// The plain indexes of the provider's table that belong to no constraint, as statements for the subscriber, with their
 /// names.
-pub(super) fn later_indexes<'a>(provider: &'a Table, subscriber: &'a Table) -> impl Iterator<Item = (Name, &'a str)> {
+pub(super) fn later_indexes<'a>(
+    provider: &'a Table,
+    subscriber: &'a Table,
+) -> impl Iterator<Item = (Name, String)> + 'a {
+    let table = &subscriber.name;
     provider
         .indexes
         .iter()
         .filter(|index| index.is_simple && index.constraint.is_none())
         .filter(|index| !subscriber.indexes.iter().any(|there| there.name == index.name))
         .map(|index| {
-            (
-                Name::new(provider.name.schema.as_str(), index.name.as_str()),
-                index.definition.as_str(),
-            )
+            let sql = format!(
+                "create {}index {} on {} {}",
+                if index.is_unique { "unique " } else { "" },
+                quoted(&index.name),
+                table.quoted(),
+                index.definition
+            );
+            (Name::new(table.schema.as_str(), index.name.as_str()), sql)
         })
 }

@@ -7,10 +7,11 @@ use bytes::Bytes;
 
 use crate::error::{Error, Result};
 
-/// The columns that the decoder wants, in a form that costs it least.
-pub(super) fn events_query(events: &str) -> String {
+/// The columns that the decoder wants, in a form that costs it least. The last one is of use where rows are filtered.
+pub(super) fn events_query(events: &str, by_rows: bool) -> String {
     format!(
-        "copy (select ev_id, ev_txid, ev_type, ev_data, ev_extra1 from ({}) batch order by ev_id) to stdout (format binary)",
+        "copy (select ev_id, ev_txid, ev_type, ev_data, ev_extra1, {} from ({}) batch order by ev_id) to stdout (format binary)",
+        if by_rows { "ev_extra2" } else { "null::pg_catalog.text" },
         events.trim_end().trim_end_matches(';')
     )
 }
@@ -22,6 +23,8 @@ pub(super) struct Event<'a> {
     pub(super) event_type: &'a [u8],
     pub(super) data: Option<&'a [u8]>,
     pub(super) table: Option<&'a [u8]>,
+    /// Whether the row passes the filter, where the trigger says so: `t` or `f`.
+    pub(super) passes: Option<&'a [u8]>,
 }
 
 /// The header of a binary COPY: signature, flags, length of an extension.
@@ -49,7 +52,7 @@ impl<'a> Event<'a> {
         if fields == [0xff, 0xff] {
             return Ok(None);
         }
-        if fields != [0, 5] {
+        if fields != [0, 6] {
             return Err(malformed());
         }
         let mut next = || -> Result<Option<&'a [u8]>> {
@@ -73,12 +76,14 @@ impl<'a> Event<'a> {
         let event_type = next()?.unwrap_or_default();
         let data = next()?;
         let table = next()?;
+        let passes = next()?;
         Ok(Some(Self {
             id,
             txid,
             event_type,
             data,
             table,
+            passes,
         }))
     }
 }
@@ -95,13 +100,14 @@ mod tests {
     use super::*;
 
     fn row() -> Vec<u8> {
-        let mut out = vec![0, 5];
-        let fields: [Option<&[u8]>; 5] = [
+        let mut out = vec![0, 6];
+        let fields: [Option<&[u8]>; 6] = [
             Some(&7_i64.to_be_bytes()),
             Some(&9_i64.to_be_bytes()),
             Some(b"I:id"),
             None,
             Some(b""),
+            Some(b"t"),
         ];
         for field in fields {
             out.extend_from_slice(
@@ -119,7 +125,10 @@ mod tests {
         let message = row();
         let event = Event::parse(&message).unwrap().unwrap();
         assert_eq!((event.id, event.txid, event.event_type), (7, 9, &b"I:id"[..]));
-        assert_eq!((event.data, event.table), (None, Some(&b""[..])));
+        assert_eq!(
+            (event.data, event.table, event.passes),
+            (None, Some(&b""[..]), Some(&b"t"[..]))
+        );
         assert!(Event::parse(&[0xff, 0xff]).unwrap().is_none());
     }
 

@@ -30,13 +30,14 @@ pub(super) async fn keep(subscriber: &Client, who: &Who, tick: i64, names: &[&Na
     let txids: Vec<i64> = held.iter().map(|event| event.txid.cast_signed()).collect();
     let types: Vec<&[u8]> = held.iter().map(|event| event.event_type.as_slice()).collect();
     let data: Vec<Option<&[u8]>> = held.iter().map(|event| event.data.as_deref()).collect();
+    let extra2: Vec<Option<&[u8]>> = held.iter().map(|event| event.extra2.as_deref()).collect();
     subscriber
         .execute(
             "insert into pgcascade_replay.held_event
-               (consumer, queue, provider_schema, provider_table, tick, ev_id, ev_txid, ev_type, ev_data)
-             select $1, $2, e.schema, e.name, $3, e.id, e.txid, e.type, e.data
-               from unnest($4::text[], $5::text[], $6::int8[], $7::int8[], $8::bytea[], $9::bytea[])
-                    e (schema, name, id, txid, type, data)",
+               (consumer, queue, provider_schema, provider_table, tick, ev_id, ev_txid, ev_type, ev_data, ev_extra2)
+             select $1, $2, e.schema, e.name, $3, e.id, e.txid, e.type, e.data, e.extra2
+               from unnest($4::text[], $5::text[], $6::int8[], $7::int8[], $8::bytea[], $9::bytea[], $10::bytea[])
+                    e (schema, name, id, txid, type, data, extra2)",
             &[
                 &who.consumer,
                 &who.queue,
@@ -47,6 +48,7 @@ pub(super) async fn keep(subscriber: &Client, who: &Who, tick: i64, names: &[&Na
                 &txids,
                 &types,
                 &data,
+                &extra2,
             ],
         )
         .await
@@ -92,7 +94,8 @@ pub(super) async fn portion(subscriber: &Client, who: &Who, table: &Name) -> Res
 pub(super) fn portion_query(who: &Who, table: &Name, upto: i64) -> String {
     let name: String = table.on_the_wire().iter().map(|byte| format!("{byte:02x}")).collect();
     format!(
-        "copy (select ev_id, ev_txid, ev_type, ev_data, '\\x{name}'::bytea from pgcascade_replay.held_event
+        "copy (select ev_id, ev_txid, ev_type, ev_data, '\\x{name}'::bytea, ev_extra2
+                 from pgcascade_replay.held_event
                 where {} order by tick, ev_id) to stdout (format binary)",
         condition(who, table, upto)
     )

@@ -12,11 +12,15 @@
 //! 4. ends by moving the position (position.rs), and commits;
 //! 5. the provider is told that the batch is finished, and may forget it.
 //!
+//! The set of tables is in table_state.rs; whoever changes it raises a number beside the position, which is compared at each
+//! batch and each poll: when it is another, all begins again with setup.rs, without loss.
+//!
 //! A crash before the commit leaves nothing; a crash after it leaves the position at the batch's end, and when the
 //! provider offers the same batch again it is only finished. No future of the database is ever dropped half way in
 //! order to stop: shutdown is looked for between batches and chunks. An attempt that fails drops both sessions, and
 //! with them whatever was on its way.
 
+pub(crate) mod administer;
 mod apply;
 mod batch;
 mod check;
@@ -25,6 +29,7 @@ mod collapse;
 mod copy;
 mod create;
 mod event;
+mod filter;
 mod findings;
 mod goal;
 mod held;
@@ -39,6 +44,10 @@ mod statement;
 mod stream;
 pub(crate) mod table;
 mod table_state;
+mod triggers;
+mod wish;
+
+use std::collections::HashSet;
 
 use crate::backoff::Backoff;
 use crate::config::ReplayConfig;
@@ -52,6 +61,7 @@ pub(crate) use pattern::Pattern;
 pub(crate) use position::Who;
 pub(crate) use session::{LOCK_PATIENCE, LOCK_PATIENCE_AGAIN, lock};
 pub(crate) use table::Name;
+use wish::Wish;
 
 /// What outlives a lost connection.
 #[derive(Debug, Default)]
@@ -67,8 +77,10 @@ struct Memory {
     again: bool,
     /// The table that the last failure was about.
     failed_table: Option<Name>,
-    /// What preflight warns of was logged.
-    warned: bool,
+    /// What `--table` means is in the set of tables.
+    tables_added: bool,
+    /// The warnings that were logged.
+    warned: HashSet<String>,
     /// Errors of an earlier run are wiped from the table states.
     errors_wiped: bool,
     /// What `--until-caught-up` has to reach: the provider's snapshot at the start.
@@ -86,16 +98,17 @@ enum Portion {
 
 /// Replays until stopped.
 pub(crate) async fn run(config: ReplayConfig, shutdown: Shutdown, progress: Progress) -> Result<()> {
-    let patterns = config
-        .tables
-        .iter()
-        .map(|text| Pattern::parse(text))
-        .collect::<Result<Vec<_>>>()?;
+    let wish = Wish::of_start(&config)?;
     let mut memory = Memory::default();
     let mut backoff = Backoff::new(config.retry_max);
     loop {
-        let Err(error) = Box::pin(attempt(&config, &patterns, &shutdown, &progress, &mut memory)).await else {
-            return Ok(());
+        let error = match Box::pin(attempt(&config, &wish, &shutdown, &progress, &mut memory)).await {
+            Ok(Ended::Done) => return Ok(()),
+            Ok(Ended::TablesChanged) => {
+                tracing::info!("the set of tables was changed");
+                continue;
+            }
+            Err(error) => error,
         };
         if std::mem::take(&mut memory.again) {
             tracing::warn!("{error}; the batch is applied again row by row, to find the row");
@@ -123,15 +136,23 @@ pub(crate) async fn run(config: ReplayConfig, shutdown: Shutdown, progress: Prog
     }
 }
 
+/// Why the sessions were given up without an error.
+enum Ended {
+    /// Told to stop, or caught up.
+    Done,
+    /// Somebody changed the set of tables: to begin again with the new one.
+    TablesChanged,
+}
+
 /// One life of the two sessions.
 async fn attempt(
     config: &ReplayConfig,
-    patterns: &[Pattern],
+    wish: &Wish,
     shutdown: &Shutdown,
     progress: &Progress,
     memory: &mut Memory,
-) -> Result<()> {
-    let ready = setup::prepare(config, patterns, memory).await?;
+) -> Result<Ended> {
+    let ready = setup::prepare(config, wish, memory).await?;
     let mut copies = copy::start(&ready, config, shutdown, progress).await?;
     let outcome = batch::stream(ready, &mut copies, config, shutdown, progress, memory).await;
     copies.stop().await;
@@ -141,10 +162,7 @@ async fn attempt(
 /// Leaves the reason where `consumer status` finds it. The failure itself is reported by the caller; this one is not
 /// worth another.
 async fn record(config: &ReplayConfig, table: &Name, error: &Error) {
-    let who = Who {
-        consumer: config.consumer.clone(),
-        queue: config.queue.clone(),
-    };
+    let who = config.who();
     let outcome = async {
         let session = connect(&config.subscriber, End::Subscriber, "pgcascade replay").await?;
         table_state::set_error(&session.client, &who, Some(table), Some(&error.to_string())).await

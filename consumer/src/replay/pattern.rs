@@ -1,4 +1,4 @@
-//! The patterns of `--table`: their grammar, and the tables that they mean.
+//! The patterns of `--table` and `consumer table`: their grammar, and the tables that they mean.
 //!
 //! `schema.table` or `table`, either part with `*` and `?`; unquoted letters are folded to lower case as in SQL, and
 //! what is in double quotes stands for itself. A pattern without a schema means schema public. Only ordinary tables are
@@ -13,17 +13,10 @@ use super::table::{Name, kind_name};
 use crate::connect::End;
 use crate::error::{Doing, Error, Result};
 
-/// The tables that the patterns of `--table` mean on the provider, in the order of their names. A pattern that means
+/// The tables that the patterns mean on the provider, in the order of their names. A pattern that means
 /// none, or that names something which is not an ordinary table, is a finding.
 pub(super) async fn resolve(provider: &Client, patterns: &[Pattern], findings: &mut Findings) -> Result<Vec<Name>> {
-    let rows = provider
-        .query(include_str!("sql/relations.sql"), &[])
-        .await
-        .doing(|| "list the tables of the provider".to_owned())?;
-    let relations: Vec<(Name, String)> = rows
-        .iter()
-        .map(|row| (Name::new(row.get::<_, &str>(0), row.get::<_, &str>(1)), row.get(2)))
-        .collect();
+    let relations = relations(provider).await?;
     let mut names = Vec::new();
     for pattern in patterns {
         let before = findings.len();
@@ -53,13 +46,25 @@ pub(super) async fn resolve(provider: &Client, patterns: &[Pattern], findings: &
                 Kind::NoTable,
                 (End::Provider, &pattern.text),
                 format!("no table on the provider matches \"{}\"{place}", pattern.text),
-                "correct --table",
+                "correct the pattern",
             );
         }
     }
     names.sort();
     names.dedup();
     Ok(names)
+}
+
+/// Everything that a pattern can mean on the provider, and its kind.
+pub(super) async fn relations(provider: &Client) -> Result<Vec<(Name, String)>> {
+    let rows = provider
+        .query(include_str!("sql/relations.sql"), &[])
+        .await
+        .doing(|| "list the tables of the provider".to_owned())?;
+    Ok(rows
+        .iter()
+        .map(|row| (Name::new(row.get::<_, &str>(0), row.get::<_, &str>(1)), row.get(2)))
+        .collect())
 }
 
 /// One pattern.
@@ -93,30 +98,7 @@ impl Pattern {
             Error::usage(format!("the table pattern \"{text}\" {why}"))
                 .hint("Write schema.table, with * and ? as wildcards.")
         };
-        let mut parts = vec![Vec::new()];
-        let mut quoted = false;
-        let mut characters = text.chars().peekable();
-        while let Some(character) = characters.next() {
-            let Some(part) = parts.last_mut() else { break };
-            match character {
-                '"' if quoted && characters.peek() == Some(&'"') => {
-                    characters.next();
-                    part.push(Glob::Char('"'));
-                }
-                '"' => quoted = !quoted,
-                _ if quoted => part.push(Glob::Char(character)),
-                '*' => part.push(Glob::Any),
-                '?' => part.push(Glob::One),
-                '.' => parts.push(Vec::new()),
-                _ => part.extend(character.to_lowercase().map(Glob::Char)),
-            }
-        }
-        if quoted {
-            return Err(wrong("has a double quote without its partner"));
-        }
-        if parts.iter().any(Vec::is_empty) {
-            return Err(wrong("has an empty part"));
-        }
+        let mut parts = parts(text, '.').map_err(wrong)?;
         let table = parts.pop().unwrap_or_default();
         let schema = parts.pop();
         if !parts.is_empty() {
@@ -130,7 +112,17 @@ impl Pattern {
         })
     }
 
-    fn is_literal(&self) -> bool {
+    /// Schema and table, where they have no wildcards.
+    pub(super) fn literals(&self) -> (Option<String>, Option<String>) {
+        (literal(&self.schema), literal(&self.table))
+    }
+
+    /// As it was written.
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    pub(super) fn is_literal(&self) -> bool {
         self.schema
             .iter()
             .chain(&self.table)
@@ -140,6 +132,56 @@ impl Pattern {
     pub(crate) fn matches(&self, name: &Name) -> bool {
         glob(&self.schema, &name.schema) && glob(&self.table, &name.table)
     }
+}
+
+/// A list of columns, with commas between them.
+pub(super) fn columns(text: &str) -> Result<Vec<String>> {
+    let wrong =
+        |why: &str| Error::usage(format!("the list of columns \"{text}\" {why}")).hint("Write a,b or \"A\",\"b,c\".");
+    parts(text, ',')
+        .map_err(wrong)?
+        .iter()
+        .map(|part| literal(part).ok_or_else(|| wrong("has a wildcard")))
+        .collect()
+}
+
+/// Takes a text apart at its separators; what is in double quotes stands for itself.
+fn parts(text: &str, separator: char) -> Result<Vec<Vec<Glob>>, &'static str> {
+    let mut parts = vec![Vec::new()];
+    let mut quoted = false;
+    let mut characters = text.chars().peekable();
+    while let Some(character) = characters.next() {
+        let Some(part) = parts.last_mut() else { break };
+        match character {
+            '"' if quoted && characters.peek() == Some(&'"') => {
+                characters.next();
+                part.push(Glob::Char('"'));
+            }
+            '"' => quoted = !quoted,
+            _ if quoted => part.push(Glob::Char(character)),
+            '*' => part.push(Glob::Any),
+            '?' => part.push(Glob::One),
+            _ if character == separator => parts.push(Vec::new()),
+            _ => part.extend(character.to_lowercase().map(Glob::Char)),
+        }
+    }
+    if quoted {
+        return Err("has a double quote without its partner");
+    }
+    if parts.iter().any(Vec::is_empty) {
+        return Err("has an empty part");
+    }
+    Ok(parts)
+}
+
+/// What the part stands for, if it has no wildcards.
+fn literal(part: &[Glob]) -> Option<String> {
+    part.iter()
+        .map(|glob| match glob {
+            Glob::Char(character) => Some(character),
+            Glob::Any | Glob::One => None,
+        })
+        .collect()
 }
 
 /// Whether `pattern` covers the whole text. Goes back only to the last `*`, so it takes at most the product of the two
@@ -198,6 +240,15 @@ mod tests {
         assert!(!matches("\"Odd.Name\".\"*\"", "Odd.Name", "x"));
         assert!(matches("*a*b", "public", "xaxbxb"));
         assert!(!matches("*a*b", "public", "xaxbx"));
+    }
+
+    #[test]
+    fn lists_of_columns() {
+        assert_eq!(columns("a,B,\"C,\"\"d\"").unwrap(), ["a", "b", "C,\"d"]);
+        for text in ["", "a,", ",a", "a*", "\"a"] {
+            let error = columns(text).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{text}");
+        }
     }
 
     #[test]

@@ -49,6 +49,11 @@ impl Who {
             .cast_signed()
     }
 
+    /// The same for changes of the set of tables, on the subscriber alone.
+    pub(super) fn tables_lock_key(&self) -> i64 {
+        self.lock_key() ^ 1
+    }
+
     /// The position, if there is one.
     pub(super) async fn load(&self, subscriber: &Client) -> Result<Option<Position>> {
         let row = subscriber
@@ -64,13 +69,13 @@ impl Who {
         }))
     }
 
-    /// Begins a batch's transaction and locks the row in it; returns its tick.
-    pub(super) async fn begin(&self, subscriber: &Client) -> Result<Option<i64>> {
+    /// Begins a batch's transaction and locks the row in it; returns its tick and the revision of the set of tables.
+    pub(super) async fn begin(&self, subscriber: &Client) -> Result<Option<(i64, i64)>> {
         // Constraints that may be deferred are checked at the end: inside a transaction of the provider's they may have
         // been violated, too.
         let sql = format!(
             "begin isolation level read committed, read write; set constraints all deferred;
-             select tick from pgcascade_replay.position where {} for update",
+             select tick, revision from pgcascade_replay.position where {} for update",
             self.condition()
         );
         let messages = subscriber
@@ -78,7 +83,7 @@ impl Who {
             .await
             .doing(|| "begin a transaction on the subscriber".to_owned())?;
         Ok(messages.iter().find_map(|message| match message {
-            SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
+            SimpleQueryMessage::Row(row) => Some((row.get(0)?.parse().ok()?, row.get(1)?.parse().ok()?)),
             _ => None,
         }))
     }
@@ -135,6 +140,24 @@ impl Who {
         } else {
             Err(self.lost("its row on the subscriber was changed meanwhile"))
         }
+    }
+
+    /// Whether the provider can go on from where the subscriber is, as far as that can be seen while a replay may be running,
+    /// which moves both.
+    pub(super) fn check_moving(
+        &self,
+        position: &Position,
+        provider_identity: &str,
+        subscription: Option<Subscription>,
+    ) -> Result<()> {
+        let registered = position.tick.zip(subscription);
+        let subscription = registered.map_or(subscription, |(tick, _)| {
+            Some(Subscription {
+                last_tick: tick,
+                next_tick: None,
+            })
+        });
+        self.check(position, provider_identity, subscription)
     }
 
     /// Whether the provider can go on from where the subscriber is.
@@ -230,6 +253,19 @@ mod tests {
             ok(None, open(5, None)),
             "registered, then killed before the tick was written"
         );
+    }
+
+    #[test]
+    fn while_it_moves_only_what_stays_counts() {
+        let ok = |identity, subscription| who().check_moving(&at(Some(5)), identity, subscription).is_ok();
+        let elsewhere = Some(Subscription {
+            last_tick: 7,
+            next_tick: Some(9),
+        });
+        assert!(ok("1:2:3", elsewhere));
+        assert!(!ok("1:2:4", elsewhere));
+        assert!(!ok("1:2:3", None));
+        assert!(who().check_moving(&at(None), "1:2:3", None).is_ok());
     }
 
     #[test]

@@ -9,31 +9,31 @@ use std::fmt::Display;
 
 use tokio_postgres::Client;
 
+use super::create;
 use super::findings::{Findings, Kind, Remedy};
 use super::position::Who;
 use super::session::SubscriberFacts;
 use super::table::{Name, Table, literal, quoted};
-use super::table_state::State;
-use crate::config::ReplayConfig;
+use super::table_state::{Entry, State};
+use super::triggers::{self, Found};
 use crate::connect::End;
 use crate::error::{Doing, Result};
 
-/// Insert, delete and update, as bits of `pg_trigger.tgtype`.
-pub(super) const ROW_EVENTS: i32 = 4 | 8 | 16;
-/// Truncate.
-pub(super) const TRUNCATE_EVENT: i32 = 32;
-
-/// A table on the provider and its counterpart on the subscriber.
-pub(super) type Pair<'a> = (&'a Table, &'a Table);
+/// A table that is at both ends.
+pub(super) struct Pair<'a> {
+    pub(super) entry: &'a Entry,
+    /// The part of the provider's that is replayed.
+    pub(super) provider: &'a Table,
+    pub(super) subscriber: &'a Table,
+}
 
 /// Whether the role can make, read and fill the queue, and read the tables. Returns the queue's id if it exists.
 pub(super) async fn provider(
     client: &Client,
     role: &str,
     who: &Who,
-    config: &ReplayConfig,
+    entries: &[Entry],
     tables: &HashMap<Name, Table>,
-    states: &HashMap<Name, State>,
     findings: &mut Findings,
 ) -> Result<Option<i32>> {
     let row = client
@@ -66,11 +66,20 @@ pub(super) async fn provider(
             grant("pgq_reader"),
         );
     }
-    let captured = captured(client, who, tables.values().map(|table| table.oid)).await?;
+    let captured = triggers::found(client, who, tables.values()).await?;
     let mut all_captured = true;
-    for table in sorted(tables) {
-        let name = &table.name;
+    for entry in entries {
+        let name = &entry.provider;
         let object: (End, &dyn Display) = (End::Provider, name);
+        let Some(table) = tables.get(name) else {
+            findings.add(
+                Kind::TableMissing,
+                object,
+                format!("table {name} does not exist on the provider any more"),
+                format!("take it out: consumer table remove {}", literal(&name.quoted())),
+            );
+            continue;
+        };
         if !table.schema_usage {
             findings.add(
                 Kind::SchemaRight,
@@ -93,11 +102,7 @@ pub(super) async fn provider(
                 no_key(table),
             );
         }
-        let to_copy = match states.get(name) {
-            None => config.copy,
-            Some(state) => matches!(state, State::InCopy | State::InChunks(_)),
-        };
-        if to_copy && !table.may("select") {
+        if entry.to_copy() && !table.may("select") {
             findings.add(
                 Kind::TableRight,
                 object,
@@ -105,7 +110,7 @@ pub(super) async fn provider(
                 grant(&format!("select on {}", name.quoted())),
             );
         }
-        if to_copy && table.row_security {
+        if entry.to_copy() && table.row_security {
             findings.add(
                 Kind::RowSecurity,
                 object,
@@ -113,40 +118,8 @@ pub(super) async fn provider(
                 bypass(End::Provider, role),
             );
         }
-        let has = captured.get(&table.oid).copied().unwrap_or(0);
-        if has & (ROW_EVENTS | TRUNCATE_EVENT) != ROW_EVENTS | TRUNCATE_EVENT {
-            all_captured = false;
-            if matches!(
-                states.get(name),
-                Some(State::Ok | State::CatchingUp(_) | State::InChunks(_))
-            ) {
-                findings.add(
-                    Kind::CaptureLost,
-                    object,
-                    format!("table {name} of the provider has lost its capture triggers, and changes made since are not in the queue"),
-                    Remedy::run(
-                        End::Subscriber,
-                        format!(
-                            "delete from pgcascade_replay.table_state where consumer = {} and queue = {} and provider_schema = {} \
-                             and provider_table = {}",
-                            literal(&who.consumer),
-                            literal(&who.queue),
-                            literal(&name.schema),
-                            literal(&name.table)
-                        ),
-                    )
-                    .words("copy it again")
-                    .then("start with --truncate"),
-                );
-            } else if !table.may("trigger") {
-                findings.add(
-                    Kind::TriggerRight,
-                    object,
-                    format!("role \"{role}\" may not make triggers on table {name} of the provider"),
-                    grant(&format!("trigger on {}", name.quoted())),
-                );
-            }
-        }
+        let found = captured.get(&table.oid).map_or(&[][..], Vec::as_slice);
+        all_captured &= capture(entry, table, found, role, findings);
     }
     if !all_captured && !row.get::<_, bool>("may_capture") {
         findings.add(
@@ -157,6 +130,59 @@ pub(super) async fn provider(
         );
     }
     Ok(queue_id)
+}
+
+/// Whether the table's triggers are there. If not: whether they may be missing, and can be made.
+fn capture(entry: &Entry, table: &Table, found: &[Found], role: &str, findings: &mut Findings) -> bool {
+    let name = &table.name;
+    let object: (End, &dyn Display) = (End::Provider, name);
+    let wanted = entry.filter.captures(table);
+    let foreign = triggers::foreign(&wanted, found);
+    for trigger in &foreign {
+        let wanted = wanted
+            .iter()
+            .find(|wanted| wanted.events & trigger.capture.events != 0)
+            .map_or_else(|| "none".to_owned(), ToString::to_string);
+        findings.add(
+            Kind::TriggerArguments,
+            object,
+            format!(
+                "trigger {} captures table {name} of the provider into the queue with other arguments ({}) than wanted ({wanted})",
+                quoted(&trigger.name),
+                trigger.capture
+            ),
+            Remedy::run(
+                End::Provider,
+                format!("drop trigger {} on {}", quoted(&trigger.name), name.quoted()),
+            )
+            .words(
+                "the consumers of a queue share its triggers: add the table with the same --only, --except and --where, or \
+                 replay it through another queue; or, if nobody needs that one",
+            ),
+        );
+    }
+    if !foreign.is_empty() || triggers::lacking(&wanted, found).is_empty() {
+        return true;
+    }
+    if !entry.is_new && entry.state != State::InCopy {
+        findings.add(
+            Kind::CaptureLost,
+            object,
+            format!("table {name} of the provider has lost its capture triggers, and changes made since are not in the queue"),
+            format!("copy it again: consumer table resync {}", literal(&name.quoted())),
+        );
+    } else if !table.may("trigger") {
+        findings.add(
+            Kind::TriggerRight,
+            object,
+            format!("role \"{role}\" may not make triggers on table {name} of the provider"),
+            Remedy::run(
+                End::Provider,
+                format!("grant trigger on {} to {}", name.quoted(), quoted(role)),
+            ),
+        );
+    }
+    false
 }
 
 /// The unique key that could be the primary one, if there is one.
@@ -181,14 +207,34 @@ fn bypass(end: End, role: &str) -> Remedy {
     Remedy::run(end, format!("alter role {} bypassrls", quoted(role))).words("use the table's owner, or")
 }
 
-/// The kinds of change that triggers put into the queue already, by table.
-pub(super) async fn captured(client: &Client, who: &Who, oids: impl Iterator<Item = u32>) -> Result<HashMap<u32, i32>> {
-    let oids: Vec<u32> = oids.collect();
-    let rows = client
-        .query(include_str!("sql/triggers.sql"), &[&oids, &who.queue])
-        .await
-        .doing(|| "look for capture triggers on the provider".to_owned())?;
-    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+/// Those that the subscriber lacks: whether they may be, and are to be made.
+pub(super) fn missing(missing: &[Table], entries: &[Entry], create: bool, findings: &mut Findings) {
+    for table in missing {
+        let name = &table.name;
+        let object: (End, &dyn Display) = (End::Subscriber, name);
+        let Some(entry) = entries.iter().find(|entry| entry.subscriber == *name) else {
+            continue;
+        };
+        let make = Remedy::run(End::Subscriber, create::statement(table));
+        // One that had rows must not come back without them.
+        if !entry.is_new && entry.state != State::InCopy {
+            let name_there = literal(&entry.provider.quoted());
+            findings.add(
+                Kind::TableMissing,
+                object,
+                format!("table {name} does not exist on the subscriber any more"),
+                make.words("make it there")
+                    .then(format!("consumer table resync {name_there}")),
+            );
+        } else if !create {
+            findings.add(
+                Kind::TableMissing,
+                object,
+                format!("table {name} does not exist on the subscriber"),
+                make.words("let replay make it with --create, or"),
+            );
+        }
+    }
 }
 
 /// What the role needs on the subscriber whatever the tables. Leaves the session in replica mode: no trigger of an
@@ -248,12 +294,16 @@ pub(super) async fn subscriber_rights(client: &Client, facts: &SubscriberFacts, 
 pub(super) async fn subscriber_tables(
     client: &Client,
     role: &str,
-    config: &ReplayConfig,
+    truncate: bool,
     pairs: &[Pair<'_>],
-    states: &HashMap<Name, State>,
     findings: &mut Findings,
 ) -> Result<()> {
-    for (provider, subscriber) in pairs {
+    for Pair {
+        entry,
+        provider,
+        subscriber,
+    } in pairs
+    {
         let name = &subscriber.name;
         let object: (End, &dyn Display) = (End::Subscriber, name);
         if !matches!(subscriber.kind.as_str(), "r" | "p") {
@@ -278,6 +328,14 @@ pub(super) async fn subscriber_tables(
                 Remedy::run(End::Subscriber, add_primary_key(name, key)),
             );
         }
+        if entry.filter.rows.is_some() && subscriber.key_over(key).is_some_and(|index| !index.is_immediate) {
+            findings.add(
+                Kind::Filter,
+                object,
+                format!("the key of table {name} on the subscriber is deferrable, and --where needs one that is not"),
+                format!("make the key of {} not deferrable", name.quoted()),
+            );
+        }
         rights(role, provider, subscriber, findings);
         if subscriber.row_security {
             findings.add(
@@ -287,12 +345,9 @@ pub(super) async fn subscriber_tables(
                 bypass(End::Subscriber, role),
             );
         }
-        let to_copy = match states.get(&provider.name) {
-            None => config.copy,
-            Some(state) => *state == State::InCopy,
-        };
-        if to_copy
-            && !config.truncate
+        if entry.state == State::InCopy
+            && !entry.replace_rows
+            && !truncate
             && subscriber.may("select")
             && subscriber.schema_usage
             && has_rows(client, name).await?
@@ -302,7 +357,8 @@ pub(super) async fn subscriber_tables(
                 object,
                 format!("table {name} on the subscriber has rows already"),
                 Remedy::run(End::Subscriber, format!("truncate {}", name.quoted())).words(
-                    "let replay empty it with --truncate; if the rows are equal to the provider's, use --no-copy; or",
+                    "let replay empty it with --truncate (table add: --replace); if the rows are equal to the provider's, use \
+                     --no-copy; or",
                 ),
             );
         }
@@ -358,7 +414,7 @@ fn columns(provider: &Table, subscriber: &Table, findings: &mut Findings) {
             findings.add(
                 Kind::ColumnExtra,
                 object,
-                format!("column \"{}\" of table {name} on the subscriber is NOT NULL without a default, and the provider does not have it", column.name),
+                format!("column \"{}\" of table {name} on the subscriber is NOT NULL without a default, and no value for it comes from the provider", column.name),
                 alter(format!("alter column {} drop not null", quoted(&column.name))),
             );
         }
@@ -399,10 +455,4 @@ fn rights(role: &str, provider: &Table, subscriber: &Table, findings: &mut Findi
             grant(format!("{list} on {}", name.quoted())),
         );
     }
-}
-
-fn sorted(tables: &HashMap<Name, Table>) -> Vec<&Table> {
-    let mut list: Vec<&Table> = tables.values().collect();
-    list.sort_by(|a, b| a.name.cmp(&b.name));
-    list
 }

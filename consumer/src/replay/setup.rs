@@ -1,15 +1,19 @@
 //! From a configuration to two sessions that can stream: everything replay does before the first batch.
 //!
 //! The order matters, and every step can be repeated after a crash:
-//! 1. connect to both ends; take the consumer's lock on both, so that there is one replay of it, whoever started it;
-//! 2. check everything, change nothing: all findings are reported at once (findings.rs, preflight.rs); only what an older
-//!    version made for itself on the subscriber is brought up to date before (state.rs);
+//! 1. connect to both ends ([`open`]); take the consumer's lock on both, so that there is one replay of it, whoever started
+//!    it;
+//! 2. look at everything and change nothing ([`survey`]): all findings are reported at once (findings.rs, preflight.rs); only
+//!    what an older version made for itself on the subscriber is brought up to date before (state.rs);
 //! 3. make the missing tables (`--create`) and the schema pgcascade_replay on the subscriber;
 //! 4. make the queue, write the intent, register the consumer, write its first tick: the stream begins here;
 //! 5. make the triggers: every change from here on is in the stream;
-//! 6. only then copy what has no copy yet (copy.rs): what its snapshot does not see is in the stream.
+//! 6. record the tables that are new; only then copy what has no copy yet (copy.rs): what its snapshot does not see is in
+//!    the stream.
 //!
-//! Called again after each lost connection; then it finds everything in place and only checks.
+//! Called again after each lost connection and after each change of the set of tables; then it finds everything in place
+//! and only checks. `consumer table add` does steps 2 to 6 for its tables, without the consumer's lock, while replay runs or
+//! not; a lock of their own keeps two of these apart. `consumer check` does step 2 only.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,17 +21,18 @@ use std::sync::Arc;
 use futures_util::future;
 use tokio_postgres::Client;
 
-use super::findings::{Findings, Kind, Remedy};
-use super::pattern::{self, Pattern};
+use super::filter::Filter;
+use super::findings::{Finding, Findings, Kind};
 use super::position::{Position, Subscription, Who};
 use super::preflight::{self, Pair};
 use super::session::{self, ProviderFacts, SubscriberFacts};
-use super::state;
-use super::table::{self, Name, Table, literal, quoted};
-use super::table_state::{self, State};
-use super::{Memory, create};
+use super::table::{self, Name, Table};
+use super::table_state::{self, Entry, State};
+use super::wish::Wish;
+use super::{Memory, create, state, triggers};
 use crate::config::ReplayConfig;
 use crate::connect::{End, Session, connect};
+use crate::conninfo::ConnInfo;
 use crate::error::{Doing, Error, Result};
 
 /// The two sessions, and what the streaming and copying parts need to know.
@@ -40,57 +45,28 @@ pub(super) struct Ready {
     pub(super) queue_id: i32,
     /// The provider's.
     pub(super) encoding: String,
+    /// That of the set of tables.
+    pub(super) revision: i64,
     pub(super) targets: Vec<Target>,
 }
 
 /// A table that is replayed.
 pub(super) struct Target {
+    /// The part of the provider's that is replayed.
     pub(super) provider: Arc<Table>,
     pub(super) subscriber: Arc<Table>,
     pub(super) state: State,
+    pub(super) filter: Filter,
+    pub(super) replace_rows: bool,
+    pub(super) with_indexes: bool,
 }
 
-/// Does all of it but the copies.
-pub(super) async fn prepare(config: &ReplayConfig, patterns: &[Pattern], memory: &mut Memory) -> Result<Ready> {
-    let who = Who {
-        consumer: config.consumer.clone(),
-        queue: config.queue.clone(),
-    };
-    let application_name = format!("pgcascade replay {} {}", who.queue, who.consumer);
-    let (provider, subscriber) = future::try_join(
-        connect(&config.provider, End::Provider, &application_name),
-        connect(&config.subscriber, End::Subscriber, &application_name),
-    )
-    .await?;
-    let (p, s) = (&provider.client, &subscriber.client);
-
-    let facts = facts(p, s).await?;
-    let mut findings = Findings::default();
-    session::check_ends(&facts.provider, &facts.subscriber, &mut findings);
-    findings.into_warnings()?;
-    session::set_up_sessions(p, s).await?;
-    let patience = if memory.connected {
-        session::LOCK_PATIENCE_AGAIN
-    } else {
-        session::LOCK_PATIENCE
-    };
-    session::lock(p, End::Provider, &who, patience).await?;
-    session::lock(s, End::Subscriber, &who, patience).await?;
-    memory.connected = true;
-    if facts.subscriber.may_state {
-        state::bring_up_to_date(s, &facts.subscriber).await?;
-    }
-
-    let mut survey = survey(config, patterns, p, s, &who, &facts).await?;
-    // A lost position first: whatever else is missing, putting it right would not help.
-    check_position(p, s, &who, &facts, survey.queue_id).await?;
-    let warnings = std::mem::take(&mut survey.findings).into_warnings()?;
-    if !std::mem::replace(&mut memory.warned, true) {
-        for finding in &warnings {
-            tracing::warn!("{}; {}", finding.sentence, finding.remedy);
-        }
-    }
-    complete(config, who, provider, subscriber, facts, survey).await
+/// The two sessions, and what they are.
+pub(super) struct Ends {
+    pub(super) provider: Session,
+    pub(super) subscriber: Session,
+    facts: Facts,
+    pub(super) who: Who,
 }
 
 /// What both ends are.
@@ -105,111 +81,252 @@ pub(super) async fn facts(provider: &Client, subscriber: &Client) -> Result<Fact
     Ok(Facts { provider, subscriber })
 }
 
-/// The tables at both ends, and what is wrong with them.
+/// Connects to both ends.
+pub(super) async fn open(provider: &ConnInfo, subscriber: &ConnInfo, who: Who, program: &str) -> Result<Ends> {
+    let application_name = format!("pgcascade {program} {} {}", who.queue, who.consumer);
+    let (provider, subscriber) = future::try_join(
+        connect(provider, End::Provider, &application_name),
+        connect(subscriber, End::Subscriber, &application_name),
+    )
+    .await?;
+    let (p, s) = (&provider.client, &subscriber.client);
+    let facts = facts(p, s).await?;
+    let mut findings = Findings::default();
+    session::check_ends(&facts.provider, &facts.subscriber, &mut findings);
+    findings.into_warnings()?;
+    session::set_up_sessions(p, s).await?;
+    Ok(Ends {
+        provider,
+        subscriber,
+        facts,
+        who,
+    })
+}
+
+/// How the set of tables is looked at.
+#[derive(Clone, Copy)]
+pub(super) struct Look {
+    /// Make the tables that the subscriber lacks.
+    pub(super) create: bool,
+    /// Rows on the subscriber do not matter.
+    pub(super) truncate: bool,
+    /// At the tables that are added, not at those that are there.
+    pub(super) new_only: bool,
+}
+
+impl Look {
+    /// As replay does at its start.
+    pub(super) fn of_start(config: &ReplayConfig) -> Self {
+        Self {
+            create: config.create,
+            truncate: config.truncate,
+            new_only: false,
+        }
+    }
+}
+
+/// Does all of it but the copies.
+pub(super) async fn prepare(config: &ReplayConfig, wish: &Wish, memory: &mut Memory) -> Result<Ready> {
+    let ends = open(&config.provider, &config.subscriber, config.who(), "replay").await?;
+    let patience = if memory.connected {
+        session::LOCK_PATIENCE_AGAIN
+    } else {
+        session::LOCK_PATIENCE
+    };
+    session::lock(&ends.provider.client, End::Provider, &ends.who, patience).await?;
+    session::lock(&ends.subscriber.client, End::Subscriber, &ends.who, patience).await?;
+    memory.connected = true;
+
+    // --table is `table add` at the start: what was removed since stays away until the next.
+    let wish = if memory.tables_added { None } else { Some(wish) };
+    let base = ends.make(wish, Look::of_start(config)).await?;
+    memory.tables_added = true;
+    for warning in base.warnings {
+        if memory.warned.insert(warning.sentence.clone()) {
+            tracing::warn!("{}; {}", warning.sentence, warning.remedy);
+        }
+    }
+
+    let mut targets = Vec::new();
+    for entry in base.entries {
+        let (Some(provider), Some(subscriber)) = (
+            base.at_provider.get(&entry.provider),
+            base.at_subscriber.get(&entry.subscriber),
+        ) else {
+            return Err(Error::failure(format!("table {} was dropped meanwhile", entry.provider)).transient());
+        };
+        targets.push(Target {
+            provider: Arc::new(entry.filter.part_of(provider)),
+            subscriber: Arc::new(subscriber.clone()),
+            state: entry.state,
+            filter: entry.filter,
+            replace_rows: entry.replace_rows,
+            with_indexes: entry.with_indexes,
+        });
+    }
+    if targets.is_empty() {
+        tracing::warn!("the set of tables is empty; consumer table add fills it");
+    }
+    ends.provider
+        .client
+        .batch_execute("listen pgcascade_tick")
+        .await
+        .doing(|| "listen for ticks on the provider".to_owned())?;
+    Ok(Ready {
+        provider: ends.provider,
+        subscriber: ends.subscriber,
+        who: ends.who,
+        tick: base.tick,
+        queue_id: base.queue_id,
+        encoding: ends.facts.provider.encoding,
+        revision: base.revision,
+        targets,
+    })
+}
+
+/// The set of tables at both ends, and what is wrong with it.
 pub(super) struct Survey {
-    /// What --table means.
-    pub(super) names: Vec<Name>,
+    /// Those that are looked at, in the order of their names.
+    pub(super) entries: Vec<Entry>,
+    /// Of the set as it is recorded; None: not yet.
+    revision: Option<i64>,
     pub(super) at_provider: HashMap<Name, Table>,
+    /// What of them is replayed.
+    parts: HashMap<Name, Table>,
     pub(super) at_subscriber: HashMap<Name, Table>,
-    pub(super) states: HashMap<Name, State>,
     /// None: not made yet.
     pub(super) queue_id: Option<i32>,
     pub(super) findings: Findings,
 }
 
 impl Survey {
-    /// The tables that the subscriber lacks.
-    fn missing(&self) -> Vec<&Table> {
-        let names = self.names.iter();
-        names
-            .filter(|name| !self.at_subscriber.contains_key(*name))
-            .filter_map(|name| self.at_provider.get(name))
-            .collect()
-    }
-
     /// The tables that are at one end, in the order of their names.
     pub(super) fn tables(&self, end: End) -> Vec<&Table> {
-        let at = match end {
-            End::Provider => &self.at_provider,
-            End::Subscriber => &self.at_subscriber,
-        };
-        self.names.iter().filter_map(|name| at.get(name)).collect()
+        let entries = self.entries.iter();
+        entries
+            .filter_map(|entry| match end {
+                End::Provider => self.at_provider.get(&entry.provider),
+                End::Subscriber => self.at_subscriber.get(&entry.subscriber),
+            })
+            .collect()
     }
 
     /// The tables that are at both ends.
     pub(super) fn pairs(&self) -> Vec<Pair<'_>> {
-        let names = self.names.iter();
-        names
-            .filter_map(|name| Some((self.at_provider.get(name)?, self.at_subscriber.get(name)?)))
-            .collect()
+        let pair = |entry| {
+            Some(Pair {
+                entry,
+                provider: self.parts.get(&entry.provider)?,
+                subscriber: self.at_subscriber.get(&entry.subscriber)?,
+            })
+        };
+        self.entries.iter().filter_map(pair).collect()
+    }
+
+    /// The tables that the subscriber lacks, as they are to be made there.
+    fn missing(&self) -> Vec<Table> {
+        let mut missing = Vec::new();
+        for entry in &self.entries {
+            if !self.at_subscriber.contains_key(&entry.subscriber)
+                && let Some(part) = self.parts.get(&entry.provider)
+            {
+                let mut table = part.clone();
+                table.name = entry.subscriber.clone();
+                missing.push(table);
+            }
+        }
+        missing
+    }
+
+    async fn look_at_subscriber(&mut self, s: &Client) -> Result<()> {
+        let names: Vec<Name> = self.entries.iter().map(|entry| entry.subscriber.clone()).collect();
+        self.at_subscriber = table::inspect(s, End::Subscriber, &names).await?;
+        Ok(())
     }
 }
 
 /// Looks at everything and changes nothing, but for the session's role on the subscriber, which is replica's then.
 pub(super) async fn survey(
-    config: &ReplayConfig,
-    patterns: &[Pattern],
-    p: &Client,
-    s: &Client,
+    (p, s): (&Client, &Client),
     who: &Who,
     facts: &Facts,
+    wish: Option<&Wish>,
+    look: Look,
 ) -> Result<Survey> {
     let mut findings = Findings::default();
-    let names = pattern::resolve(p, patterns, &mut findings).await?;
+    let (revision, present) = if facts.subscriber.may_state {
+        (table_state::revision(s, who).await?, table_state::load(s, who).await?)
+    } else {
+        (None, Vec::new())
+    };
+    let new = match wish {
+        Some(wish) => wish.entries(p, &present, &mut findings).await?,
+        None => Vec::new(),
+    };
+    let mut entries = if look.new_only { Vec::new() } else { present };
+    entries.extend(new);
+    entries.sort_by(|a, b| a.provider.cmp(&b.provider));
+    if entries.is_empty() && revision.is_none() && findings.len() == 0 {
+        findings.add(
+            Kind::NoTable,
+            (End::Provider, &format!("queue {}", who.queue)),
+            "there is no table to replay",
+            "give --table, or: consumer table add",
+        );
+    }
+    let names: Vec<Name> = entries.iter().map(|entry| entry.provider.clone()).collect();
     let at_provider = table::inspect(p, End::Provider, &names).await?;
-    let at_subscriber = table::inspect(s, End::Subscriber, &names).await?;
-    let states = if facts.subscriber.may_state {
-        table_state::load(s, who).await?
-    } else {
-        HashMap::new()
-    };
-
-    let role = &facts.provider.role;
-    let queue_id = preflight::provider(p, role, who, config, &at_provider, &states, &mut findings).await?;
+    let queue_id = preflight::provider(p, &facts.provider.role, who, &entries, &at_provider, &mut findings).await?;
     preflight::subscriber_rights(s, &facts.subscriber, &mut findings).await?;
-    let mut survey = Survey {
-        names,
-        at_provider,
-        at_subscriber,
-        states,
-        queue_id,
-        findings: Findings::default(),
-    };
-    let missing = survey.missing();
-    if config.create {
-        create::check(s, &missing, &mut findings).await?;
-    } else {
-        for table in &missing {
-            findings.add(
-                Kind::TableMissing,
-                (End::Subscriber, &table.name),
-                format!("table {} does not exist on the subscriber", table.name),
-                Remedy::run(End::Subscriber, create::statement(table)).words("let replay make it with --create, or"),
-            );
+    let mut parts = HashMap::new();
+    for entry in &entries {
+        let Some(table) = at_provider.get(&entry.provider) else {
+            continue;
+        };
+        if entry.is_new {
+            entry.filter.check(p, table, &mut findings).await?;
         }
+        parts.insert(entry.provider.clone(), entry.filter.part_of(table));
+    }
+    let mut survey = Survey {
+        entries,
+        revision,
+        at_provider,
+        parts,
+        at_subscriber: HashMap::new(),
+        queue_id,
+        findings,
+    };
+    survey.look_at_subscriber(s).await?;
+    let mut findings = std::mem::take(&mut survey.findings);
+    preflight::missing(&survey.missing(), &survey.entries, look.create, &mut findings);
+    if look.create {
+        create::check(s, &survey.missing(), &mut findings).await?;
     }
     let role = &facts.subscriber.role;
-    preflight::subscriber_tables(s, role, config, &survey.pairs(), &survey.states, &mut findings).await?;
+    preflight::subscriber_tables(s, role, look.truncate, &survey.pairs(), &mut findings).await?;
     survey.findings = findings;
     Ok(survey)
 }
 
-/// Whether the provider can go on from where the subscriber is.
+/// Whether the provider can go on from where the subscriber is. `moving`: a replay may be running.
 pub(super) async fn check_position(
-    p: &Client,
-    s: &Client,
+    (p, s): (&Client, &Client),
     who: &Who,
     facts: &Facts,
     queue_id: Option<i32>,
+    moving: bool,
 ) -> Result<()> {
     if facts.subscriber.may_state
         && let Some(position) = who.load(s).await?
     {
         let subscription = subscription(p, who).await?;
+        let identity = |id| format!("{}:{id}", facts.provider.identity);
         match queue_id {
             None if position.tick.is_some() => return Err(who.lost("the provider does not have the queue any more")),
             None => {}
-            Some(id) => who.check(&position, &format!("{}:{id}", facts.provider.identity), subscription)?,
+            Some(id) if moving => who.check_moving(&position, &identity(id), subscription)?,
+            Some(id) => who.check(&position, &identity(id), subscription)?,
         }
     } else if (facts.subscriber.may_state || !facts.subscriber.schema_exists)
         && queue_id.is_some()
@@ -220,67 +337,90 @@ pub(super) async fn check_position(
     Ok(())
 }
 
-/// Makes what is missing.
-async fn complete(
-    config: &ReplayConfig,
-    who: Who,
-    provider: Session,
-    subscriber: Session,
-    facts: Facts,
-    mut survey: Survey,
-) -> Result<Ready> {
-    let (p, s) = (&provider.client, &subscriber.client);
-    if !survey.missing().is_empty() {
-        create::create(s, &survey.missing()).await?;
-        survey.at_subscriber = table::inspect(s, End::Subscriber, &survey.names).await?;
-    }
-    let Survey {
-        names,
-        at_provider,
-        at_subscriber,
-        states,
-        ..
-    } = survey;
-    if !facts.subscriber.installed {
-        state::bring_up_to_date(s, &facts.subscriber).await?;
-    }
-    let queue_id = make_queue(p, &who).await?;
-    let tick = register(p, s, &who, &format!("{}:{queue_id}", facts.provider.identity)).await?;
+/// What is in place when the set of tables is.
+pub(super) struct Base {
+    tick: i64,
+    queue_id: i32,
+    revision: i64,
+    /// Those that were looked at.
+    pub(super) entries: Vec<Entry>,
+    at_provider: HashMap<Name, Table>,
+    at_subscriber: HashMap<Name, Table>,
+    /// What does not keep it from being replayed.
+    pub(super) warnings: Vec<Finding>,
+}
 
-    let mut targets = Vec::new();
-    for name in &names {
-        let (Some(provider), Some(subscriber)) = (at_provider.get(name), at_subscriber.get(name)) else {
-            return Err(Error::failure(format!("table {name} was dropped meanwhile")).transient());
-        };
-        targets.push(Target {
-            provider: Arc::new(provider.clone()),
-            subscriber: Arc::new(subscriber.clone()),
-            state: states
-                .get(name)
-                .cloned()
-                .unwrap_or(if config.copy { State::InCopy } else { State::Ok }),
-        });
+impl Ends {
+    /// Checks everything, then makes what is missing and adds the tables that are wished for.
+    pub(super) async fn make(&self, wish: Option<&Wish>, look: Look) -> Result<Base> {
+        let (s, key) = (&self.subscriber.client, self.who.tables_lock_key());
+        let what = || "lock the set of tables on the subscriber".to_owned();
+        s.execute("select pg_catalog.pg_advisory_lock($1)", &[&key])
+            .await
+            .doing(what)?;
+        let base = self.make_locked(wish, look).await?;
+        s.execute("select pg_catalog.pg_advisory_unlock($1)", &[&key])
+            .await
+            .doing(what)?;
+        Ok(base)
     }
-    capture(p, &who, &targets).await?;
-    // After the triggers: a table that has a state and no triggers is one that lost them.
-    forget_removed(s, &who, &states, &names).await?;
-    for target in &targets {
-        if !states.contains_key(&target.provider.name) {
-            table_state::add(s, &who, &target.provider.name, &target.subscriber.name, config.copy).await?;
+
+    async fn make_locked(&self, wish: Option<&Wish>, look: Look) -> Result<Base> {
+        let (p, s, who, facts) = (&self.provider.client, &self.subscriber.client, &self.who, &self.facts);
+        if facts.subscriber.may_state {
+            state::bring_up_to_date(s, &facts.subscriber).await?;
         }
+        let mut survey = survey((p, s), who, facts, wish, look).await?;
+        // A lost position first: whatever else is missing, putting it right would not help.
+        check_position((p, s), who, facts, survey.queue_id, look.new_only).await?;
+        let warnings = std::mem::take(&mut survey.findings).into_warnings()?;
+
+        let missing = survey.missing();
+        if !missing.is_empty() {
+            create::create(s, &missing).await?;
+            survey.look_at_subscriber(s).await?;
+        }
+        if !facts.subscriber.installed {
+            state::bring_up_to_date(s, &facts.subscriber).await?;
+        }
+        let queue_id = make_queue(p, who).await?;
+        let identity = format!("{}:{queue_id}", facts.provider.identity);
+        let tick = register(p, s, who, &identity, look.new_only).await?;
+        let Survey {
+            entries,
+            mut revision,
+            at_provider,
+            at_subscriber,
+            ..
+        } = survey;
+        let mut captured = triggers::found(p, who, at_provider.values()).await?;
+        for entry in &entries {
+            let Some(table) = at_provider.get(&entry.provider) else {
+                continue;
+            };
+            let found = captured.remove(&table.oid).unwrap_or_default();
+            let wanted = entry.filter.captures(table);
+            triggers::make(p, who, table, &triggers::lacking(&wanted, &found), &found).await?;
+        }
+        // After the triggers: a table that has a state and no triggers is one that lost them.
+        if entries.iter().any(|entry| entry.is_new) {
+            let what = || "add tables to the set on the subscriber".to_owned();
+            revision = Some(table_state::begin_change(s, who).await?);
+            for entry in entries.iter().filter(|entry| entry.is_new) {
+                table_state::add(s, who, entry).await?;
+            }
+            s.batch_execute("commit").await.doing(what)?;
+        }
+        Ok(Base {
+            tick,
+            queue_id,
+            revision: revision.unwrap_or(0),
+            entries,
+            at_provider,
+            at_subscriber,
+            warnings,
+        })
     }
-    p.batch_execute("listen pgcascade_tick")
-        .await
-        .doing(|| "listen for ticks on the provider".to_owned())?;
-    Ok(Ready {
-        provider,
-        subscriber,
-        who,
-        tick,
-        queue_id,
-        encoding: facts.provider.encoding,
-        targets,
-    })
 }
 
 /// The queue's id; makes the queue if need be.
@@ -316,13 +456,17 @@ async fn subscription(provider: &Client, who: &Who) -> Result<Option<Subscriptio
     }))
 }
 
-/// Returns the tick to go on from; registers the consumer if it is new.
-async fn register(provider: &Client, subscriber: &Client, who: &Who, identity: &str) -> Result<i64> {
+/// Returns the tick to go on from; registers the consumer if it is new. `moving`: a replay may be running.
+async fn register(provider: &Client, subscriber: &Client, who: &Who, identity: &str, moving: bool) -> Result<i64> {
     let known = subscription(provider, who).await?;
     match who.load(subscriber).await? {
         None if known.is_some() => return Err(who.taken()),
         Some(position @ Position { tick: Some(tick), .. }) => {
-            who.check(&position, identity, known)?;
+            if moving {
+                who.check_moving(&position, identity, known)?;
+            } else {
+                who.check(&position, identity, known)?;
+            }
             return Ok(tick);
         }
         Some(position) => who.check(&position, identity, known)?,
@@ -344,88 +488,4 @@ async fn register(provider: &Client, subscriber: &Client, who: &Who, identity: &
         "consumer registered"
     );
     Ok(last_tick)
-}
-
-/// A table that is no longer asked for is forgotten, see table_state.rs.
-async fn forget_removed(subscriber: &Client, who: &Who, states: &HashMap<Name, State>, names: &[Name]) -> Result<()> {
-    for name in states.keys().filter(|name| !names.contains(name)) {
-        table_state::remove(subscriber, who, name).await?;
-        tracing::warn!(
-            table = %name,
-            "no longer replayed, as --table does not name it: its rows stay, its events are ignored, its triggers on the provider \
-             stay until they are dropped; named again it has to be copied again"
-        );
-    }
-    Ok(())
-}
-
-/// Makes the triggers that are missing, each pair in a transaction of its own: CREATE TRIGGER keeps writers of the
-/// table out.
-async fn capture(provider: &Client, who: &Who, targets: &[Target]) -> Result<()> {
-    let captured = preflight::captured(provider, who, targets.iter().map(|target| target.provider.oid)).await?;
-    for target in targets {
-        let table = &target.provider;
-        let has = captured.get(&table.oid).copied().unwrap_or(0);
-        let mut sql = String::new();
-        // Only what no other trigger captures: what two capture would come twice.
-        let row: &[(&str, i32)] = &[("insert", 4), ("update", 16), ("delete", 8)];
-        let statement: &[(&str, i32)] = &[("truncate", preflight::TRUNCATE_EVENT)];
-        for (events, level, suffix) in [(row, "row", ""), (statement, "statement", "_truncate")] {
-            let events = events.iter().filter(|(_, bit)| has & bit == 0);
-            let events: Vec<&str> = events.map(|(event, _)| *event).collect();
-            if !events.is_empty() {
-                sql.push_str(&format!(
-                    "create trigger {} after {} on {} for each {level} execute function pgq.logutriga({});",
-                    quoted(&trigger_name(who, suffix)),
-                    events.join(" or "),
-                    table.name.quoted(),
-                    literal(&who.queue)
-                ));
-            }
-        }
-        if !sql.is_empty() {
-            // Writers queue up behind a CREATE TRIGGER that waits for a long transaction: better to give up and try
-            // again.
-            provider
-                .batch_execute(&format!("begin; set local lock_timeout = '5s'; {sql} commit"))
-                .await
-                .doing(|| format!("make the capture triggers on table {} of the provider", table.name))?;
-            tracing::info!(table = %table.name, "capture triggers made on the provider");
-        }
-    }
-    Ok(())
-}
-
-/// One pair per queue and table. A name is at most 63 bytes.
-pub(super) fn trigger_name(who: &Who, suffix: &str) -> String {
-    let name = format!("pgcascade_capture_{}{suffix}", who.queue);
-    if name.len() <= 63 {
-        name
-    } else {
-        format!(
-            "pgcascade_capture_{:016x}{suffix}",
-            Who {
-                consumer: String::new(),
-                ..who.clone()
-            }
-            .lock_key()
-        )
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn trigger_names_fit() {
-        let who = |queue: &str| Who {
-            consumer: "c".to_owned(),
-            queue: queue.to_owned(),
-        };
-        assert_eq!(trigger_name(&who("q"), "_truncate"), "pgcascade_capture_q_truncate");
-        let long = trigger_name(&who(&"x".repeat(60)), "_truncate");
-        assert!(long.len() <= 63 && long.ends_with("_truncate"), "{long}");
-        assert_ne!(long, trigger_name(&who(&"x".repeat(61)), "_truncate"));
-    }
 }

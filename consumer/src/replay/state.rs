@@ -12,7 +12,11 @@ use super::session::SubscriberFacts;
 use crate::error::{Doing, Error, Result};
 
 /// What each version adds to the one before.
-const STEPS: [&str; 2] = [include_str!("sql/state.sql"), include_str!("sql/state_2.sql")];
+const STEPS: [&str; 3] = [
+    include_str!("sql/state.sql"),
+    include_str!("sql/state_2.sql"),
+    include_str!("sql/state_3.sql"),
+];
 
 /// The version stands in the comment as "(version 2)"; without a comment, nothing was added yet.
 const VERSION: &str = "select coalesce(pg_catalog.substring(pg_catalog.obj_description(n.oid, 'pg_namespace'), 'version (\\d+)')::int4, 1)
@@ -69,6 +73,18 @@ pub(super) async fn bring_up_to_date(subscriber: &Client, found: &SubscriberFact
         tracing::info!(version = known, "schema pgcascade_replay made on the subscriber");
     }
     Ok(())
+}
+
+/// Whether it is of this program's version, for who may only look.
+pub(super) async fn check_version(subscriber: &Client) -> Result<()> {
+    let (version, known) = (version(subscriber).await?.unwrap_or(0), STEPS.len());
+    if usize::try_from(version) == Ok(known) {
+        return Ok(());
+    }
+    Err(Error::failure(format!(
+        "the schema pgcascade_replay on the subscriber is of version {version}, and this consumer's is {known}"
+    ))
+    .hint("An older one is brought up to date by the next start of replay; for a newer one, install the consumer that made it."))
 }
 
 async fn version(subscriber: &Client) -> Result<Option<i32>> {

@@ -19,6 +19,7 @@ use wire::urlenc;
 use super::chunk::{Chunk, Held, Shape};
 use super::collapse::{Collapse, Freedom};
 use super::event::{self, Event};
+use super::filter::Filter;
 use super::setup::Target;
 use super::table::Name;
 use super::table_state::{Copied, State};
@@ -44,6 +45,8 @@ struct Route {
     primary_key: Vec<String>,
     /// Columns of the provider that the subscriber need not have.
     left_out: HashSet<Vec<u8>>,
+    /// What of the table is replayed.
+    filter: Filter,
     /// What of the events is in the copy.
     copied: Option<Copied>,
     /// The copy is not there, or not all events from before its end are applied: new ones have to be kept (held.rs).
@@ -97,6 +100,7 @@ impl Decoder {
                     .filter(|column| column.generated && target.subscriber.column(&column.name).is_none())
                     .map(|column| column.name.clone().into_bytes())
                     .collect(),
+                filter: target.filter.clone(),
                 copied: match &target.state {
                     State::CatchingUp(copied) => Some(copied.clone()),
                     State::InChunks(from) => Some(Copied {
@@ -153,6 +157,11 @@ impl Decoder {
         self.routes.iter().any(|route| route.hold)
     }
 
+    /// Whether any table's rows are filtered.
+    pub(super) fn by_rows(&self) -> bool {
+        self.routes.iter().any(|route| route.filter.rows.is_some())
+    }
+
     /// To be called when the transaction that says so is committed.
     pub(super) fn stop_filtering(&mut self, table: usize) {
         self.routes[table].copied = None;
@@ -203,6 +212,7 @@ impl Decoder {
             let freedom = |route: &Route| match (&route.copied, route.freedom) {
                 // What is settling must not be taken for what it looks like, nor be overtaken by what is not.
                 (Some(Copied { to: Some(_), .. }), Freedom::Net) => Freedom::Ordered,
+                (_, Freedom::Net) if route.filter.rows.is_some() => Freedom::Ordered,
                 (_, freedom) => freedom,
             };
             let freedom: Vec<Freedom> = self.routes.iter().map(freedom).collect();
@@ -232,16 +242,28 @@ impl Decoder {
                 txid: event.txid,
                 event_type: event.event_type.to_vec(),
                 data: event.data.map(<[u8]>::to_vec),
+                extra2: event.passes.map(<[u8]>::to_vec),
             });
             return Ok(());
         }
         let mark = chunk.mark();
-        let kind = match event.event_type.first() {
+        let mut kind = match event.event_type.first() {
             Some(b'I') => 0,
             Some(b'U') => 1,
             Some(b'D') => 2,
             _ => 3,
-        } + 4 * usize::from(settling);
+        };
+        // See filter.rs.
+        let mut becomes = None;
+        if self.routes[route].filter.rows.is_some() {
+            match (event.passes, kind) {
+                (Some(b"t"), 1) => (kind, becomes) = (0, Some(Operation::Insert)),
+                (Some(b"f"), 0..=2) => (kind, becomes) = (2, Some(Operation::Delete)),
+                _ => {}
+            }
+            settling |= becomes.is_some();
+        }
+        let kind = kind + 4 * usize::from(settling);
         if let Some(shape) = self.routes[route].last[kind] {
             match fill(&self.shapes[shape], event, chunk) {
                 Ok(true) => {
@@ -254,7 +276,7 @@ impl Decoder {
                 Err(what) => return Err(self.unreadable(route, event, &what)),
             }
         }
-        let shape = self.shape(route, event, settling)?;
+        let shape = self.shape(route, event, becomes, settling)?;
         self.routes[route].last[kind] = Some(shape);
         match fill(&self.shapes[shape], event, chunk) {
             Ok(true) => {
@@ -276,15 +298,16 @@ impl Decoder {
             self.ignored.insert(seen.to_vec());
             let table = String::from_utf8_lossy(name);
             let event_type = String::from_utf8_lossy(event.event_type);
-            tracing::warn!(ev_id = event.id, %table, %event_type, "events that belong to no table of --table are ignored (said once)");
+            tracing::warn!(ev_id = event.id, %table, %event_type, "events that belong to no table of the set are ignored (said once)");
         }
         None
     }
 
-    /// The shape of the event; a new one if there is none like it.
-    fn shape(&mut self, route: usize, event: &Event<'_>, settling: bool) -> Result<usize> {
-        let parsed = event_type::parse(event.event_type)
+    /// The shape of the event, which may become another operation; a new one if there is none like it.
+    fn shape(&mut self, route: usize, event: &Event<'_>, becomes: Option<Operation>, settling: bool) -> Result<usize> {
+        let mut parsed = event_type::parse(event.event_type)
             .map_err(|error| self.unreadable(route, event, &format!("its type is not logutriga's: {error}")))?;
+        parsed.operation = becomes.unwrap_or(parsed.operation);
         let mut names = Vec::new();
         if parsed.operation != Operation::Truncate {
             for pair in urlenc::pairs(event.data.unwrap_or_default()) {
@@ -294,6 +317,7 @@ impl Decoder {
         }
         if let Some(shape) = self.shapes.iter().find(|shape| {
             shape.table == route
+                && shape.operation == parsed.operation
                 && shape.settling == settling
                 && shape.event_type == event.event_type
                 && shape.names.iter().map(|(name, _)| name).eq(names.iter())
@@ -305,6 +329,7 @@ impl Decoder {
         let mut kept = Vec::new();
         for name in names {
             let keep = match self.routes[route].columns.get(&name) {
+                _ if self.routes[route].filter.leaves_out(&String::from_utf8_lossy(&name)) => false,
                 Some((_, stored)) => {
                     *stored && (parsed.operation != Operation::Delete || parsed.key.iter().any(|key| **key == *name))
                 }

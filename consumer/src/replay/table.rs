@@ -119,6 +119,8 @@ pub(crate) struct Index {
     /// The equality operator of each column, qualified; None for an access method that has none.
     pub(crate) operators: Vec<Option<String>>,
     pub(crate) constraint: Option<(String, String)>,
+    pub(crate) is_unique: bool,
+    /// What follows the table's name in CREATE INDEX.
     pub(crate) definition: String,
 }
 
@@ -279,6 +281,7 @@ fn index(row: &Row) -> Result<Index, tokio_postgres::Error> {
         columns: row.try_get::<_, Option<_>>("columns")?.unwrap_or_default(),
         operators: row.try_get::<_, Option<_>>("operators")?.unwrap_or_default(),
         constraint: constraint.zip(definition),
+        is_unique: row.try_get("is_unique")?,
         definition: row.try_get("definition")?,
     })
 }

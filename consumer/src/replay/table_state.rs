@@ -5,15 +5,15 @@
 //! snapshot sees are skipped, because they are in the copy. Of a table that was copied in
 //! chunks there are two: one from before the first chunk and one from after the last; what only the second sees may be in
 //! the copy or not. The first batch that ends after everything the (last) snapshot had to wait for makes it `ok`. Each
-//! change is in the transaction of the data that it speaks of. A table that leaves `--table` loses its row: were it kept, a
-//! table that comes back later would go on with a gap.
+//! change is in the transaction of the data that it speaks of. The rows are also the set of tables that are replayed, which
+//! `--table` at the start and `consumer table` change (administer.rs); each such change raises `position.revision`.
 
-use std::collections::HashMap;
 use std::str::FromStr;
 
 use tokio_postgres::Client;
 use wire::snapshot::Snapshot;
 
+use super::filter::{Columns, Filter};
 use super::position::Who;
 use super::table::Name;
 use crate::error::{Doing, Error, Result};
@@ -47,70 +47,180 @@ impl Copied {
     }
 }
 
-/// All states of this consumer.
-pub(super) async fn load(subscriber: &Client, who: &Who) -> Result<HashMap<Name, State>> {
+/// A table of the set.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    pub(super) provider: Name,
+    pub(super) subscriber: Name,
+    pub(super) state: State,
+    /// As it is stored.
+    pub(super) state_name: String,
+    pub(super) filter: Filter,
+    /// The copy removes the rows that the subscriber has.
+    pub(super) replace_rows: bool,
+    /// The copy ends with making the provider's plain indexes.
+    pub(super) with_indexes: bool,
+    /// Why the last run stopped at it.
+    pub(super) error: Option<String>,
+    /// Not recorded yet.
+    pub(super) is_new: bool,
+}
+
+impl Entry {
+    /// Whether rows of the provider are still to be copied.
+    pub(super) fn to_copy(&self) -> bool {
+        matches!(self.state, State::InCopy | State::InChunks(_))
+    }
+}
+
+/// The set of tables of this consumer, in the order of their names.
+pub(super) async fn load(subscriber: &Client, who: &Who) -> Result<Vec<Entry>> {
     let rows = subscriber
         .query(
-            "select provider_schema, provider_table, state, copy_snapshot, copy_end_snapshot
+            "select provider_schema, provider_table, subscriber_schema, subscriber_table, state, copy_snapshot, copy_end_snapshot,
+                    only_columns, except_columns, row_filter, replace_rows, with_indexes, error
                from pgcascade_replay.table_state where consumer = $1 and queue = $2",
             &[&who.consumer, &who.queue],
         )
         .await
         .doing(|| "read the states of the tables on the subscriber".to_owned())?;
-    let mut states = HashMap::new();
+    let mut entries = Vec::new();
     for row in rows {
-        let name = Name::new(row.get::<_, &str>(0), row.get::<_, &str>(1));
-        let snapshot = |column: usize| {
+        let provider = Name::new(row.get::<_, &str>(0), row.get::<_, &str>(1));
+        let snapshot = |column: &str| {
             row.get::<_, Option<&str>>(column)
                 .map(Snapshot::from_str)
                 .transpose()
                 .map_err(|error| {
                     Error::failure(format!(
-                        "the state of table {name} has a snapshot that cannot be read: {error}"
+                        "the state of table {provider} has a snapshot that cannot be read: {error}"
                     ))
                 })
         };
-        let state = match (row.get::<_, &str>(2), snapshot(3)?) {
+        let state = match (row.get::<_, &str>("state"), snapshot("copy_snapshot")?) {
             ("ok", _) => State::Ok,
-            ("catching-up", Some(from)) => State::CatchingUp(Copied { from, to: snapshot(4)? }),
+            ("catching-up", Some(from)) => State::CatchingUp(Copied {
+                from,
+                to: snapshot("copy_end_snapshot")?,
+            }),
             (_, Some(from)) => State::InChunks(from),
             (_, None) => State::InCopy,
         };
-        states.insert(name, state);
+        let columns = match (row.get("only_columns"), row.get("except_columns")) {
+            (Some(only), _) => Columns::Only(only),
+            (None, Some(except)) => Columns::Except(except),
+            (None, None) => Columns::All,
+        };
+        entries.push(Entry {
+            subscriber: Name::new(row.get::<_, &str>(2), row.get::<_, &str>(3)),
+            state,
+            state_name: row.get("state"),
+            filter: Filter {
+                columns,
+                rows: row.get("row_filter"),
+            },
+            replace_rows: row.get("replace_rows"),
+            with_indexes: row.get("with_indexes"),
+            error: row.get("error"),
+            is_new: false,
+            provider,
+        });
     }
-    Ok(states)
+    entries.sort_by(|a, b| a.provider.cmp(&b.provider));
+    Ok(entries)
 }
 
-/// Adds a table.
-pub(super) async fn add(
-    subscriber: &Client,
-    who: &Who,
-    provider: &Name,
-    subscriber_table: &Name,
-    copy: bool,
-) -> Result<()> {
-    let state = if copy { "in-copy" } else { "ok" };
+/// How often the set was changed; None without a position. To be read before the set.
+pub(super) async fn revision(subscriber: &Client, who: &Who) -> Result<Option<i64>> {
+    let row = subscriber
+        .query_opt(
+            "select revision from pgcascade_replay.position where consumer = $1 and queue = $2",
+            &[&who.consumer, &who.queue],
+        )
+        .await
+        .doing(|| format!("read the position of consumer \"{}\" on the subscriber", who.consumer))?;
+    Ok(row.map(|row| row.get(0)))
+}
+
+/// Begins a change of the set; returns its number. Waits for the end of the batch at hand, which has the position's row
+/// locked.
+pub(super) async fn begin_change(subscriber: &Client, who: &Who) -> Result<i64> {
+    let what = || "change the set of tables on the subscriber".to_owned();
+    subscriber
+        .batch_execute("begin; set local lock_timeout = 0")
+        .await
+        .doing(what)?;
+    let row = subscriber
+        .query_opt(
+            "update pgcascade_replay.position set revision = revision + 1 where consumer = $1 and queue = $2
+             returning revision",
+            &[&who.consumer, &who.queue],
+        )
+        .await
+        .doing(what)?;
+    row.map(|row| row.get(0))
+        .ok_or_else(|| who.lost("its row on the subscriber is gone"))
+}
+
+/// Adds a table; inside a change.
+pub(super) async fn add(subscriber: &Client, who: &Who, entry: &Entry) -> Result<()> {
+    let (only, except) = match &entry.filter.columns {
+        Columns::All => (None, None),
+        Columns::Only(names) => (Some(names), None),
+        Columns::Except(names) => (None, Some(names)),
+    };
     subscriber
         .execute(
             "insert into pgcascade_replay.table_state
-               (consumer, queue, provider_schema, provider_table, subscriber_schema, subscriber_table, state)
-             values ($1, $2, $3, $4, $5, $6, $7)",
+               (consumer, queue, provider_schema, provider_table, subscriber_schema, subscriber_table, state,
+                only_columns, except_columns, row_filter, replace_rows, with_indexes)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
             &[
                 &who.consumer,
                 &who.queue,
-                &provider.schema,
-                &provider.table,
-                &subscriber_table.schema,
-                &subscriber_table.table,
-                &state,
+                &entry.provider.schema,
+                &entry.provider.table,
+                &entry.subscriber.schema,
+                &entry.subscriber.table,
+                &entry.state_name,
+                &only,
+                &except,
+                &entry.filter.rows,
+                &entry.replace_rows,
+                &entry.with_indexes,
             ],
         )
         .await
-        .doing(|| format!("record the state of table {provider} on the subscriber"))?;
+        .doing(|| format!("record the state of table {} on the subscriber", entry.provider))?;
     Ok(())
 }
 
-/// Forgets a table.
+/// Has a table copied again, its present rows replaced; inside a change.
+pub(super) async fn start_over(subscriber: &Client, who: &Who, provider: &Name) -> Result<()> {
+    let what = || format!("record the state of table {provider} on the subscriber");
+    let key: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
+        &[&who.consumer, &who.queue, &provider.schema, &provider.table];
+    for rows in ["copy_chunk", "held_event"] {
+        let sql = format!(
+            "delete from pgcascade_replay.{rows}
+              where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4"
+        );
+        subscriber.execute(&sql, key).await.doing(what)?;
+    }
+    subscriber
+        .execute(
+            "update pgcascade_replay.table_state
+                set state = 'in-copy', copy_snapshot = null, copy_end_snapshot = null, copied_rows = null, error = null,
+                    replace_rows = true, updated = pg_catalog.clock_timestamp()
+              where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4",
+            key,
+        )
+        .await
+        .doing(what)?;
+    Ok(())
+}
+
+/// Forgets a table; inside a change.
 pub(super) async fn remove(subscriber: &Client, who: &Who, provider: &Name) -> Result<()> {
     // Not left to the foreign key, which is not heeded in replay's sessions.
     subscriber
@@ -141,7 +251,7 @@ pub(super) async fn copied(
         .execute(
             "update pgcascade_replay.table_state
                 set state = 'catching-up', copy_snapshot = $5, copy_end_snapshot = $6, copied_rows = $7, error = null,
-                    updated = pg_catalog.clock_timestamp()
+                    replace_rows = false, updated = pg_catalog.clock_timestamp()
               where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4 and state = 'in-copy'",
             &[&who.consumer, &who.queue, &provider.schema, &provider.table, &from, &to, &rows],
         )
@@ -152,7 +262,8 @@ pub(super) async fn copied(
     } else {
         Err(Error::failure(format!(
             "the state of table {provider} on the subscriber was changed while it was copied"
-        )))
+        ))
+        .transient())
     }
 }
 
@@ -162,7 +273,8 @@ pub(super) async fn caught_up(subscriber: &Client, who: &Who, provider: &Name) -
         .execute(
             "update pgcascade_replay.table_state
                 set state = 'ok', copy_snapshot = null, copy_end_snapshot = null, updated = pg_catalog.clock_timestamp()
-              where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4",
+              where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4
+                and state = 'catching-up'", // it may have been told to start over meanwhile
             &[&who.consumer, &who.queue, &provider.schema, &provider.table],
         )
         .await

@@ -118,7 +118,7 @@ async fn streams_until_told_to_stop() {
 }
 
 #[tokio::test]
-async fn a_table_can_come_later_and_go() {
+async fn a_table_can_come_later() {
     let pair = pair().await;
     pair.provider.run("create table a (id int primary key); create table b (id int primary key); insert into a values (1); insert into b values (1)").await;
     pair.catch_up(&["--table", "a", "--create"]).await;
@@ -137,25 +137,9 @@ async fn a_table_can_come_later_and_go() {
     pair.provider
         .run("insert into a values (3); insert into b values (3)")
         .await;
+    // --table adds: what it does not name any more goes on (consumer/tests/table.rs takes tables out).
     let third = pair.catch_up(&["--table", "a"]).await;
-    assert!(third.stderr.contains("no longer replayed"), "{}", third.stderr);
-    pair.assert_equal("a").await;
-    assert_eq!(pair.subscriber.text("select count(*) from b").await, "2");
-    // Named again it must not go on with a gap.
-    let refused = pair
-        .replay()
-        .args(&["--table", "a", "--table", "b", "--until-caught-up"])
-        .output()
-        .await;
-    assert_eq!(refused.code(), Some(1));
-    assert!(
-        refused
-            .stderr
-            .contains("table public.b on the subscriber has rows already"),
-        "{}",
-        refused.stderr
-    );
-    pair.catch_up(&["--table", "a", "--table", "b", "--truncate"]).await;
+    assert!(!third.stderr.contains("copy done"), "{}", third.stderr);
     pair.assert_equal("a").await;
     pair.assert_equal("b").await;
     pair.drop().await;

@@ -378,7 +378,7 @@ async fn triggers_that_were_lost() {
         .await;
     let texts = [
         "table public.t of the provider has lost its capture triggers",
-        "delete from pgcascade_replay.table_state",
+        "consumer table resync '\"public\".\"t\"'",
     ];
     refused(pair.replay().args(&["--table", "*"]), 1, &texts).await;
     pair.provider

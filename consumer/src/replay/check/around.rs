@@ -57,7 +57,10 @@ pub(super) async fn storage(client: &Client, end: End, tables: &[&Table], findin
 
 /// Triggers and rules of the subscriber that act on what is replayed.
 pub(super) async fn acting(subscriber: &Client, pairs: &[Pair<'_>], findings: &mut Findings) -> Result<()> {
-    let by_oid: HashMap<u32, &Table> = pairs.iter().map(|(_, table)| (table.oid, *table)).collect();
+    let by_oid: HashMap<u32, &Table> = pairs
+        .iter()
+        .map(|pair| (pair.subscriber.oid, pair.subscriber))
+        .collect();
     let oids: Vec<u32> = by_oid.keys().copied().collect();
     let rows = subscriber
         .query(include_str!("acting.sql"), &[&oids])
@@ -97,10 +100,8 @@ pub(super) async fn foreign_keys(
     let emptied: HashSet<u32> = survey
         .pairs()
         .iter()
-        .filter(|(provider, _)| {
-            config.truncate && matches!(survey.states.get(&provider.name), None | Some(State::InCopy))
-        })
-        .map(|(_, table)| table.oid)
+        .filter(|pair| config.truncate && pair.entry.state == State::InCopy && !pair.entry.replace_rows)
+        .map(|pair| pair.subscriber.oid)
         .collect();
     let oids: Vec<u32> = ours.keys().copied().collect();
     let rows = subscriber
@@ -156,9 +157,15 @@ pub(super) async fn sequences(
     pairs: &[Pair<'_>],
     findings: &mut Findings,
 ) -> Result<()> {
-    let theirs = owned(provider, End::Provider, pairs.iter().map(|pair| pair.0.oid)).await?;
-    let ours = owned(subscriber, End::Subscriber, pairs.iter().map(|pair| pair.1.oid)).await?;
-    for (from, to) in pairs {
+    let theirs = owned(provider, End::Provider, pairs.iter().map(|pair| pair.provider.oid)).await?;
+    let ours = owned(
+        subscriber,
+        End::Subscriber,
+        pairs.iter().map(|pair| pair.subscriber.oid),
+    )
+    .await?;
+    for pair in pairs {
+        let (from, to) = (pair.provider, pair.subscriber);
         for column in &from.columns {
             let Some((_, Some(ahead))) = theirs.get(&(from.oid, column.name.clone())) else {
                 continue;
@@ -215,7 +222,7 @@ pub(super) async fn other_consumers(
         .doing(|| "read the states of the tables on the subscriber".to_owned())?;
     for row in rows {
         let name = Name::new(row.get::<_, &str>(0), row.get::<_, &str>(1));
-        if pairs.iter().any(|(_, table)| table.name == name) {
+        if pairs.iter().any(|pair| pair.subscriber.name == name) {
             let (consumer, queue): (&str, &str) = (row.get(2), row.get(3));
             findings.add(
                 Kind::TwoConsumers,
@@ -223,7 +230,7 @@ pub(super) async fn other_consumers(
                 format!(
                     "table {name} on the subscriber is filled by consumer \"{consumer}\" of queue \"{queue}\", too"
                 ),
-                "take it from the --table of one of the two",
+                "take it out of one of the two: consumer table remove",
             );
         }
     }

@@ -1,8 +1,8 @@
 //! Whether the triggers and settings of the provider let every change into the queue, once, and in a form that replay reads.
 //!
-//! Preflight knows which kinds of change of a table are captured; replay makes what is missing. Found here is what it would
-//! not mend: its trigger disabled, or its name taken; changes that come twice; triggers that fire BEFORE (rule R5 of
-//! docs/rules.md), leave out a part, or write another format; and writers whose changes fire no trigger.
+//! Preflight knows which kinds of change of a table are captured, and how; replay makes what is missing. Found here is what it
+//! would not mend: its trigger disabled, or its name taken; changes that come twice; triggers that fire BEFORE (rule R5 of
+//! docs/rules.md), or write another format; and writers whose changes fire no trigger.
 
 use std::collections::HashMap;
 
@@ -10,13 +10,13 @@ use tokio_postgres::{Client, Row};
 
 use super::super::findings::{Findings, Kind, Remedy};
 use super::super::position::Who;
-use super::super::preflight::{ROW_EVENTS, TRUNCATE_EVENT};
-use super::super::setup::{Survey, trigger_name};
+use super::super::setup::Survey;
 use super::super::table::{Table, quoted};
+use super::super::triggers::{self, ROW, TRUNCATE};
 use crate::connect::End;
 use crate::error::{Doing, Result};
 
-const ROW: i32 = 1;
+const OF_ROWS: i32 = 1;
 const BEFORE: i32 = 2;
 const INSTEAD: i32 = 64;
 
@@ -55,12 +55,7 @@ impl Trigger {
 
     /// The kinds of change that it puts into the queue.
     fn captures(&self) -> i32 {
-        self.bits
-            & if self.bits & ROW != 0 {
-                ROW_EVENTS
-            } else {
-                TRUNCATE_EVENT
-            }
+        self.bits & if self.bits & OF_ROWS != 0 { ROW } else { TRUNCATE }
     }
 
     fn fires(&self) -> bool {
@@ -93,8 +88,8 @@ pub(super) async fn triggers(
     for row in &rows {
         by_table.entry(row.get("table")).or_default().push(Trigger::new(row));
     }
-    let own = [trigger_name(who, ""), trigger_name(who, "_truncate")];
-    for table in survey.names.iter().filter_map(|name| survey.at_provider.get(name)) {
+    let own = ["", "_update", "_truncate"].map(|suffix| triggers::name(who, suffix));
+    for table in survey.tables(End::Provider) {
         if let Some(triggers) = by_table.get(&table.oid) {
             of_table(table, triggers, &own, &who.queue, findings);
         }
@@ -108,7 +103,7 @@ fn of_table(table: &Table, triggers: &[Trigger], own: &[String], queue: &str, fi
         .iter()
         .filter(|trigger| trigger.counts())
         .fold(0, |bits, trigger| bits | trigger.captures())
-        == ROW_EVENTS | TRUNCATE_EVENT;
+        == ROW | TRUNCATE;
     // Replay's own first, so that of two it is the other one that is too many.
     let mut ordered: Vec<&Trigger> = triggers.iter().collect();
     ordered.sort_by_key(|trigger| !own.contains(&trigger.name));
@@ -181,43 +176,20 @@ fn of_table(table: &Table, triggers: &[Trigger], own: &[String], queue: &str, fi
             );
         } else {
             seen |= trigger.captures();
-            arguments(table, trigger, &mut add, drop);
+            key(table, trigger, &mut add, drop);
         }
     }
 }
 
-/// What the arguments of a capture trigger do to replay.
-fn arguments(table: &Table, trigger: &Trigger, add: &mut impl FnMut(Kind, String, Remedy), drop: impl Fn() -> Remedy) {
+/// Whether the trigger finds rows by the key that replay does. What other arguments do is preflight's.
+fn key(table: &Table, trigger: &Trigger, add: &mut impl FnMut(Kind, String, Remedy), drop: impl Fn() -> Remedy) {
     for argument in &trigger.arguments {
-        let (word, value) = argument.split_once('=').unwrap_or((argument, ""));
-        match word {
-            "ignore" => add(
-                Kind::TriggerArguments,
-                format!("leaves out columns ({argument})"),
-                "drop it if that is not meant, and replay makes its own".into(),
-            ),
-            "when" => add(
-                Kind::TriggerArguments,
-                format!(
-                    "leaves out rows ({argument}), and a row that comes to fulfil the condition later is not on the \
-                     subscriber"
-                ),
-                "drop it if that is not meant, and replay makes its own".into(),
-            ),
-            "pkey" => {
-                let key: Vec<&str> = value.split(',').collect();
-                if !table.primary_key().is_empty() && key != table.primary_key() {
-                    let what =
-                        format!("names another key ({argument}) than the primary key, by which replay finds rows");
-                    add(Kind::TriggerFormat, what, drop());
-                }
-            }
-            "SKIP" | "deny" | "ev_type" | "ev_data" | "ev_extra1" => add(
-                Kind::TriggerFormat,
-                format!("has the argument {word}, with which replay cannot read what it captures"),
-                drop(),
-            ),
-            _ => {}
+        if let Some(value) = argument.strip_prefix("pkey=")
+            && !table.primary_key().is_empty()
+            && value.split(',').ne(table.primary_key())
+        {
+            let what = format!("names another key ({argument}) than the primary key, by which replay finds rows");
+            add(Kind::TriggerFormat, what, drop());
         }
     }
 }

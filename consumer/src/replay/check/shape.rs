@@ -9,7 +9,7 @@ use tokio_postgres::Client;
 
 use super::super::findings::{Findings, Kind, Remedy};
 use super::super::preflight::Pair;
-use super::super::table::{Column, Index, Table, literal, quoted};
+use super::super::table::{Column, Table, literal, quoted};
 use super::fit::{Fit, fit};
 use crate::connect::End;
 use crate::error::{Doing, Result};
@@ -30,13 +30,14 @@ pub(super) async fn shapes(
     pairs: &[Pair<'_>],
     findings: &mut Findings,
 ) -> Result<()> {
-    let theirs: Vec<u32> = pairs.iter().map(|(table, _)| table.oid).collect();
-    let ours: Vec<u32> = pairs.iter().map(|(_, table)| table.oid).collect();
+    let theirs: Vec<u32> = pairs.iter().map(|pair| pair.provider.oid).collect();
+    let ours: Vec<u32> = pairs.iter().map(|pair| pair.subscriber.oid).collect();
     let their_types = types(provider, End::Provider, &theirs).await?;
     let our_types = types(subscriber, End::Subscriber, &ours).await?;
     let their_checks = checks(provider, End::Provider, &theirs).await?;
     let our_checks = checks(subscriber, End::Subscriber, &ours).await?;
-    for (from, to) in pairs {
+    for pair in pairs {
+        let (from, to) = (pair.provider, pair.subscriber);
         for column in &from.columns {
             let Some(there) = to.column(&column.name) else { continue };
             let types = their_types
@@ -178,11 +179,6 @@ fn columns(to: &Table, column: &Column, there: &Column, types: Option<(&Type, &T
     }
 }
 
-/// What the definition of an index says of its columns and condition.
-fn body(index: &Index) -> &str {
-    index.definition.split_once(" USING ").map_or("", |(_, body)| body)
-}
-
 /// Unique and exclusion constraints of the subscriber that rows of the provider may break.
 fn uniques(from: &Table, to: &Table, findings: &mut Findings) {
     for index in to.indexes.iter().filter(|index| index.constrains && !index.is_primary) {
@@ -196,7 +192,7 @@ fn uniques(from: &Table, to: &Table, findings: &mut Findings) {
         let same = from
             .indexes
             .iter()
-            .any(|one| one.constrains && body(one) == body(index));
+            .any(|one| one.constrains && one.definition == index.definition);
         if !implied && !same {
             findings.add(
                 Kind::UniqueExtra,

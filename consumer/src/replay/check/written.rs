@@ -43,9 +43,10 @@ pub(super) async fn written(
     let ages = ages(subscriber, who).await?;
     // Only tables all of whose changes make an event.
     let tables: HashMap<u32, &Table> = survey
-        .at_provider
-        .values()
-        .filter(|table| matches!(survey.states.get(&table.name), Some(State::Ok)))
+        .entries
+        .iter()
+        .filter(|entry| !entry.is_new && entry.state == State::Ok)
+        .filter_map(|entry| survey.at_provider.get(&entry.provider))
         .filter(|table| {
             let triggers = triggers.get(&table.oid).map_or(&[][..], Vec::as_slice);
             triggers

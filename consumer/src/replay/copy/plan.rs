@@ -86,7 +86,7 @@ pub(super) async fn make(ready: &Ready, target: &Target, config: &ReplayConfig) 
     let subscriber = &ready.subscriber.client;
     let what = || format!("write down the chunks of table {name} on the subscriber");
     subscriber.batch_execute("begin").await.doing(what)?;
-    super::empty(subscriber, &target.subscriber.name, config).await?;
+    super::empty(subscriber, &target.subscriber.name, target.replace_rows, config).await?;
     let statement = subscriber
         .prepare(
             "insert into pgcascade_replay.copy_chunk

@@ -90,7 +90,7 @@ impl Worker {
             .await
             .doing(|| "begin a transaction on the subscriber".to_owned())?;
         if piece.chunk.is_none() {
-            empty(s, &job.subscriber.name, &self.shared.config).await?;
+            empty(s, &job.subscriber.name, job.replace_rows, &self.shared.config).await?;
         }
         let snapshot = begin_reading(&self.provider, name).await?;
         let Some(rows) = self.pump(job, piece).await? else {
@@ -105,7 +105,7 @@ impl Worker {
             .doing(|| format!("read table {name} of the provider"))?;
         match &piece.chunk {
             None => {
-                if self.shared.config.create {
+                if job.with_indexes {
                     make_later_indexes(s, &job.provider, &job.subscriber).await?;
                 }
                 table_state::copied(s, &self.shared.who, name, (&snapshot, None), rows).await?;
@@ -143,7 +143,7 @@ impl Worker {
         let what = || format!("end the copy of table {name}");
         let s = &self.subscriber;
         s.batch_execute("begin").await.doing(what)?;
-        if self.shared.config.create {
+        if job.with_indexes {
             make_later_indexes(s, &job.provider, &job.subscriber).await?;
         }
         let to: String = self
@@ -166,7 +166,8 @@ impl Worker {
         if row.get::<_, i64>(1) > 0 {
             return Err(Error::failure(format!(
                 "the chunks of table {name} on the subscriber were changed while it was copied"
-            )));
+            ))
+            .transient());
         }
         let rows = u64::try_from(row.get::<_, i64>(0)).unwrap_or(0);
         table_state::copied(s, who, name, (from, Some(&to)), rows).await?;
@@ -197,7 +198,8 @@ impl Worker {
         } else {
             Err(Error::failure(format!(
                 "the chunks of table {name} on the subscriber were changed while it was copied"
-            )))
+            ))
+            .transient())
         }
     }
 
@@ -209,14 +211,17 @@ impl Worker {
         let read = || format!("copy table {from} from the provider");
         let write = || format!("copy into table {to} of the subscriber");
         let columns = &job.columns;
-        let query = match &piece.chunk {
-            None => format!("copy {} ({columns}) to stdout (encoding 'UTF8')", from.quoted()),
-            Some(chunk) => format!(
+        let chunk = piece.chunk.as_ref().map(|chunk| chunk.condition.as_str());
+        let conditions: Vec<&str> = chunk.into_iter().chain(job.condition.as_deref()).collect();
+        let query = if conditions.is_empty() {
+            format!("copy {} ({columns}) to stdout (encoding 'UTF8')", from.quoted())
+        } else {
+            format!(
                 "copy (select {columns} from {}{} where {}) to stdout (encoding 'UTF8')",
                 if job.provider.has_children { "only " } else { "" },
                 from.quoted(),
-                chunk.condition
-            ),
+                conditions.join(" and ")
+            )
         };
         let mut source = pin!(self.provider.copy_out(&query).await.doing(read)?);
         let mut sink = pin!(

@@ -6,9 +6,15 @@ select i.indrelid as table, x.relname::text as name, i.indisprimary as is_primar
        i.indpred is null and i.indexprs is null as is_simple, i.indimmediate as is_immediate,
        k.columns, k.operators,
        c.conname::text as constraint_name, pg_catalog.pg_get_constraintdef(c.oid) as constraint_definition,
-       pg_catalog.pg_get_indexdef(i.indexrelid) as definition
+       i.indisunique as is_unique,
+       -- What follows the table's name in CREATE INDEX; it is another one elsewhere.
+       pg_catalog.substr(pg_catalog.pg_get_indexdef(i.indexrelid), pg_catalog.length(pg_catalog.format('CREATE %sINDEX %I ON %s%I.%I ',
+         case when i.indisunique then 'UNIQUE ' else '' end, x.relname, case when x.relkind = 'I' then 'ONLY ' else '' end, n.nspname, t.relname)) + 1)
+         as definition
   from pg_catalog.pg_index i
   join pg_catalog.pg_class x on x.oid = i.indexrelid
+  join pg_catalog.pg_class t on t.oid = i.indrelid
+  join pg_catalog.pg_namespace n on n.oid = t.relnamespace
   left join pg_catalog.pg_constraint c on c.conindid = i.indexrelid and c.conrelid = i.indrelid and c.contype in ('p', 'u', 'x')
  cross join lateral (
        select pg_catalog.array_agg(a.attname::text order by u.position) as columns,

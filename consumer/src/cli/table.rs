@@ -1,0 +1,136 @@
+//! The command line of `consumer table` and its verbs.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use crate::config::ReplaySettings;
+
+/// The verbs.
+#[derive(Subcommand)]
+pub(crate) enum TableCommand {
+    /// Add tables to those that are replayed.
+    ///
+    /// Checks both ends, makes what is missing (on the provider the triggers, the queue and the registration; on the
+    /// subscriber the state and, with --create, the tables) and records the tables. Replay, if it runs, goes on with them
+    /// by itself: it copies them and then applies their changes. A trigger belongs to the queue, so all its consumers get
+    /// the same rows of a table, and no more columns than its trigger captures.
+    Add(Box<AddArgs>),
+    /// Take tables out: their rows stay on the subscriber, their changes are not replayed any more.
+    ///
+    /// The capture triggers on the provider are dropped, unless another consumer of the queue may need them.
+    Remove(RemoveArgs),
+    /// Show the tables that are replayed: state, name on the subscriber, filter, error.
+    List(ListArgs),
+    /// Copy tables again, with the present rows of the subscriber replaced by the provider's.
+    Resync(ResyncArgs),
+    /// Show what is not replayed: the provider's tables that are not in the set, and those of the set that are not complete.
+    Missing(MissingArgs),
+}
+
+/// Whose tables.
+#[derive(Args)]
+pub(crate) struct WhoseArgs {
+    /// Take provider, subscriber, queue and consumer from replay's configuration file. A flag overrides the file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The database that changes are captured in.
+    #[arg(long, value_name = "CONNINFO")]
+    pub(crate) provider: Option<String>,
+    /// The database that they are replayed into.
+    #[arg(long, value_name = "CONNINFO")]
+    pub(crate) subscriber: Option<String>,
+    /// The queue.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) queue: Option<String>,
+    /// The consumer's name [default: as for replay].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) consumer: Option<String>,
+}
+
+impl WhoseArgs {
+    /// As replay's settings, with those of the file.
+    pub(crate) fn settings(self) -> crate::error::Result<ReplaySettings> {
+        let flags = ReplaySettings {
+            provider: self.provider,
+            subscriber: self.subscriber,
+            queue: self.queue,
+            consumer: self.consumer,
+            ..ReplaySettings::default()
+        };
+        flags.with_file(self.config.as_deref())
+    }
+}
+
+#[derive(Args)]
+pub(crate) struct AddArgs {
+    /// Tables of the provider, as schema.table; `*` and `?` stand for any characters, and without a schema it is public's.
+    #[arg(value_name = "PATTERN", required_unless_present = "all")]
+    pub(crate) patterns: Vec<String>,
+    #[command(flatten)]
+    pub(crate) whose: WhoseArgs,
+    /// Every table of the provider that is not replayed yet.
+    #[arg(long, conflicts_with = "patterns")]
+    pub(crate) all: bool,
+    /// Replay these columns only, which must include the primary key. Commas between them; letters are lower case unless
+    /// in double quotes.
+    #[arg(long, value_name = "COLUMNS", conflicts_with = "except")]
+    pub(crate) only: Option<String>,
+    /// Leave these columns out.
+    #[arg(long, value_name = "COLUMNS")]
+    pub(crate) except: Option<String>,
+    /// Replay the rows only for which this SQL condition is true. It sees the columns by their plain names.
+    #[arg(long = "where", value_name = "CONDITION")]
+    pub(crate) condition: Option<String>,
+    /// The table's name on the subscriber, as schema.table; schema.* changes the schema of all of them.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) rename: Option<String>,
+    /// Make the tables that the subscriber lacks, with columns, defaults and keys like the provider's.
+    #[arg(long)]
+    pub(crate) create: bool,
+    /// Do not copy the rows that are already there: the subscriber's tables hold them, or do not need them.
+    #[arg(long)]
+    pub(crate) no_copy: bool,
+    /// Replace the rows that the subscriber's tables have. Without this a table that has rows is refused.
+    #[arg(long, conflicts_with = "no_copy")]
+    pub(crate) replace: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct RemoveArgs {
+    /// Tables, by their names on the provider; patterns as for add.
+    #[arg(value_name = "PATTERN", required = true)]
+    pub(crate) patterns: Vec<String>,
+    #[command(flatten)]
+    pub(crate) whose: WhoseArgs,
+    /// Leave the capture triggers on the provider as they are.
+    #[arg(long)]
+    pub(crate) keep_triggers: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct ListArgs {
+    #[command(flatten)]
+    pub(crate) whose: WhoseArgs,
+    /// Print one JSON object per table instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct ResyncArgs {
+    /// Tables, by their names on the provider; patterns as for add.
+    #[arg(value_name = "PATTERN", required = true)]
+    pub(crate) patterns: Vec<String>,
+    #[command(flatten)]
+    pub(crate) whose: WhoseArgs,
+}
+
+#[derive(Args)]
+pub(crate) struct MissingArgs {
+    #[command(flatten)]
+    pub(crate) whose: WhoseArgs,
+    /// Print one JSON object per table instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+}

@@ -1,0 +1,111 @@
+//! `consumer table`: shows and changes the set of tables that a consumer replays, while its replay runs or not.
+//!
+//! The set is `pgcascade_replay.table_state` (table_state.rs). Every change raises the revision beside the position, so that a
+//! replay that runs begins again with the new set at the next batch or poll; one that does not run finds it at its start.
+//! Nothing is copied here. What `--table` of replay names is added at its start in the same way (setup.rs).
+
+mod add;
+mod change;
+mod show;
+
+use tokio_postgres::Client;
+
+use super::pattern::Pattern;
+use super::position::Who;
+use super::session;
+use super::state;
+use super::table_state::{self, Entry};
+use crate::cli::table::TableCommand;
+use crate::config::{ReplaySettings, conninfo, name};
+use crate::connect::{End, Session, connect};
+use crate::error::{Doing, Error, Result};
+use crate::shutdown::Shutdown;
+
+/// Does what a verb says.
+pub(crate) async fn run(verb: TableCommand, shutdown: Shutdown) -> Result<()> {
+    let work = async {
+        match verb {
+            TableCommand::Add(args) => add::run(*args).await,
+            TableCommand::Remove(args) => change::remove(args).await,
+            TableCommand::Resync(args) => change::resync(args).await,
+            TableCommand::List(args) => show::list(args).await,
+            TableCommand::Missing(args) => show::missing(args).await,
+        }
+    };
+    // Whatever was on its way is rolled back with the sessions; every verb can be repeated.
+    tokio::select! {
+        outcome = Box::pin(work) => outcome,
+        () = shutdown.wait() => Err(Error::failure("stopped before the end").hint("Run it again: what is done already is left as it is.")),
+    }
+}
+
+/// The set of tables on the subscriber, opened.
+struct Set {
+    subscriber: Session,
+    who: Who,
+    entries: Vec<Entry>,
+}
+
+/// Opens the set, with the lock that keeps other changes of it out if it is to be changed.
+async fn open(settings: &ReplaySettings, to_change: bool) -> Result<Set> {
+    let target = conninfo("subscriber", settings.subscriber.as_deref())?;
+    let who = Who {
+        queue: name("queue", settings.queue.as_deref())?,
+        consumer: match settings.consumer.as_deref() {
+            consumer @ Some(_) => name("consumer", consumer)?,
+            None => target.default_consumer(),
+        },
+    };
+    let subscriber = connect(&target, End::Subscriber, "consumer table").await?;
+    let client = &subscriber.client;
+    let facts = session::subscriber_facts(client).await?;
+    if facts.installed {
+        if to_change {
+            client
+                .execute("select pg_catalog.pg_advisory_lock($1)", &[&who.tables_lock_key()])
+                .await
+                .doing(|| "lock the set of tables on the subscriber".to_owned())?;
+        }
+        state::bring_up_to_date(client, &facts).await?;
+        if who.load(client).await?.is_some() {
+            let entries = table_state::load(client, &who).await?;
+            return Ok(Set {
+                subscriber,
+                who,
+                entries,
+            });
+        }
+    }
+    Err(Error::failure(format!(
+        "the subscriber has no consumer \"{}\" of queue \"{}\"",
+        who.consumer, who.queue
+    ))
+    .hint("consumer status shows which it has; consumer table add or consumer replay makes one."))
+}
+
+impl Set {
+    /// The tables that the patterns mean; each pattern must mean one.
+    fn chosen(&self, patterns: &[String]) -> Result<Vec<&Entry>> {
+        let patterns: Vec<Pattern> = patterns
+            .iter()
+            .map(|text| Pattern::parse(text))
+            .collect::<Result<_>>()?;
+        for pattern in &patterns {
+            if !self.entries.iter().any(|entry| pattern.matches(&entry.provider)) {
+                return Err(Error::failure(format!(
+                    "no table that consumer \"{}\" of queue \"{}\" replays matches \"{}\"",
+                    self.who.consumer,
+                    self.who.queue,
+                    pattern.text()
+                ))
+                .hint("consumer table list shows the tables; they go by their names on the provider."));
+            }
+        }
+        let chosen = |entry: &&Entry| patterns.iter().any(|pattern| pattern.matches(&entry.provider));
+        Ok(self.entries.iter().filter(chosen).collect())
+    }
+
+    fn client(&self) -> &Client {
+        &self.subscriber.client
+    }
+}

@@ -1,0 +1,63 @@
+//! `consumer table add`.
+
+use super::super::filter::{Columns, Filter};
+use super::super::pattern::{self, Pattern};
+use super::super::setup::{self, Look};
+use super::super::wish::{Rename, Wish};
+use crate::cli::table::AddArgs;
+use crate::error::{Error, Result};
+
+/// Adds tables.
+pub(super) async fn run(args: AddArgs) -> Result<()> {
+    let patterns = if args.all {
+        vec![Pattern::parse("*.*")?]
+    } else {
+        args.patterns
+            .iter()
+            .map(|text| Pattern::parse(text))
+            .collect::<Result<_>>()?
+    };
+    let columns = match (args.only, args.except) {
+        (Some(only), _) => Columns::Only(pattern::columns(&only)?),
+        (None, Some(except)) => Columns::Except(pattern::columns(&except)?),
+        (None, None) => Columns::All,
+    };
+    if args
+        .condition
+        .as_deref()
+        .is_some_and(|text| text.trim().is_empty() || text.contains('\0'))
+    {
+        return Err(Error::usage("--where is not a condition"));
+    }
+    let wish = Wish {
+        patterns,
+        copy: !args.no_copy,
+        replace_rows: args.replace,
+        with_indexes: args.create,
+        filter: Filter {
+            columns,
+            rows: args.condition,
+        },
+        rename: args.rename.as_deref().map(Rename::parse).transpose()?,
+        all_new: true,
+    };
+    let config = args.whose.settings()?.resolve()?;
+    let ends = setup::open(&config.provider, &config.subscriber, config.who(), "table add").await?;
+    let look = Look {
+        create: args.create,
+        truncate: false,
+        new_only: true,
+    };
+    let base = ends.make(Some(&wish), look).await?;
+    for warning in &base.warnings {
+        tracing::warn!("{}; {}", warning.sentence, warning.remedy);
+    }
+    let added = base.entries;
+    if added.is_empty() {
+        tracing::info!("every table that matches is replayed already");
+    }
+    for entry in added {
+        tracing::info!(table = %entry.provider, subscriber = %entry.subscriber, "table added");
+    }
+    Ok(())
+}

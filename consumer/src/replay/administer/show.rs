@@ -1,0 +1,151 @@
+//! `consumer table list` and `consumer table missing`.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use super::super::filter::Columns;
+use super::super::pattern;
+use super::super::table::Name;
+use super::super::table_state::Entry;
+use super::open;
+use crate::cli::table::{ListArgs, MissingArgs};
+use crate::config::conninfo;
+use crate::connect::{End, connect};
+use crate::error::{Error, Result};
+use crate::status::print;
+
+/// A table of the set; a line of `list --json`.
+#[derive(Serialize)]
+struct Listed<'a> {
+    table: String,
+    subscriber_table: String,
+    state: &'a str,
+    /// The only columns that are replayed; null: all of them, but for `except`.
+    only: Option<&'a [String]>,
+    except: Option<&'a [String]>,
+    r#where: Option<&'a str>,
+    error: Option<&'a str>,
+}
+
+/// A table that is not replayed, or not complete; a line of `missing --json`.
+#[derive(Serialize)]
+struct Missing<'a> {
+    table: String,
+    /// Null: not in the set.
+    state: Option<&'a str>,
+    error: Option<&'a str>,
+}
+
+/// Shows the set.
+pub(super) async fn list(args: ListArgs) -> Result<()> {
+    let set = open(&args.whose.settings()?, false).await?;
+    let tables: Vec<Listed<'_>> = set
+        .entries
+        .iter()
+        .map(|entry| Listed {
+            table: entry.provider.to_string(),
+            subscriber_table: entry.subscriber.to_string(),
+            state: &entry.state_name,
+            only: match &entry.filter.columns {
+                Columns::Only(names) => Some(names),
+                _ => None,
+            },
+            except: match &entry.filter.columns {
+                Columns::Except(names) => Some(names),
+                _ => None,
+            },
+            r#where: entry.filter.rows.as_deref(),
+            error: entry.error.as_deref(),
+        })
+        .collect();
+    if args.json {
+        return print(&json(&tables)?);
+    }
+    let width = width(tables.iter().map(|table| table.table.as_str()));
+    let mut out = String::new();
+    for table in &tables {
+        let _ = write!(out, "{:<width$}  {:<11}", table.table, table.state);
+        if table.subscriber_table != table.table {
+            let _ = write!(out, "  into {}", table.subscriber_table);
+        }
+        for (what, columns) in [("only", table.only), ("except", table.except)] {
+            if let Some(columns) = columns {
+                let _ = write!(out, "  {what} {}", columns.join(", "));
+            }
+        }
+        if let Some(condition) = table.r#where {
+            let _ = write!(out, "  where {condition}");
+        }
+        if let Some(error) = table.error {
+            let _ = write!(out, "  ERROR: {error}");
+        }
+        line_end(&mut out);
+    }
+    print(&out)
+}
+
+/// Shows what is not replayed, or not yet.
+pub(super) async fn missing(args: MissingArgs) -> Result<()> {
+    let settings = args.whose.settings()?;
+    let target = conninfo("provider", settings.provider.as_deref())?;
+    let set = open(&settings, false).await?;
+    let provider = connect(&target, End::Provider, "consumer table").await?;
+    let relations = pattern::relations(&provider.client).await?;
+    let entry = |name: &Name| set.entries.iter().find(|entry| entry.provider == *name);
+    let mut tables: Vec<(Name, Option<&Entry>)> = relations
+        .into_iter()
+        .filter(|(name, kind)| kind == "r" && entry(name).is_none())
+        .map(|(name, _)| (name, None))
+        .collect();
+    let incomplete = |entry: &&Entry| entry.state_name != "ok" || entry.error.is_some();
+    let incomplete = set.entries.iter().filter(incomplete);
+    tables.extend(incomplete.map(|entry| (entry.provider.clone(), Some(entry))));
+    tables.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let tables: Vec<Missing<'_>> = tables
+        .iter()
+        .map(|(name, entry)| Missing {
+            table: name.to_string(),
+            state: entry.map(|entry| entry.state_name.as_str()),
+            error: entry.and_then(|entry| entry.error.as_deref()),
+        })
+        .collect();
+    if args.json {
+        return print(&json(&tables)?);
+    }
+    let width = width(tables.iter().map(|table| table.table.as_str()));
+    let mut out = String::new();
+    for table in &tables {
+        let _ = write!(
+            out,
+            "{:<width$}  {}",
+            table.table,
+            table.state.unwrap_or("not replayed")
+        );
+        if let Some(error) = table.error {
+            let _ = write!(out, "  ERROR: {error}");
+        }
+        line_end(&mut out);
+    }
+    print(&out)
+}
+
+fn json(tables: &[impl Serialize]) -> Result<String> {
+    let mut out = String::new();
+    for table in tables {
+        let line =
+            serde_json::to_string(table).map_err(|error| Error::failure(format!("could not write JSON: {error}")))?;
+        out.push_str(&line);
+        out.push('\n');
+    }
+    Ok(out)
+}
+
+fn width<'a>(names: impl Iterator<Item = &'a str>) -> usize {
+    names.map(|name| name.chars().count()).max().unwrap_or(0)
+}
+
+fn line_end(out: &mut String) {
+    out.truncate(out.trim_end_matches(' ').len());
+    out.push('\n');
+}
