@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use crate::cli::CheckArgs;
-use crate::config::ReplayConfig;
+use crate::config::Job;
 use crate::connect::End;
 use crate::error::{Error, Result};
 use crate::replay::{self, Finding, Severity};
@@ -19,7 +19,8 @@ use crate::status::print;
 /// The shape of --json.
 #[derive(Serialize)]
 struct Report<'a> {
-    provider: String,
+    /// Null: the subscriber is the root of a cascade.
+    provider: Option<String>,
     subscriber: String,
     /// How many findings stop replication.
     stops: usize,
@@ -41,10 +42,21 @@ struct Line<'a> {
 /// Prints what is found.
 pub(crate) async fn run(args: CheckArgs, shutdown: Shutdown) -> Result<ExitCode> {
     let replay = args.replay;
-    let config = replay.settings.with_file(replay.config.as_deref())?.resolve()?;
-    // Only reads are under way, and both connections end with the process.
-    let findings = tokio::select! {
-        findings = replay::check(&config) => findings?,
+    let job = replay.settings.with_file(replay.config.as_deref())?.job()?;
+    let look = async {
+        let (subscriber, hop) = match job {
+            Job::Hop(config) => (config.subscriber.to_string(), Some(*config)),
+            Job::Node(node) => (node.checked.subscriber.to_string(), replay::hop(&node).await?),
+        };
+        let findings = match &hop {
+            Some(config) => replay::check(config).await?,
+            None => Vec::new(),
+        };
+        Ok::<_, Error>((hop.map(|config| config.provider.to_string()), subscriber, findings))
+    };
+    // Only reads are under way, and all connections end with the process.
+    let (provider, subscriber, findings) = tokio::select! {
+        looked = Box::pin(look) => looked?,
         () = shutdown.wait() => return Err(Error::failure("stopped before everything was looked at")),
     };
     let stops = findings
@@ -53,15 +65,15 @@ pub(crate) async fn run(args: CheckArgs, shutdown: Shutdown) -> Result<ExitCode>
         .count();
     let text = if args.json {
         let report = Report {
-            provider: config.provider.to_string(),
-            subscriber: config.subscriber.to_string(),
+            provider,
+            subscriber,
             stops,
             warns: findings.len() - stops,
             findings: findings.iter().map(line).collect(),
         };
         serde_json::to_string(&report).map_err(|error| Error::failure(format!("could not write JSON: {error}")))? + "\n"
     } else {
-        text(&config, &findings, stops)
+        text(provider.as_deref(), &subscriber, &findings, stops)
     };
     print(&text)?;
     Ok(if stops == 0 {
@@ -81,8 +93,9 @@ fn line(finding: &Finding) -> Line<'_> {
 }
 
 /// (Writing into a String cannot fail, so the outcome of each `write!` is dropped.)
-fn text(config: &ReplayConfig, findings: &[Finding], stops: usize) -> String {
-    let mut out = format!("provider    {}\nsubscriber  {}\n", config.provider, config.subscriber);
+fn text(provider: Option<&str>, subscriber: &str, findings: &[Finding], stops: usize) -> String {
+    let provider = provider.unwrap_or("none: the subscriber is the root of the cascade");
+    let mut out = format!("provider    {provider}\nsubscriber  {subscriber}\n");
     for finding in findings {
         let severity = match finding.severity {
             Severity::Stops => "STOPS",

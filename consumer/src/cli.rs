@@ -3,6 +3,7 @@
 //! Every flag's help text is its doc comment here, so `--help` and the reference in docs/configuration.md (compared by
 //! a test in config.rs) say the same. clap exits with 2 on a wrong command line, which is our code for wrong usage.
 
+mod node;
 pub(crate) mod table;
 
 use std::path::PathBuf;
@@ -10,6 +11,10 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::ReplaySettings;
+pub(crate) use node::{
+    CascadeArgs, ChangeProviderArgs, CreateArgs, CreateRootArgs, DropArgs, NewNodeArgs, NodeArgs, NodeCommand,
+    WaitArgs, WaitingArgs, Whose,
+};
 
 /// Replays pgcascade queues into other databases, shows how far they are, and prints their events.
 #[derive(Parser)]
@@ -79,9 +84,16 @@ pub(crate) enum Command {
     /// and leaves those for later whose events are on their way. Exits with 0 if everything is equal or repaired (or written
     /// to --output), else with 1.
     Repair(Box<RepairArgs>),
+    /// Make, change and drop the nodes of a cascade.
+    Node(Box<NodeArgs>),
     /// Show lag, position, tables and errors.
     ///
-    /// Exits with 1 if one of the ends cannot be reached; what the other one knows is shown all the same.
+    /// Of one replay: --provider and --subscriber. Exits with 1 if one of the ends cannot be reached; what the other one
+    /// knows is shown all the same.
+    ///
+    /// Of a cascade: --subscriber, any of its nodes, and --queue. All nodes are asked at once. Exits with 1 if any of them
+    /// cannot be reached (unless it was declared dead), is not being replayed, has an error, or is further behind than
+    /// --max-lag; with --quiet that is all, as cron wants it.
     Status(Box<StatusArgs>),
     /// Print the events of a queue, one JSON object per line.
     ///
@@ -178,7 +190,7 @@ pub(crate) struct StatusArgs {
     /// The database that they are replayed into.
     #[arg(long, value_name = "CONNINFO")]
     pub(crate) subscriber: Option<String>,
-    /// Show this queue only [default: every queue that the subscriber replays].
+    /// Show this queue only [default: every queue that the subscriber replays; a cascade's must be named].
     #[arg(long, value_name = "NAME")]
     pub(crate) queue: Option<String>,
     /// Show this consumer only [default: every consumer that the subscriber knows].
@@ -187,6 +199,15 @@ pub(crate) struct StatusArgs {
     /// Print one JSON object instead of text.
     #[arg(long)]
     pub(crate) json: bool,
+    /// Of a cascade: show it again after so many seconds, until stopped.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) watch: Option<u64>,
+    /// Of a cascade: how many seconds each node has to answer.
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) timeout: u64,
+    /// Of a cascade: exit with 1 if a node is further behind than so many seconds.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) max_lag: Option<u64>,
 }
 
 #[derive(Args)]

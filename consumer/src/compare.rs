@@ -37,6 +37,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::cascade;
 use crate::cli::{CompareArgs, RepairArgs};
 use crate::config::{ReplaySettings, conninfo};
 use crate::connect::End;
@@ -44,7 +45,7 @@ use crate::conninfo::ConnInfo;
 use crate::error::{Doing, Error, Result};
 use crate::progress::Progress;
 use crate::replay::pattern::Pattern;
-use crate::replay::position::Who;
+use crate::replay::position::{CASCADE, Who};
 use crate::replay::table::{self, Name};
 use crate::shutdown::Shutdown;
 use crate::status::print;
@@ -288,7 +289,7 @@ async fn find(ends: &Ends, scope: &mut Scope) -> Result<Common> {
         .doing(|| format!("look up queue \"{}\" on the provider", scope.who.queue))
         .map_err(absent_extension)?;
     let row = queue
-        .filter(|row| row.get::<_, &str>("identity") == scope.identity)
+        .filter(|row| scope.identity == CASCADE || row.get::<_, &str>("identity") == scope.identity)
         .ok_or_else(|| {
             Error::failure(format!(
                 "consumer \"{}\" replays queue \"{}\" of another database than this provider (identity {})",
@@ -296,6 +297,9 @@ async fn find(ends: &Ends, scope: &mut Scope) -> Result<Common> {
             ))
             .hint("Correct --provider.")
         })?;
+    if scope.identity == CASCADE {
+        cascade::check_same(&ends.provider, &ends.subscriber, &scope.who.queue).await?;
+    }
     scope.queue_id = row.get("queue_id");
     scope.events = row.get("queue_data_pfx");
     let (theirs, ours) = ends

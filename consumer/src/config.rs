@@ -14,18 +14,20 @@ use std::time::Duration;
 use clap::Args;
 use serde::Deserialize;
 
+use crate::cascade::Node;
 use crate::conninfo::ConnInfo;
 use crate::error::{Doing, Error, Result};
 use crate::replay::Who;
 
 /// What somebody wrote, on the command line or in the file.
-#[derive(Args, Deserialize, Default)]
+#[derive(Args, Deserialize, Default, Clone)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub(crate) struct ReplaySettings {
-    /// The database that changes are captured in. It must have the extension pgcascade.
+    /// The database that changes are captured in. It must have the extension pgcascade. Left out, the subscriber is a node of
+    /// the queue's cascade, which knows its provider: replay runs the node's duties, whatever they are.
     #[arg(long, value_name = "CONNINFO")]
     pub(crate) provider: Option<String>,
-    /// The database that they are replayed into. It needs no extension.
+    /// The database that they are replayed into. It needs no extension, unless it is the root or a branch of a cascade.
     #[arg(long, value_name = "CONNINFO")]
     pub(crate) subscriber: Option<String>,
     /// The queue on the provider that holds the changes; made when missing.
@@ -70,6 +72,10 @@ pub(crate) struct ReplaySettings {
     /// [default: 30].
     #[arg(long, value_name = "SECONDS")]
     pub(crate) retry_max: Option<u64>,
+    /// How often, in seconds, a node of a cascade tells the node above which tick it and those below still need: 1 to 3600
+    /// [default: 60].
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) watermark_interval: Option<u64>,
 }
 
 /// Everything that `replay` needs to know, checked.
@@ -103,6 +109,48 @@ pub(crate) struct ReplayConfig {
     pub(crate) poll_interval: Duration,
     /// The longest pause between two attempts to connect.
     pub(crate) retry_max: Duration,
+    /// How often a node tells which tick it still needs.
+    pub(crate) watermark_interval: Duration,
+    /// The node that the subscriber is, if it is one of the queue's cascade.
+    pub(crate) node: Option<Node>,
+}
+
+/// What there is to replay.
+pub(crate) enum Job {
+    /// From one database to another.
+    Hop(Box<ReplayConfig>),
+    /// Whatever the node that the subscriber is has to do.
+    Node(Box<NodeConfig>),
+}
+
+/// What is known of a node's work before the node is asked who its provider is.
+pub(crate) struct NodeConfig {
+    settings: ReplaySettings,
+    /// All that can be known now: everything but the provider, in whose place stands the node, and the consumer.
+    pub(crate) checked: ReplayConfig,
+}
+
+impl NodeConfig {
+    /// The hop from its provider to it.
+    pub(crate) fn hop(&self, node: &Node) -> Result<ReplayConfig> {
+        let Some(location) = &node.provider_location else {
+            return Err(Error::failure(format!(
+                "{} reads from node \"{}\", and nobody told it where that is",
+                node.title(),
+                node.provider
+            ))
+            .hint("Have it read from another one: consumer node change-provider"));
+        };
+        let settings = ReplaySettings {
+            provider: Some(location.clone()),
+            consumer: Some(node.worker.clone()),
+            ..self.settings.clone()
+        };
+        Ok(ReplayConfig {
+            node: Some(node.clone()),
+            ..settings.resolve()?
+        })
+    }
 }
 
 impl ReplayConfig {
@@ -146,7 +194,29 @@ impl ReplaySettings {
             copy_chunk_bytes: self.copy_chunk_bytes.or(file.copy_chunk_bytes),
             poll_interval: self.poll_interval.or(file.poll_interval),
             retry_max: self.retry_max.or(file.retry_max),
+            watermark_interval: self.watermark_interval.or(file.watermark_interval),
         }
+    }
+
+    /// What these settings ask for; everything is checked that can be.
+    pub(crate) fn job(self) -> Result<Job> {
+        if self.provider.is_some() || self.subscriber.is_none() {
+            return self.resolve().map(|config| Job::Hop(Box::new(config)));
+        }
+        if self.consumer.is_some() {
+            return Err(Error::usage("--consumer is given and --provider is missing").hint(
+                "Give both; or leave out both, if the subscriber is a node of a cascade, which has a name of its own.",
+            ));
+        }
+        let checked = Self {
+            provider: self.subscriber.clone(),
+            ..self.clone()
+        }
+        .resolve()?;
+        Ok(Job::Node(Box::new(NodeConfig {
+            settings: self,
+            checked,
+        })))
     }
 
     /// The complete configuration, or what is missing or wrong.
@@ -191,6 +261,8 @@ impl ReplaySettings {
             )?,
             poll_interval: seconds("poll-interval", self.poll_interval, 1)?,
             retry_max: seconds("retry-max", self.retry_max, 30)?,
+            watermark_interval: seconds("watermark-interval", self.watermark_interval, 60)?,
+            node: None,
         })
     }
 }

@@ -31,6 +31,8 @@ pub(crate) enum End {
     Provider,
     /// The database that they are replayed into.
     Subscriber,
+    /// A node of a cascade, whatever it is to others.
+    Node,
 }
 
 impl fmt::Display for End {
@@ -38,6 +40,7 @@ impl fmt::Display for End {
         f.write_str(match self {
             End::Provider => "provider",
             End::Subscriber => "subscriber",
+            End::Node => "node",
         })
     }
 }

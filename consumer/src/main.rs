@@ -6,6 +6,7 @@
 //! configuration.
 
 mod backoff;
+mod cascade;
 mod check;
 mod cli;
 mod compare;
@@ -15,6 +16,7 @@ mod conninfo;
 mod error;
 mod failpoint;
 mod log;
+mod node;
 mod progress;
 #[cfg(test)]
 mod reference;
@@ -65,9 +67,9 @@ fn run(command: Command, log_args: &cli::LogArgs) -> Result<ExitCode> {
         let shutdown = Shutdown::on_signals().doing(|| "listen for signals".to_owned())?;
         match command {
             Command::Replay(args) => {
-                let config = args.settings.with_file(args.config.as_deref())?.resolve()?;
+                let job = args.settings.with_file(args.config.as_deref())?.job()?;
                 let progress = Progress::new(log_args, Work::Copy);
-                let outcome = replay::run(config, shutdown, progress.clone()).await;
+                let outcome = replay::run(job, shutdown, progress.clone()).await;
                 progress.finish();
                 outcome.map(|()| ExitCode::SUCCESS)
             }
@@ -84,7 +86,8 @@ fn run(command: Command, log_args: &cli::LogArgs) -> Result<ExitCode> {
                 progress.finish();
                 outcome
             }
-            Command::Status(args) => status::run(*args, shutdown).await,
+            Command::Node(args) => node::run(*args, shutdown).await.map(|()| ExitCode::SUCCESS),
+            Command::Status(args) => status::run(*args, log_args.quiet, shutdown).await,
             Command::Table(verb) => replay::administer::run(verb, shutdown)
                 .await
                 .map(|()| ExitCode::SUCCESS),

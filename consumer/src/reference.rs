@@ -40,8 +40,10 @@ fn reference() -> String {
     let mut names = ["replay", "check", "compare", "repair", "status"]
         .map(str::to_owned)
         .to_vec();
-    let verbs = command.find_subcommand("table").unwrap().get_subcommands();
-    names.extend(verbs.map(|verb| format!("table {}", verb.get_name())));
+    for family in ["table", "node"] {
+        let verbs = command.find_subcommand(family).unwrap().get_subcommands();
+        names.extend(verbs.map(|verb| format!("{family} {}", verb.get_name())));
+    }
     names.push("tail".to_owned());
     for name in names {
         let command = name

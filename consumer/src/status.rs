@@ -8,11 +8,13 @@
 //! rolled back ones count. Lag in seconds is the age of the position's tick, and 0 when there is nothing after it: an
 //! idle queue is not late.
 
+mod cascade;
 mod show;
 
 pub(crate) use show::print;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde::Serialize;
 use tokio_postgres::Client;
@@ -99,7 +101,7 @@ struct Wanted {
 }
 
 /// Shows the state and says by the exit code whether both ends answered.
-pub(crate) async fn run(args: StatusArgs, shutdown: Shutdown) -> Result<ExitCode> {
+pub(crate) async fn run(args: StatusArgs, quiet: bool, shutdown: Shutdown) -> Result<ExitCode> {
     let flags = ReplaySettings {
         provider: args.provider,
         subscriber: args.subscriber,
@@ -108,6 +110,18 @@ pub(crate) async fn run(args: StatusArgs, shutdown: Shutdown) -> Result<ExitCode
         ..ReplaySettings::default()
     };
     let settings = flags.with_file(args.config.as_deref())?;
+    if let (None, Some(subscriber), Some(queue)) = (&settings.provider, &settings.subscriber, &settings.queue) {
+        let wanted = cascade::Wanted {
+            database: conninfo("subscriber", Some(subscriber))?,
+            queue: queue.clone(),
+            json: args.json,
+            quiet,
+            watch: args.watch.map(Duration::from_secs),
+            timeout: Duration::from_secs(args.timeout),
+            max_lag: args.max_lag.map(Duration::from_secs),
+        };
+        return cascade::run(wanted, &shutdown).await;
+    }
     let provider = conninfo("provider", settings.provider.as_deref())?;
     let subscriber = conninfo("subscriber", settings.subscriber.as_deref())?;
     let wanted = Wanted {
@@ -125,7 +139,9 @@ pub(crate) async fn run(args: StatusArgs, shutdown: Shutdown) -> Result<ExitCode
     } else {
         show::text(&status)
     };
-    print(&text)?;
+    if !quiet {
+        print(&text)?;
+    }
     let complete = status.provider.error.is_none() && status.subscriber.error.is_none();
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -15,6 +15,7 @@ use super::position::Who;
 use super::session;
 use super::state;
 use super::table_state::{self, Entry};
+use crate::cascade::{self, Node, Role};
 use crate::cli::table::TableCommand;
 use crate::config::{ReplaySettings, conninfo, name};
 use crate::connect::{End, Session, connect};
@@ -44,6 +45,35 @@ struct Set {
     subscriber: Session,
     who: Who,
     entries: Vec<Entry>,
+}
+
+/// What a node of a cascade knows by itself, and so is left out of its configuration: its provider, its name as a consumer.
+async fn completed(settings: ReplaySettings) -> Result<(ReplaySettings, Option<Node>)> {
+    let (None, None, Some(subscriber), Some(queue)) = (
+        &settings.provider,
+        &settings.consumer,
+        &settings.subscriber,
+        &settings.queue,
+    ) else {
+        return Ok((settings, None));
+    };
+    let target = conninfo("subscriber", Some(subscriber))?;
+    let session = connect(&target, End::Subscriber, "consumer table").await?;
+    let Some(node) = cascade::load(&session.client, queue).await? else {
+        return Ok((settings, None));
+    };
+    if node.role == Role::Root {
+        return Err(
+            Error::usage(format!("{} is the root, which replays no tables", node.title()))
+                .hint("A table is captured there as soon as a node below replays it."),
+        );
+    }
+    let completed = ReplaySettings {
+        provider: node.provider_location.clone(),
+        consumer: Some(node.worker.clone()),
+        ..settings
+    };
+    Ok((completed, Some(node)))
 }
 
 /// Opens the set, with the lock that keeps other changes of it out if it is to be changed.

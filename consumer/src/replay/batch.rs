@@ -10,6 +10,7 @@ use wire::snapshot::Snapshot;
 
 use super::apply::{Applier, Failure};
 use super::copy::{self, Copies};
+use super::duty::{Duty, Tick};
 use super::event;
 use super::goal;
 use super::held;
@@ -43,6 +44,10 @@ struct Offer {
 struct Batch {
     to: i64,
     snapshot: Snapshot,
+    /// When its tick was made.
+    time: String,
+    /// Where the sequence of event ids stood then.
+    event_seq: i64,
     lag: BatchReport,
     /// The query for the events; None when there can be none.
     events: Option<String>,
@@ -54,6 +59,15 @@ enum Applied {
     Stopped,
     /// The set of tables is another one: nothing was applied.
     TablesChanged,
+    /// The node was asked for something else; nothing was applied.
+    NodeChanged,
+}
+
+/// What was found when a batch's transaction began.
+enum Begun {
+    AsBefore,
+    TablesChanged,
+    NodeChanged,
 }
 
 struct Stream<'a> {
@@ -68,6 +82,8 @@ struct Stream<'a> {
     draining: Vec<usize>,
     /// Reads kept events; opened when there are some.
     held: Option<Client>,
+    /// What a node does besides.
+    duty: Option<Duty>,
     shutdown: &'a Shutdown,
 }
 
@@ -82,7 +98,19 @@ pub(super) async fn stream(
 ) -> Result<Ended> {
     let p = &ready.provider.client;
     let what = || "prepare the queries for batches on the provider".to_owned();
-    let next_batch = p.prepare(include_str!("sql/next_batch.sql")).await.doing(what)?;
+    let duty = config
+        .node
+        .as_ref()
+        .map(|node| Duty::new(node.clone(), &ready.encoding, config.watermark_interval));
+    let tick_by_tick = duty.as_ref().is_some_and(Duty::tick_by_tick);
+    let next_batch = p
+        .prepare(if tick_by_tick {
+            include_str!("sql/next_tick.sql")
+        } else {
+            include_str!("sql/next_batch.sql")
+        })
+        .await
+        .doing(what)?;
     let open_batch = p.prepare(include_str!("sql/open_batch.sql")).await.doing(what)?;
     let finish_batch = p.prepare("select pgq.finish_batch($1)").await.doing(what)?;
     session::match_encoding(&ready.subscriber.client, &ready.encoding).await?;
@@ -115,6 +143,7 @@ pub(super) async fn stream(
         applier,
         draining,
         held: None,
+        duty,
         shutdown,
     };
     let mut to_finish = None;
@@ -125,16 +154,29 @@ pub(super) async fn stream(
         }
         stream.drain(config, memory).await?;
         // After the copies, so that what is reached shows their tables whole.
-        if config.until_caught_up && memory.goal.is_none() && !copies.running() && !stream.holds() {
-            memory.goal = Some(goal::goal(&stream.ready.provider.client, &config.queue).await?);
+        if config.until_caught_up
+            && memory.goal.is_none()
+            && memory.goal_tick.is_none()
+            && !copies.running()
+            && !stream.holds()
+        {
+            let p = &stream.ready.provider.client;
+            if stream.duty.is_some() {
+                memory.goal_tick = Some(goal::goal_tick(p, &config.queue).await?);
+            } else {
+                memory.goal = Some(goal::goal(p, &config.queue).await?);
+            }
         }
         let caught_up = !copies.running()
             && !stream.holds()
-            && memory
+            && (memory
                 .goal
                 .as_ref()
                 .zip(reached.as_ref())
-                .is_some_and(|(goal, reached)| reached.includes(goal));
+                .is_some_and(|(goal, reached)| reached.includes(goal))
+                || memory
+                    .goal_tick
+                    .is_some_and(|goal| stream.ready.tick >= goal && stream.settled()));
         if caught_up || shutdown.requested() {
             if let Some(id) = to_finish {
                 stream.finish(id).await?;
@@ -148,7 +190,16 @@ pub(super) async fn stream(
         }
         // What was announced up to here, the answer will know of.
         while stream.ready.provider.notifications.try_recv().is_ok() {}
+        if let Some(duty) = &mut stream.duty {
+            duty.publish(&stream.ready.provider.client, &stream.ready.subscriber.client)
+                .await?;
+        }
         let Some(offer) = stream.next(to_finish.take()).await? else {
+            if let Some(duty) = &stream.duty
+                && duty.changed(&stream.ready.subscriber.client).await?
+            {
+                return Ok(Ended::NodeChanged);
+            }
             if stream.draining.is_empty() {
                 progress.idle();
                 let (s, who) = (&stream.ready.subscriber.client, &stream.ready.who);
@@ -156,6 +207,10 @@ pub(super) async fn stream(
                     return Ok(Ended::TablesChanged);
                 }
                 idle.look(&stream.ready.provider.client, &config.queue).await?;
+                if memory.goal_tick.is_some() && !copies.running() {
+                    // A tick from after the copies is what makes the tables ok.
+                    goal::force_tick(&stream.ready.provider.client, &config.queue).await?;
+                }
                 if let Some(done) = stream.wait(config, copies, memory).await? {
                     stream.copied(done, memory);
                 }
@@ -188,7 +243,19 @@ pub(super) async fn stream(
                 return Ok(Ended::Done);
             }
             Ok(Applied::TablesChanged) => return Ok(Ended::TablesChanged),
+            Ok(Applied::NodeChanged) => return Ok(Ended::NodeChanged),
             Err(failure) => return Err(stream.failed(failure, Portion::Batch(batch.to), memory)),
+        }
+    }
+}
+
+impl Batch {
+    fn tick(&self) -> Tick<'_> {
+        Tick {
+            id: self.to,
+            time: &self.time,
+            event_seq: self.event_seq,
+            events: self.events.as_deref(),
         }
     }
 }
@@ -269,6 +336,11 @@ impl Stream<'_> {
         self.draining.push(done.target);
     }
 
+    /// Whether every table is ok, or as far as it can get: a provider that is no root makes no tick for us.
+    fn settled(&self) -> bool {
+        self.ready.external || self.ready.targets.iter().all(|target| target.state == State::Ok)
+    }
+
     /// Whether a table has no copy yet, or kept events.
     fn holds(&self) -> bool {
         self.decoder.as_ref().is_some_and(Decoder::holds)
@@ -336,7 +408,7 @@ impl Stream<'_> {
         let client = &self.ready.subscriber.client;
         held::applied(client, &self.ready.who, name, upto).await?;
         failpoint("before_held_commit");
-        self.ready.who.commit(client, self.ready.tick).await?;
+        self.ready.who.commit(client, self.ready.tick, "").await?;
         failpoint("after_held_commit");
         self.held = Some(held);
         Ok(Some(summary))
@@ -375,6 +447,8 @@ impl Stream<'_> {
         Ok(Batch {
             to: offer.to,
             snapshot,
+            time: row.get("tick_time"),
+            event_seq: row.get("event_seq"),
             lag: BatchReport {
                 lag_ticks: row.get::<_, i64>("lag_ticks").try_into().unwrap_or(0),
                 lag_events: row
@@ -391,22 +465,11 @@ impl Stream<'_> {
 
     /// The transaction.
     async fn apply(&mut self, batch: &Batch, memory: &mut Memory) -> Result<Applied, Failure> {
-        let by_rows = self.decoder.as_ref().is_some_and(Decoder::by_rows);
-        let (began, source) = future::join(self.begin(), async {
-            match &batch.events {
-                Some(events) => self
-                    .ready
-                    .provider
-                    .client
-                    .copy_out(&event::events_query(events, by_rows))
-                    .await
-                    .map(Some),
-                None => Ok(None),
-            }
-        })
-        .await;
-        if began? != self.ready.revision {
-            return Ok(Applied::TablesChanged);
+        let (began, source) = self.begin_and_read(batch).await;
+        match began? {
+            Begun::AsBefore => {}
+            Begun::TablesChanged => return Ok(Applied::TablesChanged),
+            Begun::NodeChanged => return Ok(Applied::NodeChanged),
         }
         let source = source.doing(|| "read the batch from the provider".to_owned())?;
         let mut summary = Summary::default();
@@ -417,8 +480,64 @@ impl Stream<'_> {
             };
             summary = applied;
         }
+        if let Some(duty) = &self.duty
+            && self
+                .decoder
+                .as_mut()
+                .is_some_and(|decoder| std::mem::take(&mut decoder.told))
+        {
+            duty.tell(
+                &self.ready.provider.client,
+                &self.ready.subscriber.client,
+                &batch.tick(),
+            )
+            .await?;
+        }
         self.commit(batch, memory).await?;
         Ok(Applied::Committed(summary))
+    }
+
+    /// Begins the transaction, and the read of the batch.
+    async fn begin_and_read(
+        &self,
+        batch: &Batch,
+    ) -> (Result<Begun>, Result<Option<CopyOutStream>, tokio_postgres::Error>) {
+        let begin = async {
+            if self.begin().await? != self.ready.revision {
+                return Ok(Begun::TablesChanged);
+            }
+            let Some(duty) = &self.duty else {
+                return Ok(Begun::AsBefore);
+            };
+            let (p, s) = (&self.ready.provider.client, &self.ready.subscriber.client);
+            if duty.changed(s).await? {
+                return Ok(Begun::NodeChanged);
+            }
+            duty.store(p, s, &batch.tick()).await?;
+            Ok::<Begun, Error>(Begun::AsBefore)
+        };
+        let by_rows = self.decoder.as_ref().is_some_and(Decoder::by_rows);
+        let read = async {
+            match &batch.events {
+                Some(events) => self
+                    .ready
+                    .provider
+                    .client
+                    .copy_out(&event::events_query(events, by_rows))
+                    .await
+                    .map(Some),
+                None => Ok(None),
+            }
+        };
+        // Both at once, unless the batch is read to be stored first.
+        if self.duty.as_ref().is_some_and(Duty::tick_by_tick) {
+            match begin.await {
+                Ok(Begun::AsBefore) => (Ok(Begun::AsBefore), read.await),
+                other => (other, Ok(None)),
+            }
+        } else {
+            future::join(begin, read).await
+        }
     }
 
     /// Reads events and applies them; those of tables in copy are kept for later, under `tick`. Without a tick these are
@@ -503,7 +622,8 @@ impl Stream<'_> {
             table_state::set_error(client, who, None, None).await?;
         }
         failpoint("before_commit");
-        who.commit(client, batch.to).await?;
+        let beside = self.duty.as_ref().map(|duty| duty.commit(batch.to, &batch.time));
+        who.commit(client, batch.to, &beside.unwrap_or_default()).await?;
         failpoint("after_commit");
         memory.errors_wiped = true;
         for table in caught_up {

@@ -17,7 +17,7 @@ use futures_util::future;
 use super::findings::{Finding, Findings, Kind};
 use super::setup::{self, Look};
 use super::wish::Wish;
-use super::{session, state};
+use super::{duty, preflight, session, state};
 use crate::config::ReplayConfig;
 use crate::connect::{End, Session, connect};
 use crate::conninfo::ConnInfo;
@@ -48,15 +48,20 @@ pub(crate) async fn check(config: &ReplayConfig) -> Result<Vec<Finding>> {
     if facts.subscriber.may_state {
         state::check_version(s).await?;
     }
-    let mut survey = setup::survey((p, s), &who, &facts, Some(&wish), Look::of_start(config)).await?;
-    let position = setup::check_position((p, s), &who, &facts, survey.queue_id, false).await;
+    let node = config.node.as_ref();
+    let mut survey = setup::survey((p, s), &who, node, &facts, Some(&wish), Look::of_start(config)).await?;
+    let position = match node {
+        None => setup::check_position((p, s), &who, &facts, survey.queue_id, false).await,
+        Some(node) if facts.subscriber.may_state => duty::check_place(p, s, node).await,
+        Some(_) => Ok(()),
+    };
     let mut findings = std::mem::take(&mut survey.findings);
     let consumer = format!("consumer {} of queue {}", who.consumer, who.queue);
     findings.add_refusal(Kind::Position, (End::Provider, &consumer), position)?;
 
     ends::ends(p, s, &mut findings).await?;
     if facts.provider.may_read {
-        ends::queue(p, &who, &facts.provider, &mut findings).await?;
+        ends::queue(p, &who, &facts.provider, config.node.is_some(), &mut findings).await?;
     }
     let triggers = capture::triggers(p, &who, &survey, &mut findings).await?;
     capture::settings(p, &mut findings).await?;
@@ -69,7 +74,8 @@ pub(crate) async fn check(config: &ReplayConfig) -> Result<Vec<Finding>> {
     around::sequences(p, s, &pairs, &mut findings).await?;
     if facts.subscriber.may_state {
         around::other_consumers(s, &who, &pairs, &mut findings).await?;
-        if facts.provider.may_read {
+        // What is replayed to a branch is changed there without an event of its own.
+        if facts.provider.may_read && !preflight::external(p, &who).await? {
             written::written(p, s, &who, &survey, &triggers, &mut findings).await?;
         }
     }

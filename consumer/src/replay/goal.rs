@@ -21,10 +21,30 @@ pub(super) async fn goal(provider: &Client, queue: &str) -> Result<Snapshot> {
         .get::<_, &str>(0)
         .parse()
         .map_err(|error| Error::failure(format!("the provider's snapshot cannot be read: {error}")))?;
+    force_tick(provider, queue).await?;
+    Ok(goal)
+}
+
+/// The same for a node of a cascade: its ticks are the provider's, so the provider's last one is what there is.
+pub(crate) async fn goal_tick(provider: &Client, queue: &str) -> Result<i64> {
+    force_tick(provider, queue).await?;
+    let row = provider
+        .query_one(include_str!("sql/last_tick.sql"), &[&queue])
+        .await
+        .doing(|| format!("read the last tick of queue \"{queue}\" on the provider"))?;
+    Ok(row.get::<_, Option<i64>>(0).unwrap_or(0))
+}
+
+/// Makes a tick for what is committed now, where that can be done.
+pub(super) async fn force_tick(provider: &Client, queue: &str) -> Result<()> {
+    let what = || format!("make a tick of queue \"{queue}\" on the provider");
     let row = provider
         .query_one(include_str!("sql/rights.sql"), &[&queue])
         .await
         .doing(what)?;
+    if row.get("external") {
+        return Ok(());
+    }
     if row.get("may_tick") {
         let forced = async {
             let tick: Option<i64> = provider.query_one("select pgq.ticker($1)", &[&queue]).await?.get(0);
@@ -43,7 +63,7 @@ pub(super) async fn goal(provider: &Client, queue: &str) -> Result<Snapshot> {
     } else {
         tracing::info!("waiting for the ticker's next tick, as the role may not make one");
     }
-    Ok(goal)
+    Ok(())
 }
 
 /// The snapshot of the tick that the subscriber has reached; None if the provider has dropped that tick.

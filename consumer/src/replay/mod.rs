@@ -28,10 +28,11 @@ mod chunk;
 mod collapse;
 mod copy;
 mod create;
+pub(crate) mod duty;
 mod event;
 mod filter;
 mod findings;
-mod goal;
+pub(crate) mod goal;
 mod held;
 mod idle;
 pub(crate) mod pattern;
@@ -39,7 +40,7 @@ pub(crate) mod position;
 mod preflight;
 mod session;
 mod setup;
-mod state;
+pub(crate) mod state;
 mod statement;
 mod stream;
 pub(crate) mod table;
@@ -50,12 +51,14 @@ mod wish;
 use std::collections::HashSet;
 
 use crate::backoff::Backoff;
-use crate::config::ReplayConfig;
+use crate::config::{Job, ReplayConfig};
 use crate::connect::{End, connect};
+use crate::conninfo::ConnInfo;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::shutdown::Shutdown;
 pub(crate) use check::check;
+pub(crate) use duty::hop;
 pub(crate) use findings::{Finding, Severity};
 pub(crate) use pattern::Pattern;
 pub(crate) use position::Who;
@@ -85,6 +88,8 @@ struct Memory {
     errors_wiped: bool,
     /// What `--until-caught-up` has to reach: the provider's snapshot at the start.
     goal: Option<wire::snapshot::Snapshot>,
+    /// The same for a node of a cascade: its provider's last tick at the start.
+    goal_tick: Option<i64>,
 }
 
 /// What one transaction on the subscriber applies.
@@ -97,15 +102,26 @@ enum Portion {
 }
 
 /// Replays until stopped.
-pub(crate) async fn run(config: ReplayConfig, shutdown: Shutdown, progress: Progress) -> Result<()> {
-    let wish = Wish::of_start(&config)?;
+pub(crate) async fn run(job: Job, shutdown: Shutdown, progress: Progress) -> Result<()> {
+    let (wish, retry_max) = match &job {
+        Job::Hop(config) => (Wish::of_start(config)?, config.retry_max),
+        Job::Node(config) => (Wish::of_start(&config.checked)?, config.checked.retry_max),
+    };
     let mut memory = Memory::default();
-    let mut backoff = Backoff::new(config.retry_max);
+    let mut backoff = Backoff::new(retry_max);
     loop {
-        let error = match Box::pin(attempt(&config, &wish, &shutdown, &progress, &mut memory)).await {
+        let outcome = match &job {
+            Job::Hop(config) => Box::pin(attempt(config, &wish, &shutdown, &progress, &mut memory)).await,
+            Job::Node(config) => Box::pin(duty::attempt(config, &wish, &shutdown, &progress, &mut memory)).await,
+        };
+        let error = match outcome {
             Ok(Ended::Done) => return Ok(()),
             Ok(Ended::TablesChanged) => {
                 tracing::info!("the set of tables was changed");
+                continue;
+            }
+            Ok(Ended::NodeChanged) => {
+                memory.hop_changed();
                 continue;
             }
             Err(error) => error,
@@ -115,8 +131,12 @@ pub(crate) async fn run(config: ReplayConfig, shutdown: Shutdown, progress: Prog
             continue;
         }
         if !error.is_transient() || !memory.connected {
-            if let Some(table) = memory.failed_table.take() {
-                record(&config, &table, &error).await;
+            match (&job, memory.failed_table.take()) {
+                (Job::Hop(config), Some(table)) => {
+                    record(&config.subscriber, &config.who(), Some(&table), &error).await
+                }
+                (Job::Hop(_), None) => {}
+                (Job::Node(config), table) => duty::record(config, table.as_ref(), &error).await,
             }
             return Err(error);
         }
@@ -142,6 +162,8 @@ enum Ended {
     Done,
     /// Somebody changed the set of tables: to begin again with the new one.
     TablesChanged,
+    /// The node's state was changed: to begin again with the new one.
+    NodeChanged,
 }
 
 /// One life of the two sessions.
@@ -161,13 +183,20 @@ async fn attempt(
 
 /// Leaves the reason where `consumer status` finds it. The failure itself is reported by the caller; this one is not
 /// worth another.
-async fn record(config: &ReplayConfig, table: &Name, error: &Error) {
-    let who = config.who();
+async fn record(subscriber: &ConnInfo, who: &Who, table: Option<&Name>, error: &Error) {
     let outcome = async {
-        let session = connect(&config.subscriber, End::Subscriber, "pgcascade replay").await?;
-        table_state::set_error(&session.client, &who, Some(table), Some(&error.to_string())).await
+        let session = connect(subscriber, End::Subscriber, "pgcascade replay").await?;
+        table_state::set_error(&session.client, who, table, Some(&error.to_string())).await
     };
     if let Err(error) = outcome.await {
         tracing::debug!("the reason could not be recorded: {error}");
+    }
+}
+
+impl Memory {
+    /// What was found out about one provider says nothing about the next.
+    fn hop_changed(&mut self) {
+        self.careful = None;
+        self.again = false;
     }
 }

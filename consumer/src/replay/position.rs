@@ -18,12 +18,15 @@ pub(crate) struct Who {
 
 /// The row.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Position {
-    /// `system identifier:database oid:queue_id`
-    pub(super) provider_identity: String,
+pub(crate) struct Position {
+    /// `system identifier:database oid:queue_id`, or [`CASCADE`]
+    pub(crate) provider_identity: String,
     /// None: an intent.
-    pub(super) tick: Option<i64>,
+    pub(crate) tick: Option<i64>,
 }
+
+/// In place of a provider's identity in the position of a node.
+pub(crate) const CASCADE: &str = "cascade";
 
 /// Where the provider thinks the consumer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +38,7 @@ pub(super) struct Subscription {
 
 impl Who {
     /// The same number on both ends, for the session locks that keep a second replay out.
-    pub(super) fn lock_key(&self) -> i64 {
+    pub(crate) fn lock_key(&self) -> i64 {
         // FNV-1a: any hash that stays the same from version to version will do.
         let bytes = b"pgcascade replay"
             .iter()
@@ -55,7 +58,7 @@ impl Who {
     }
 
     /// The position, if there is one.
-    pub(super) async fn load(&self, subscriber: &Client) -> Result<Option<Position>> {
+    pub(crate) async fn load(&self, subscriber: &Client) -> Result<Option<Position>> {
         let row = subscriber
             .query_opt(
                 "select provider_identity, tick from pgcascade_replay.position where consumer = $1 and queue = $2",
@@ -92,15 +95,30 @@ impl Who {
     ///
     /// Both in one message: two requests, of which the first is prepared before it is executed, would be sent as
     /// PREPARE, COMMIT, EXECUTE if they were awaited together, and the data would be committed without its position.
-    pub(super) async fn commit(&self, subscriber: &Client, tick: i64) -> Result<()> {
+    /// `beside` is what else is written with it: statements, each with its semicolon.
+    pub(super) async fn commit(&self, subscriber: &Client, tick: i64, beside: &str) -> Result<()> {
         let sql = format!(
-            "update pgcascade_replay.position set tick = {tick}, updated = pg_catalog.clock_timestamp() where {}; commit",
+            "update pgcascade_replay.position set tick = {tick}, updated = pg_catalog.clock_timestamp() where {}; {beside}commit",
             self.condition()
         );
         subscriber
             .batch_execute(&sql)
             .await
             .doing(|| format!("move the position on the subscriber to tick {tick} and commit"))
+    }
+
+    /// Writes the position of a node, which is a tick of its cascade, whoever the provider is.
+    pub(crate) async fn set(&self, subscriber: &Client, tick: i64) -> Result<()> {
+        subscriber
+            .execute(
+                "insert into pgcascade_replay.position (consumer, queue, provider_identity, tick) values ($1, $2, $3, $4)
+                 on conflict (consumer, queue) do update set provider_identity = excluded.provider_identity, tick = excluded.tick,
+                                                             updated = pg_catalog.now()",
+                &[&self.consumer, &self.queue, &CASCADE, &tick],
+            )
+            .await
+            .doing(|| "write the position on the subscriber".to_owned())?;
+        Ok(())
     }
 
     fn condition(&self) -> String {
@@ -174,6 +192,13 @@ impl Who {
                 _ => Ok(()),
             };
         };
+        if position.provider_identity == CASCADE {
+            return Err(Error::usage(format!(
+                "the subscriber is a node of queue \"{}\", whose replay is called \"{}\"",
+                self.queue, self.consumer
+            ))
+            .hint("Leave out --provider and --consumer: the node knows both."));
+        }
         if position.provider_identity != provider_identity {
             return Err(self.lost(&format!(
                 "it was reached on another database or queue (identity {}, this provider is {provider_identity})",
@@ -207,7 +232,7 @@ impl Who {
     }
 
     /// Replay cannot go on, and must not go on from anywhere else.
-    pub(super) fn lost(&self, why: &str) -> Error {
+    pub(crate) fn lost(&self, why: &str) -> Error {
         let Self { consumer, queue } = self;
         Error::failure(format!("lost position of consumer \"{consumer}\" in queue \"{queue}\": {why}")).hint(format!(
             "Nothing was applied. To start over with a new copy: select pgq.unregister_consumer({queue}, {consumer}) on the provider, \

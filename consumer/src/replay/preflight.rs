@@ -10,12 +10,14 @@ use std::fmt::Display;
 use tokio_postgres::Client;
 
 use super::create;
+use super::filter::Filter;
 use super::findings::{Findings, Kind, Remedy};
 use super::position::Who;
 use super::session::SubscriberFacts;
 use super::table::{Name, Table, literal, quoted};
 use super::table_state::{Entry, State};
-use super::triggers::{self, Found};
+use super::triggers::{self, Capture, Found};
+use crate::cascade::{Node, Role};
 use crate::connect::End;
 use crate::error::{Doing, Result};
 
@@ -32,6 +34,7 @@ pub(super) async fn provider(
     client: &Client,
     role: &str,
     who: &Who,
+    node: Option<&Node>,
     entries: &[Entry],
     tables: &HashMap<Name, Table>,
     findings: &mut Findings,
@@ -66,7 +69,9 @@ pub(super) async fn provider(
             grant("pgq_reader"),
         );
     }
-    let captured = triggers::found(client, who, tables.values()).await?;
+    // A queue whose ticks come from elsewhere gets its events from there, too, and not from triggers.
+    let external: bool = row.get("external");
+    let captured = triggers::found(client, End::Provider, who, tables.values()).await?;
     let mut all_captured = true;
     for entry in entries {
         let name = &entry.provider;
@@ -119,7 +124,7 @@ pub(super) async fn provider(
             );
         }
         let found = captured.get(&table.oid).map_or(&[][..], Vec::as_slice);
-        all_captured &= capture(entry, table, found, role, findings);
+        all_captured &= external || capture(entry, &entry.captures(table, node), table, found, role, findings);
     }
     if !all_captured && !row.get::<_, bool>("may_capture") {
         findings.add(
@@ -133,11 +138,17 @@ pub(super) async fn provider(
 }
 
 /// Whether the table's triggers are there. If not: whether they may be missing, and can be made.
-fn capture(entry: &Entry, table: &Table, found: &[Found], role: &str, findings: &mut Findings) -> bool {
+fn capture(
+    entry: &Entry,
+    wanted: &[Capture],
+    table: &Table,
+    found: &[Found],
+    role: &str,
+    findings: &mut Findings,
+) -> bool {
     let name = &table.name;
     let object: (End, &dyn Display) = (End::Provider, name);
-    let wanted = entry.filter.captures(table);
-    let foreign = triggers::foreign(&wanted, found);
+    let foreign = triggers::foreign(wanted, found);
     for trigger in &foreign {
         let wanted = wanted
             .iter()
@@ -161,7 +172,7 @@ fn capture(entry: &Entry, table: &Table, found: &[Found], role: &str, findings: 
             ),
         );
     }
-    if !foreign.is_empty() || triggers::lacking(&wanted, found).is_empty() {
+    if !foreign.is_empty() || triggers::lacking(wanted, found).is_empty() {
         return true;
     }
     if !entry.is_new && entry.state != State::InCopy {
@@ -183,6 +194,84 @@ fn capture(entry: &Entry, table: &Table, found: &[Found], role: &str, findings: 
         );
     }
     false
+}
+
+/// The nodes of a cascade share the root's triggers, and a branch's tables may be the root's some day.
+pub(super) fn whole(node: &Node, entry: &Entry, findings: &mut Findings) {
+    let name = &entry.provider;
+    let mut refuse = |what: &str, why: &str| {
+        findings.add(
+            Kind::Filter,
+            (End::Provider, name),
+            format!("table {name} cannot be replayed {what} to {}, {why}", node.title()),
+            format!(
+                "take it out: consumer table remove {}; then add it whole",
+                literal(&name.quoted())
+            ),
+        );
+    };
+    if node.role == Role::Branch {
+        if entry.filter != Filter::default() {
+            refuse("in part", "a branch, which has every table whole");
+        }
+        if entry.provider != entry.subscriber {
+            refuse(
+                "under another name",
+                "a branch, whose events have the names of its tables",
+            );
+        }
+    } else if entry.filter.rows.is_some() {
+        refuse(
+            "with --where",
+            "as all nodes share the root's triggers, which capture every row",
+        );
+    }
+}
+
+/// What a branch needs beside that: its tables are the root's some day, whole and with triggers. `more`: some are to be made.
+pub(super) async fn branch(
+    client: &Client,
+    role: &str,
+    who: &Who,
+    node: &Node,
+    pairs: &[Pair<'_>],
+    more: bool,
+    findings: &mut Findings,
+) -> Result<()> {
+    let row = client
+        .query_one(include_str!("sql/rights.sql"), &[&who.queue])
+        .await
+        .doing(|| format!("look for queue \"{}\" on the subscriber", who.queue))?;
+    let grant = |what: &str| Remedy::run(End::Subscriber, format!("grant {what} to {}", quoted(role)));
+    let captured = triggers::found(client, End::Subscriber, who, pairs.iter().map(|pair| pair.subscriber)).await?;
+    let mut may_capture = !more || row.get("may_capture");
+    for Pair { entry, subscriber, .. } in pairs {
+        let found = captured.get(&subscriber.oid).map_or(&[][..], Vec::as_slice);
+        if triggers::lacking(&entry.captures(subscriber, Some(node)), found).is_empty() {
+            continue;
+        }
+        may_capture &= row.get::<_, bool>("may_capture");
+        if !subscriber.may("trigger") {
+            let name = &subscriber.name;
+            findings.add(
+                Kind::TriggerRight,
+                (End::Subscriber, name),
+                format!("role \"{role}\" may not make triggers on table {name} of the subscriber, which is a branch"),
+                grant(&format!("trigger on {}", name.quoted())),
+            );
+        }
+    }
+    if !may_capture {
+        findings.add(
+            Kind::CaptureRight,
+            (End::Subscriber, &format!("role {}", quoted(role))),
+            format!(
+                "role \"{role}\" may not use the capture function pgq.logutriga() of the subscriber, which is a branch"
+            ),
+            grant("pgq_writer"),
+        );
+    }
+    Ok(())
 }
 
 /// The unique key that could be the primary one, if there is one.
@@ -235,6 +324,15 @@ pub(super) fn missing(missing: &[Table], entries: &[Entry], create: bool, findin
             );
         }
     }
+}
+
+/// Whether the queue's ticks and events come from elsewhere, as on a branch of a cascade.
+pub(super) async fn external(provider: &Client, who: &Who) -> Result<bool> {
+    let row = provider
+        .query_one(include_str!("sql/rights.sql"), &[&who.queue])
+        .await
+        .doing(|| format!("look for queue \"{}\" on the provider", who.queue))?;
+    Ok(row.get("external"))
 }
 
 /// What the role needs on the subscriber whatever the tables. Leaves the session in replica mode: no trigger of an

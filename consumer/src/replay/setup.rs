@@ -6,7 +6,8 @@
 //! 2. look at everything and change nothing ([`survey`]): all findings are reported at once (findings.rs, preflight.rs); only
 //!    what an older version made for itself on the subscriber is brought up to date before (state.rs);
 //! 3. make the missing tables (`--create`) and the schema pgcascade_replay on the subscriber;
-//! 4. make the queue, write the intent, register the consumer, write its first tick: the stream begins here;
+//! 4. make the queue, write the intent, register the consumer, write its first tick: the stream begins here; a node of a cascade
+//!    has all that, and takes its place at its provider (duty.rs);
 //! 5. make the triggers: every change from here on is in the stream;
 //! 6. record the tables that are new; only then copy what has no copy yet (copy.rs): what its snapshot does not see is in
 //!    the stream.
@@ -29,10 +30,10 @@ use super::session::{self, ProviderFacts, SubscriberFacts};
 use super::table::{self, Name, Table};
 use super::table_state::{self, Entry, State};
 use super::wish::Wish;
-use super::{Memory, create, state, triggers};
+use super::{Memory, create, duty, state, triggers};
+use crate::cascade::{Node, Role};
 use crate::config::ReplayConfig;
 use crate::connect::{End, Session, connect};
-use crate::conninfo::ConnInfo;
 use crate::error::{Doing, Error, Result};
 
 /// The two sessions, and what the streaming and copying parts need to know.
@@ -43,6 +44,8 @@ pub(super) struct Ready {
     /// The last tick that is applied.
     pub(super) tick: i64,
     pub(super) queue_id: i32,
+    /// Its ticks come from elsewhere: the provider is a branch.
+    pub(super) external: bool,
     /// The provider's.
     pub(super) encoding: String,
     /// That of the set of tables.
@@ -67,6 +70,8 @@ pub(super) struct Ends {
     pub(super) subscriber: Session,
     facts: Facts,
     pub(super) who: Who,
+    /// The node that the subscriber is, if it is one of the queue's cascade.
+    node: Option<Node>,
 }
 
 /// What both ends are.
@@ -82,11 +87,12 @@ pub(super) async fn facts(provider: &Client, subscriber: &Client) -> Result<Fact
 }
 
 /// Connects to both ends.
-pub(super) async fn open(provider: &ConnInfo, subscriber: &ConnInfo, who: Who, program: &str) -> Result<Ends> {
+pub(super) async fn open(config: &ReplayConfig, program: &str) -> Result<Ends> {
+    let who = config.who();
     let application_name = format!("pgcascade {program} {} {}", who.queue, who.consumer);
     let (provider, subscriber) = future::try_join(
-        connect(provider, End::Provider, &application_name),
-        connect(subscriber, End::Subscriber, &application_name),
+        connect(&config.provider, End::Provider, &application_name),
+        connect(&config.subscriber, End::Subscriber, &application_name),
     )
     .await?;
     let (p, s) = (&provider.client, &subscriber.client);
@@ -100,6 +106,7 @@ pub(super) async fn open(provider: &ConnInfo, subscriber: &ConnInfo, who: Who, p
         subscriber,
         facts,
         who,
+        node: config.node.clone(),
     })
 }
 
@@ -127,7 +134,7 @@ impl Look {
 
 /// Does all of it but the copies.
 pub(super) async fn prepare(config: &ReplayConfig, wish: &Wish, memory: &mut Memory) -> Result<Ready> {
-    let ends = open(&config.provider, &config.subscriber, config.who(), "replay").await?;
+    let ends = open(config, "replay").await?;
     let patience = if memory.connected {
         session::LOCK_PATIENCE_AGAIN
     } else {
@@ -178,6 +185,7 @@ pub(super) async fn prepare(config: &ReplayConfig, wish: &Wish, memory: &mut Mem
         who: ends.who,
         tick: base.tick,
         queue_id: base.queue_id,
+        external: base.external,
         encoding: ends.facts.provider.encoding,
         revision: base.revision,
         targets,
@@ -206,7 +214,7 @@ impl Survey {
         entries
             .filter_map(|entry| match end {
                 End::Provider => self.at_provider.get(&entry.provider),
-                End::Subscriber => self.at_subscriber.get(&entry.subscriber),
+                End::Subscriber | End::Node => self.at_subscriber.get(&entry.subscriber),
             })
             .collect()
     }
@@ -249,6 +257,7 @@ impl Survey {
 pub(super) async fn survey(
     (p, s): (&Client, &Client),
     who: &Who,
+    node: Option<&Node>,
     facts: &Facts,
     wish: Option<&Wish>,
     look: Look,
@@ -276,7 +285,8 @@ pub(super) async fn survey(
     }
     let names: Vec<Name> = entries.iter().map(|entry| entry.provider.clone()).collect();
     let at_provider = table::inspect(p, End::Provider, &names).await?;
-    let queue_id = preflight::provider(p, &facts.provider.role, who, &entries, &at_provider, &mut findings).await?;
+    let role = &facts.provider.role;
+    let queue_id = preflight::provider(p, role, who, node, &entries, &at_provider, &mut findings).await?;
     preflight::subscriber_rights(s, &facts.subscriber, &mut findings).await?;
     let mut parts = HashMap::new();
     for entry in &entries {
@@ -285,6 +295,9 @@ pub(super) async fn survey(
         };
         if entry.is_new {
             entry.filter.check(p, table, &mut findings).await?;
+        }
+        if let Some(node) = node {
+            preflight::whole(node, entry, &mut findings);
         }
         parts.insert(entry.provider.clone(), entry.filter.part_of(table));
     }
@@ -305,6 +318,10 @@ pub(super) async fn survey(
     }
     let role = &facts.subscriber.role;
     preflight::subscriber_tables(s, role, look.truncate, &survey.pairs(), &mut findings).await?;
+    if let Some(node) = node.filter(|node| node.role == Role::Branch) {
+        let more = !survey.missing().is_empty();
+        preflight::branch(s, role, who, node, &survey.pairs(), more, &mut findings).await?;
+    }
     survey.findings = findings;
     Ok(survey)
 }
@@ -341,6 +358,7 @@ pub(super) async fn check_position(
 pub(super) struct Base {
     tick: i64,
     queue_id: i32,
+    external: bool,
     revision: i64,
     /// Those that were looked at.
     pub(super) entries: Vec<Entry>,
@@ -370,9 +388,12 @@ impl Ends {
         if facts.subscriber.may_state {
             state::bring_up_to_date(s, &facts.subscriber).await?;
         }
-        let mut survey = survey((p, s), who, facts, wish, look).await?;
-        // A lost position first: whatever else is missing, putting it right would not help.
-        check_position((p, s), who, facts, survey.queue_id, look.new_only).await?;
+        let node = self.node.as_ref();
+        let mut survey = survey((p, s), who, node, facts, wish, look).await?;
+        if node.is_none() {
+            // A lost position first: whatever else is missing, putting it right would not help.
+            check_position((p, s), who, facts, survey.queue_id, look.new_only).await?;
+        }
         let warnings = std::mem::take(&mut survey.findings).into_warnings()?;
 
         let missing = survey.missing();
@@ -383,9 +404,20 @@ impl Ends {
         if !facts.subscriber.installed {
             state::bring_up_to_date(s, &facts.subscriber).await?;
         }
-        let queue_id = make_queue(p, who).await?;
-        let identity = format!("{}:{queue_id}", facts.provider.identity);
-        let tick = register(p, s, who, &identity, look.new_only).await?;
+        let (queue_id, tick) = match (node, survey.queue_id) {
+            (None, _) => {
+                let queue_id = make_queue(p, who).await?;
+                let identity = format!("{}:{queue_id}", facts.provider.identity);
+                (queue_id, register(p, s, who, &identity, look.new_only).await?)
+            }
+            (Some(_), None) => return Err(who.lost("the provider does not have the queue any more")),
+            (Some(node), Some(queue_id)) if look.new_only => {
+                duty::upstream(p, node).await?;
+                (queue_id, node.tick)
+            }
+            (Some(node), Some(queue_id)) => (queue_id, duty::attach(p, s, node).await?),
+        };
+        let external = preflight::external(p, who).await?;
         let Survey {
             entries,
             mut revision,
@@ -393,14 +425,20 @@ impl Ends {
             at_subscriber,
             ..
         } = survey;
-        let mut captured = triggers::found(p, who, at_provider.values()).await?;
-        for entry in &entries {
-            let Some(table) = at_provider.get(&entry.provider) else {
-                continue;
-            };
-            let found = captured.remove(&table.oid).unwrap_or_default();
-            let wanted = entry.filter.captures(table);
-            triggers::make(p, who, table, &triggers::lacking(&wanted, &found), &found).await?;
+        if let Some(node) = node {
+            duty::check_source(p, node, &entries).await?;
+        }
+        if !external {
+            let tables = entries.iter().map(|entry| (entry, at_provider.get(&entry.provider)));
+            self.capture(p, End::Provider, tables).await?;
+        }
+        if node.is_some_and(|node| node.role == Role::Branch) {
+            // What is replayed does not fire them; they are there for the day on which this is the root, and until then
+            // they keep others from writing to the tables.
+            let tables = entries
+                .iter()
+                .map(|entry| (entry, at_subscriber.get(&entry.subscriber)));
+            self.capture(s, End::Subscriber, tables).await?;
         }
         // After the triggers: a table that has a state and no triggers is one that lost them.
         if entries.iter().any(|entry| entry.is_new) {
@@ -414,12 +452,39 @@ impl Ends {
         Ok(Base {
             tick,
             queue_id,
+            external,
             revision: revision.unwrap_or(0),
             entries,
             at_provider,
             at_subscriber,
             warnings,
         })
+    }
+
+    /// Makes the triggers that tables lack.
+    async fn capture<'a>(
+        &self,
+        client: &Client,
+        end: End,
+        tables: impl Iterator<Item = (&'a Entry, Option<&'a Table>)> + Clone,
+    ) -> Result<()> {
+        let there = tables.clone().filter_map(|(_, table)| table);
+        let mut captured = triggers::found(client, end, &self.who, there).await?;
+        for (entry, table) in tables {
+            let Some(table) = table else { continue };
+            let found = captured.remove(&table.oid).unwrap_or_default();
+            let wanted = entry.captures(table, self.node.as_ref());
+            triggers::make(
+                client,
+                end,
+                &self.who,
+                table,
+                &triggers::lacking(&wanted, &found),
+                &found,
+            )
+            .await?;
+        }
+        Ok(())
     }
 }
 

@@ -3,24 +3,32 @@
 //!
 //! It is made in steps, one file each ([`STEPS`]). A step that was ever released never changes; what is new becomes the next
 //! step, and the version, which is the number of steps that were taken, stands in the schema's comment. Everything happens
-//! in one transaction, under a lock, since replays of several consumers may start at once. Called by setup.rs.
+//! in one transaction, under a lock, since replays of several consumers may start at once. Called by setup.rs, and when a
+//! node of a cascade is made.
 
 use tokio_postgres::Client;
 
 use super::position::Who;
-use super::session::SubscriberFacts;
+use super::session::{self, SubscriberFacts};
 use crate::error::{Doing, Error, Result};
 
 /// What each version adds to the one before.
-const STEPS: [&str; 3] = [
+const STEPS: [&str; 4] = [
     include_str!("sql/state.sql"),
     include_str!("sql/state_2.sql"),
     include_str!("sql/state_3.sql"),
+    include_str!("sql/state_4.sql"),
 ];
 
 /// The version stands in the comment as "(version 2)"; without a comment, nothing was added yet.
 const VERSION: &str = "select coalesce(pg_catalog.substring(pg_catalog.obj_description(n.oid, 'pg_namespace'), 'version (\\d+)')::int4, 1)
                          from pg_catalog.pg_namespace n where n.nspname = 'pgcascade_replay'";
+
+/// For a database that is to be a node of a cascade.
+pub(crate) async fn install(database: &Client) -> Result<()> {
+    let found = session::subscriber_facts(database).await?;
+    bring_up_to_date(database, &found).await
+}
 
 /// Takes the steps that are missing. `found` says whether the schema is there, as the role sees it.
 pub(super) async fn bring_up_to_date(subscriber: &Client, found: &SubscriberFacts) -> Result<()> {

@@ -69,6 +69,8 @@ pub(super) struct Decoder {
     pub(super) careful: bool,
     /// What is being read are the kept events of a table, to be applied now.
     pub(super) draining: bool,
+    /// There was an event of the cascade itself, see duty.rs.
+    pub(super) told: bool,
     /// The table whose event could not be read.
     pub(super) failed: Option<usize>,
     chunk_bytes: usize,
@@ -128,6 +130,7 @@ impl Decoder {
             collapse: Collapse::default(),
             careful: false,
             draining: false,
+            told: false,
             failed: None,
             chunk_bytes,
         }
@@ -292,6 +295,10 @@ impl Decoder {
         let name = event.table.unwrap_or_default();
         if let Some(&route) = self.by_name.get(name) {
             return Some(route);
+        }
+        if event.event_type.starts_with(b"pgq.") {
+            self.told = true;
+            return None;
         }
         let seen = if name.is_empty() { event.event_type } else { name };
         if !self.ignored.contains(seen) {

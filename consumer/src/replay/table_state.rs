@@ -15,7 +15,9 @@ use wire::snapshot::Snapshot;
 
 use super::filter::{Columns, Filter};
 use super::position::Who;
-use super::table::Name;
+use super::table::{Name, Table};
+use super::triggers::Capture;
+use crate::cascade::Node;
 use crate::error::{Doing, Error, Result};
 
 /// One table's state.
@@ -70,6 +72,14 @@ impl Entry {
     /// Whether rows of the provider are still to be copied.
     pub(super) fn to_copy(&self) -> bool {
         matches!(self.state, State::InCopy | State::InChunks(_))
+    }
+
+    /// The triggers that capture it. All nodes of a cascade share those of the root, so they capture the whole table.
+    pub(super) fn captures(&self, table: &Table, node: Option<&Node>) -> Vec<Capture> {
+        match node {
+            None => self.filter.captures(table),
+            Some(_) => Filter::default().captures(table),
+        }
     }
 }
 

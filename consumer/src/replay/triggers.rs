@@ -1,4 +1,5 @@
-//! The capture triggers on the provider: which there are, which a table needs, and making and dropping them.
+//! The capture triggers: which there are, which a table needs, and making and dropping them. They are on the provider's tables;
+//! a branch of a cascade has them, too, for the day on which it is the root.
 //!
 //! They belong to the queue: its consumers share them. One that captures at least the columns that this consumer wants serves
 //! it, as the decoder leaves out the others; one that captures fewer, or other rows, is neither used nor replaced, but reported.
@@ -10,6 +11,7 @@ use tokio_postgres::Client;
 
 use super::position::Who;
 use super::table::{Table, literal, quoted};
+use crate::connect::End;
 use crate::error::{Doing, Result};
 
 /// Bits of `pg_trigger.tgtype`.
@@ -53,16 +55,17 @@ pub(super) struct Found {
 
 /// What each table has, by oid.
 pub(super) async fn found(
-    provider: &Client,
+    client: &Client,
+    end: End,
     who: &Who,
     tables: impl Iterator<Item = &Table>,
 ) -> Result<HashMap<u32, Vec<Found>>> {
     let tables: HashMap<u32, &Table> = tables.map(|table| (table.oid, table)).collect();
     let oids: Vec<u32> = tables.keys().copied().collect();
-    let rows = provider
+    let rows = client
         .query(include_str!("sql/triggers.sql"), &[&oids, &who.queue])
         .await
-        .doing(|| "look for capture triggers on the provider".to_owned())?;
+        .doing(|| format!("look for capture triggers on the {end}"))?;
     let mut found: HashMap<u32, Vec<Found>> = HashMap::new();
     for row in rows {
         let oid: u32 = row.get("table");
@@ -165,7 +168,8 @@ pub(super) fn foreign<'a>(wanted: &[Capture], found: &'a [Found]) -> Vec<&'a Fou
 ///
 /// One of its name that is [`found`] and that somebody disabled is replaced; what else has the name is an error.
 pub(super) async fn make(
-    provider: &Client,
+    client: &Client,
+    end: End,
     who: &Who,
     table: &Table,
     lacking: &[Capture],
@@ -206,11 +210,11 @@ pub(super) async fn make(
         ));
     }
     // Writers queue up behind a CREATE TRIGGER that waits for a long transaction: better to give up and try again.
-    provider
+    client
         .batch_execute(&format!("begin; set local lock_timeout = '5s'; {sql} commit"))
         .await
-        .doing(|| format!("make the capture triggers on table {} of the provider", table.name))?;
-    tracing::info!(table = %table.name, "capture triggers made on the provider");
+        .doing(|| format!("make the capture triggers on table {} of the {end}", table.name))?;
+    tracing::info!(table = %table.name, "capture triggers made on the {end}");
     Ok(())
 }
 

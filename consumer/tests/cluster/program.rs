@@ -29,8 +29,7 @@ impl Output {
 
 impl Replay {
     pub(crate) fn new(provider: &str, subscriber: &str) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_consumer"));
-        command.args([
+        Self::command(&[
             "replay",
             "--provider",
             provider,
@@ -40,7 +39,13 @@ impl Replay {
             "q",
             "--consumer",
             "c",
-        ]);
+        ])
+    }
+
+    /// Any command of it.
+    pub(crate) fn command(arguments: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_consumer"));
+        command.args(arguments);
         command
             .env_remove("PGCASCADE_FAILPOINTS")
             .stdin(Stdio::null())

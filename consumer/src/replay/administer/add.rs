@@ -4,7 +4,9 @@ use super::super::filter::{Columns, Filter};
 use super::super::pattern::{self, Pattern};
 use super::super::setup::{self, Look};
 use super::super::wish::{Rename, Wish};
+use super::completed;
 use crate::cli::table::AddArgs;
+use crate::config::ReplayConfig;
 use crate::error::{Error, Result};
 
 /// Adds tables.
@@ -41,8 +43,12 @@ pub(super) async fn run(args: AddArgs) -> Result<()> {
         rename: args.rename.as_deref().map(Rename::parse).transpose()?,
         all_new: true,
     };
-    let config = args.whose.settings()?.resolve()?;
-    let ends = setup::open(&config.provider, &config.subscriber, config.who(), "table add").await?;
+    let (settings, node) = completed(args.whose.settings()?).await?;
+    let config = ReplayConfig {
+        node,
+        ..settings.resolve()?
+    };
+    let ends = setup::open(&config, "table add").await?;
     let look = Look {
         create: args.create,
         truncate: false,

@@ -7,7 +7,7 @@ use tokio_postgres::Client;
 use super::super::table::{self, Name};
 use super::super::table_state;
 use super::super::triggers;
-use super::{Set, open};
+use super::{Set, completed, open};
 use crate::cli::table::{RemoveArgs, ResyncArgs};
 use crate::config::conninfo;
 use crate::connect::{End, connect};
@@ -15,8 +15,9 @@ use crate::error::{Doing, Error, Result};
 
 /// Takes tables out: first out of the set, so that replay does not miss the triggers.
 pub(super) async fn remove(args: RemoveArgs) -> Result<()> {
-    let settings = args.whose.settings()?;
-    let provider = if args.keep_triggers {
+    let (settings, node) = completed(args.whose.settings()?).await?;
+    // The nodes of a cascade share them, and a branch's serve it when it is the root.
+    let provider = if args.keep_triggers || node.is_some() {
         None
     } else {
         let target = conninfo("provider", settings.provider.as_deref())?;
@@ -117,7 +118,8 @@ async fn other_users(set: &Set, provider: &Client, names: &[Name]) -> Result<Has
 
 /// Copies tables again.
 pub(super) async fn resync(args: ResyncArgs) -> Result<()> {
-    let set = open(&args.whose.settings()?, true).await?;
+    let (settings, _) = completed(args.whose.settings()?).await?;
+    let set = open(&settings, true).await?;
     let chosen = set.chosen(&args.patterns)?;
     if let Some(entry) = chosen.iter().find(|entry| entry.to_copy() && entry.error.is_none()) {
         return Err(

@@ -8,7 +8,7 @@ use super::super::filter::Columns;
 use super::super::pattern;
 use super::super::table::Name;
 use super::super::table_state::Entry;
-use super::open;
+use super::{completed, open};
 use crate::cli::table::{ListArgs, MissingArgs};
 use crate::config::conninfo;
 use crate::connect::{End, connect};
@@ -39,7 +39,8 @@ struct Missing<'a> {
 
 /// Shows the set.
 pub(super) async fn list(args: ListArgs) -> Result<()> {
-    let set = open(&args.whose.settings()?, false).await?;
+    let (settings, _) = completed(args.whose.settings()?).await?;
+    let set = open(&settings, false).await?;
     let tables: Vec<Listed<'_>> = set
         .entries
         .iter()
@@ -87,7 +88,7 @@ pub(super) async fn list(args: ListArgs) -> Result<()> {
 
 /// Shows what is not replayed, or not yet.
 pub(super) async fn missing(args: MissingArgs) -> Result<()> {
-    let settings = args.whose.settings()?;
+    let (settings, _) = completed(args.whose.settings()?).await?;
     let target = conninfo("provider", settings.provider.as_deref())?;
     let set = open(&settings, false).await?;
     let provider = connect(&target, End::Provider, "consumer table").await?;

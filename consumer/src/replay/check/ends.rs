@@ -122,8 +122,14 @@ async fn encodings(subscriber: &Client, from: &str, to: &str, findings: &mut Fin
     Ok(())
 }
 
-/// Looks at the queue: ticks, and to whom the consumer belongs.
-pub(super) async fn queue(provider: &Client, who: &Who, facts: &ProviderFacts, findings: &mut Findings) -> Result<()> {
+/// Looks at the queue: ticks, and to whom the consumer belongs. `cascade`: whether it is read as that of a node.
+pub(super) async fn queue(
+    provider: &Client,
+    who: &Who,
+    facts: &ProviderFacts,
+    cascade: bool,
+    findings: &mut Findings,
+) -> Result<()> {
     let row = provider
         .query_one(include_str!("queue.sql"), &[&who.queue, &who.consumer])
         .await
@@ -149,9 +155,11 @@ pub(super) async fn queue(provider: &Client, who: &Who, facts: &ProviderFacts, f
             set("ticker_paused"),
         );
     } else {
-        ticks(&row, who, facts, set, object, findings);
+        ticks(&row, who, facts, cascade, set, object, findings);
     }
-    if row.get::<_, Option<bool>>("closed") == Some(true) {
+    // That of a branch is, and gets its events all the same.
+    let fed = cascade && row.get::<_, Option<bool>>("external") == Some(true);
+    if row.get::<_, Option<bool>>("closed") == Some(true) && !fed {
         findings.add(
             Kind::QueueClosed,
             object,
@@ -204,6 +212,7 @@ fn ticks(
     row: &Row,
     who: &Who,
     facts: &ProviderFacts,
+    cascade: bool,
     set: impl Fn(&str) -> Remedy,
     object: (End, &dyn Display),
     findings: &mut Findings,
@@ -213,7 +222,11 @@ fn ticks(
     let preloaded: Option<bool> = row.get("preloaded");
     let off = row.get::<_, Option<&str>>("wanted") == Some("off");
     let remedy = || {
-        if external {
+        if external && cascade {
+            "see with consumer status which node above does not get on, and in pgcascade.node_state of the root whether a takeover \
+             has closed it"
+                .into()
+        } else if external {
             set("external_ticker").words("start what ticks it, or")
         } else if off {
             let statement = format!("alter database {} set pgcascade.ticker = on", quoted(&facts.database));

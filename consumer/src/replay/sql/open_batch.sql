@@ -1,7 +1,8 @@
 -- The open batch: the query for its events, the snapshot that ends it, and how far behind the provider's last tick that
 -- is.
 -- $1: batch
-select pgq.batch_event_sql($1) as events, t.tick_snapshot::text as snapshot,
+select pgq.batch_event_sql($1) as events, t.tick_snapshot::text as snapshot, t.tick_time::text as tick_time,
+       t.tick_event_seq as event_seq,
        extract(epoch from pg_catalog.clock_timestamp() - t.tick_time)::float8 as lag_seconds,
        l.tick_id - t.tick_id as lag_ticks, l.tick_event_seq - t.tick_event_seq as lag_events
   from pgq.subscription s

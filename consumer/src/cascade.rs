@@ -1,0 +1,327 @@
+//! A database as a node of a cascade: what it is, who it reads from, and whether it is to pause.
+//!
+//! A root or branch keeps that in pgq_node, as PgQ's own programs expect it; a leaf needs no extension and keeps it in
+//! pgcascade_replay. [`Node`] is one reading of either; the functions here write to the one that it came from.
+//! Used by the `node` commands, by replay for the duties of the node, and by `status`.
+
+use tokio_postgres::Client;
+use tokio_postgres::types::ToSql;
+
+use crate::error::{Doing, Error, Result};
+
+const NODE: &str = include_str!("cascade/node.sql");
+const LEAF_NODE: &str = include_str!("cascade/leaf_node.sql");
+
+/// What a database is in a cascade.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Written by applications; makes the ticks.
+    Root,
+    /// Has its own copy of the queue, with the root's ticks.
+    Branch,
+    /// Has no queue.
+    Leaf,
+}
+
+impl Role {
+    /// The word of pgq_node.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Root => "root",
+            Self::Branch => "branch",
+            Self::Leaf => "leaf",
+        }
+    }
+
+    fn parse(word: &str) -> Result<Self> {
+        match word {
+            "root" => Ok(Self::Root),
+            "branch" => Ok(Self::Branch),
+            "leaf" => Ok(Self::Leaf),
+            _ => Err(Error::failure(format!("a node of an unknown type: {word}"))),
+        }
+    }
+}
+
+/// A node, as it was when it was read.
+#[derive(Debug, Clone)]
+pub(crate) struct Node {
+    pub(crate) queue: String,
+    pub(crate) name: String,
+    pub(crate) role: Role,
+    /// Its name as a consumer of its provider.
+    pub(crate) worker: String,
+    /// The node that it reads from; a root's is itself.
+    pub(crate) provider: String,
+    /// Where that is; None if nobody told.
+    pub(crate) provider_location: Option<String>,
+    /// The last tick that is applied.
+    pub(crate) tick: i64,
+    /// When that tick was made on the root, as text; the same on every node. None: not known.
+    pub(crate) tick_time: Option<String>,
+    /// Somebody wants it to pause.
+    pub(crate) paused: bool,
+    /// Its worker has seen the last change of its state.
+    pub(crate) uptodate: bool,
+}
+
+/// Which of the two places a database has. Both may be there, for different queues.
+async fn places(client: &Client) -> Result<(bool, bool)> {
+    let row = client
+        .query_one(
+            "select pg_catalog.to_regclass('pgq_node.node_info') is not null,
+                    pg_catalog.to_regclass('pgcascade_replay.node') is not null",
+            &[],
+        )
+        .await
+        .doing(|| "see whether the database is a node".to_owned())?;
+    Ok((row.get(0), row.get(1)))
+}
+
+/// What this database is in the cascade of a queue; None if it is not in it.
+pub(crate) async fn load(client: &Client, queue: &str) -> Result<Option<Node>> {
+    let (extension, leaves) = places(client).await?;
+    for (there, query) in [(extension, NODE), (leaves, LEAF_NODE)] {
+        if !there {
+            continue;
+        }
+        if let Some(node) = read(client, query, queue).await? {
+            return Ok(Some(node));
+        }
+    }
+    Ok(None)
+}
+
+async fn read(client: &Client, query: &str, queue: &str) -> Result<Option<Node>> {
+    let row = client
+        .query_opt(query, &[&queue])
+        .await
+        .doing(|| format!("read what the database is in the cascade of queue \"{queue}\""))?;
+    let Some(row) = row else { return Ok(None) };
+    Ok(Some(Node {
+        queue: queue.to_owned(),
+        role: Role::parse(row.get("node_type"))?,
+        name: row.get("node_name"),
+        worker: row.get("worker_name"),
+        provider: row.get("provider_node"),
+        provider_location: row.get("provider_location"),
+        tick: row.get("last_tick"),
+        tick_time: row.get("tick_time"),
+        paused: row.get("paused"),
+        uptodate: row.get("uptodate"),
+    }))
+}
+
+impl Node {
+    /// The same node as it is now.
+    pub(crate) async fn reload(&self, client: &Client) -> Result<Self> {
+        let query = if self.role == Role::Leaf { LEAF_NODE } else { NODE };
+        read(client, query, &self.queue).await?.ok_or_else(|| {
+            Error::failure(format!("{} was dropped", self.title()))
+                .hint("Make it again with consumer node, or stop its replay.")
+        })
+    }
+
+    /// Whether a later reading asks something else of the worker.
+    pub(crate) fn differs(&self, now: &Self) -> bool {
+        self.role != now.role
+            || self.provider != now.provider
+            || self.provider_location != now.provider_location
+            || self.paused != now.paused
+            || self.name != now.name
+            || self.worker != now.worker
+    }
+
+    /// "node \"a\" of queue \"q\"", for messages.
+    pub(crate) fn title(&self) -> String {
+        format!("node \"{}\" of queue \"{}\"", self.name, self.queue)
+    }
+
+    /// The worker says that it has seen this state of the node; which is not true any more if it was changed since.
+    pub(crate) async fn set_uptodate(&self, client: &Client) -> Result<()> {
+        if self.role == Role::Leaf {
+            let what = "uptodate = true where queue = $1 and provider = $2 and paused = $3";
+            return self.update_leaf(client, what, &[&self.provider, &self.paused]).await;
+        }
+        client
+            .execute(
+                "with state as (select from pgq_node.local_state
+                                 where queue_name = $1 and consumer_name = $4 and provider_node = $2 and paused = $3 for update)
+                 select pgq_node.set_consumer_uptodate($1, $4, true) from state",
+                &[&self.queue, &self.provider, &self.paused, &self.worker],
+            )
+            .await
+            .doing(|| format!("write the state of {}", self.title()))?;
+        Ok(())
+    }
+
+    /// Asks the worker to pause or to go on. False: it was so already.
+    pub(crate) async fn set_paused(&self, client: &Client, paused: bool) -> Result<bool> {
+        if self.role == Role::Leaf {
+            self.update_leaf(
+                client,
+                "uptodate = uptodate and paused = $2, paused = $2 where queue = $1",
+                &[&paused],
+            )
+            .await?;
+            Ok(self.paused != paused)
+        } else {
+            let call = "pgq_node.set_consumer_paused($1, $2, $3)";
+            let code = ask(client, &self.title(), call, &[&self.queue, &self.worker, &paused]).await?;
+            Ok(code == 200)
+        }
+    }
+
+    /// Has the node read from another one.
+    pub(crate) async fn set_provider(&self, client: &Client, provider: &str) -> Result<()> {
+        if self.role == Role::Leaf {
+            self.update_leaf(client, "provider = $2, uptodate = false where queue = $1", &[&provider])
+                .await
+        } else {
+            let call = "pgq_node.change_consumer_provider($1, $2, $3)";
+            ask(client, &self.title(), call, &[&self.queue, &self.worker, &provider]).await?;
+            Ok(())
+        }
+    }
+
+    /// Why the worker does not get on, for `status`.
+    pub(crate) async fn set_error(&self, client: &Client, error: &str) -> Result<()> {
+        if self.role == Role::Leaf {
+            self.update_leaf(client, "error = $2 where queue = $1", &[&error]).await
+        } else {
+            let call = "pgq_node.set_consumer_error($1, $2, $3)";
+            ask(client, &self.title(), call, &[&self.queue, &self.worker, &error]).await?;
+            Ok(())
+        }
+    }
+
+    async fn update_leaf(&self, client: &Client, what: &str, values: &[&(dyn ToSql + Sync)]) -> Result<()> {
+        let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&self.queue];
+        parameters.extend_from_slice(values);
+        client
+            .execute(&format!("update pgcascade_replay.node set {what}"), &parameters)
+            .await
+            .doing(|| format!("write the state of {}", self.title()))?;
+        Ok(())
+    }
+}
+
+/// Whether two databases are nodes of one cascade, where the one that reads has a tick that the other one has.
+pub(crate) async fn check_same(provider: &Client, subscriber: &Client, queue: &str) -> Result<()> {
+    let (Some(above), Some(node)) = (load(provider, queue).await?, load(subscriber, queue).await?) else {
+        return Err(Error::failure(format!(
+            "the provider is no node of queue \"{queue}\", as the subscriber is"
+        ))
+        .hint("Correct --provider."));
+    };
+    let row = provider
+        .query_opt(
+            "select t.tick_time::text from pgq.queue q join pgq.tick t on t.tick_queue = q.queue_id
+              where q.queue_name = $1 and t.tick_id = $2",
+            &[&queue, &node.tick],
+        )
+        .await
+        .doing(|| format!("look for tick {} of {}", node.tick, above.title()))?;
+    match row.map(|row| row.get::<_, String>(0)) {
+        None => Err(Error::failure(format!(
+            "{} is at tick {}, which node \"{}\" does not have",
+            node.title(),
+            node.tick,
+            above.name
+        ))
+        .hint("Name another node in --provider, or try again.")),
+        Some(there) if node.tick_time.as_ref().is_some_and(|here| *here != there) => Err(Error::failure(format!(
+            "{} and node \"{}\" do not have the same ticks: tick {} was made at another time there",
+            node.title(),
+            above.name,
+            node.tick
+        ))
+        .hint("Correct --provider: it is a node of another cascade, or was restored.")),
+        Some(_) => Ok(()),
+    }
+}
+
+/// Where a node is, as this one knows it.
+pub(crate) async fn location(client: &Client, node: &Node, of: &str) -> Result<Option<String>> {
+    let query = if node.role == Role::Leaf {
+        "select location from pgcascade_replay.node_location where queue = $1 and node = $2"
+    } else {
+        "select node_location from pgq_node.node_location where queue_name = $1 and node_name = $2"
+    };
+    let row = client
+        .query_opt(query, &[&node.queue, &of])
+        .await
+        .doing(|| format!("look up where node \"{of}\" of queue \"{}\" is", node.queue))?;
+    Ok(row.map(|row| row.get(0)))
+}
+
+/// This node learns where another one is.
+pub(crate) async fn set_location(client: &Client, node: &Node, of: &str, location: &str, dead: bool) -> Result<()> {
+    if node.role != Role::Leaf {
+        let call = "pgq_node.register_location($1, $2, $3, $4)";
+        ask(client, &node.title(), call, &[&node.queue, &of, &location, &dead]).await?;
+        return Ok(());
+    }
+    client
+        .execute(
+            "insert into pgcascade_replay.node_location (queue, node, location, dead) values ($1, $2, $3, $4)
+             on conflict (queue, node) do update set location = excluded.location, dead = excluded.dead",
+            &[&node.queue, &of, &location, &dead],
+        )
+        .await
+        .doing(|| format!("write where node \"{of}\" of queue \"{}\" is", node.queue))?;
+    Ok(())
+}
+
+/// This node forgets another one.
+pub(crate) async fn forget_location(client: &Client, node: &Node, of: &str) -> Result<()> {
+    if node.role != Role::Leaf {
+        let call = "pgq_node.unregister_location($1, $2)";
+        ask(client, &node.title(), call, &[&node.queue, &of]).await?;
+        return Ok(());
+    }
+    client
+        .execute(
+            "delete from pgcascade_replay.node_location where queue = $1 and node = $2",
+            &[&node.queue, &of],
+        )
+        .await
+        .doing(|| format!("forget where node \"{of}\" of queue \"{}\" is", node.queue))?;
+    Ok(())
+}
+
+/// The tables that have no copy yet, or of which not all events are applied.
+pub(crate) async fn in_copy(client: &Client, node: &Node) -> Result<Vec<String>> {
+    let there = client
+        .query_one(
+            "select pg_catalog.to_regclass('pgcascade_replay.held_event') is not null",
+            &[],
+        )
+        .await
+        .doing(|| format!("look at the tables of {}", node.title()))?;
+    if !there.get::<_, bool>(0) {
+        return Ok(Vec::new());
+    }
+    let rows = client
+        .query(include_str!("cascade/in_copy.sql"), &[&node.worker, &node.queue])
+        .await
+        .doing(|| format!("read the states of the tables of {}", node.title()))?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// Calls a function of pgq_node, which answers with a code and a sentence: below 400 is done, or nothing to do.
+pub(crate) async fn ask(client: &Client, about: &str, call: &str, values: &[&(dyn ToSql + Sync)]) -> Result<i32> {
+    let function = call.split('(').next().unwrap_or(call);
+    let row = client
+        .query_one(&format!("select ret_code, ret_note from {call}"), values)
+        .await
+        .doing(|| format!("call {function} for {about}"))?;
+    let code: i32 = row.get(0);
+    if code >= 400 {
+        return Err(Error::failure(format!(
+            "{function} refuses {about}: {}",
+            row.get::<_, &str>(1)
+        )));
+    }
+    Ok(code)
+}

@@ -1,0 +1,148 @@
+//! `consumer node`: what a user may type.
+
+use clap::{Args, Subcommand, ValueEnum};
+
+#[derive(Args)]
+pub(crate) struct NodeArgs {
+    #[command(subcommand)]
+    pub(crate) command: NodeCommand,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum NodeCommand {
+    /// Make a database the root of a cascade: applications write there.
+    ///
+    /// The queue is made if it is missing. Done again, it finds everything in place.
+    CreateRoot(CreateRootArgs),
+    /// Make a database a branch: it gets the tables and its own copy of the queue, and can become the root.
+    ///
+    /// It needs the extension. It becomes known on the root and on its provider, which keeps what it still needs; then
+    /// start its replay: consumer replay --subscriber CONNINFO --queue NAME --table PATTERN. Done again after an
+    /// interruption, it completes what is missing.
+    CreateBranch(CreateArgs),
+    /// Make a database a leaf: it gets the tables, and needs no extension.
+    ///
+    /// Otherwise as create-branch.
+    CreateLeaf(CreateArgs),
+    /// Take a node out of the cascade.
+    ///
+    /// Its tables stay, with their rows; its queue, its capture triggers and its position go. Its replay must have been stopped,
+    /// and nobody may read from it any more.
+    Drop(DropArgs),
+    /// Have a node's replay stop after the batch at hand, and wait until it has.
+    Pause(WaitingArgs),
+    /// Have a paused node's replay go on.
+    Resume(WaitingArgs),
+    /// Have a node read from another node of the cascade.
+    ///
+    /// Nothing is lost or applied twice: the position is a tick, which is the same on every node. Interrupted anywhere,
+    /// it can be typed again.
+    ChangeProvider(ChangeProviderArgs),
+    /// Wait until a node has applied what its provider, or the root, has at this moment.
+    Wait(WaitArgs),
+}
+
+/// Where the cascade is.
+#[derive(Args)]
+pub(crate) struct CascadeArgs {
+    /// The queue of the cascade.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) queue: String,
+    /// Any node of the cascade; it knows where the others are.
+    #[arg(long, value_name = "CONNINFO")]
+    pub(crate) db: String,
+}
+
+/// The database that is to be a node.
+#[derive(Args)]
+pub(crate) struct NewNodeArgs {
+    /// The node's name, which no other node of the cascade has.
+    pub(crate) name: String,
+    /// The queue of the cascade.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) queue: String,
+    /// The database.
+    #[arg(long, value_name = "CONNINFO")]
+    pub(crate) db: String,
+    /// How the other nodes' replays reach the database; every node stores it, so it must not hold a password [default: as
+    /// --db].
+    #[arg(long, value_name = "CONNINFO")]
+    pub(crate) location: Option<String>,
+    /// The name of its replay, as a consumer [default: the node's name and _worker].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) worker: Option<String>,
+}
+
+#[derive(Args)]
+pub(crate) struct CreateRootArgs {
+    #[command(flatten)]
+    pub(crate) node: NewNodeArgs,
+}
+
+#[derive(Args)]
+pub(crate) struct CreateArgs {
+    #[command(flatten)]
+    pub(crate) node: NewNodeArgs,
+    /// The node that it is to read from: the root, or a branch.
+    #[arg(long, value_name = "CONNINFO")]
+    pub(crate) provider: String,
+}
+
+#[derive(Args)]
+pub(crate) struct DropArgs {
+    /// The node to drop.
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) cascade: CascadeArgs,
+    /// The node cannot be reached, and will not come back: the others forget it.
+    #[arg(long)]
+    pub(crate) dead: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct WaitingArgs {
+    /// The node.
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) cascade: CascadeArgs,
+    /// How many seconds its replay is waited for.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub(crate) timeout: u64,
+}
+
+#[derive(Args)]
+pub(crate) struct ChangeProviderArgs {
+    /// The node whose provider is changed.
+    pub(crate) name: String,
+    /// The name of the node that it is to read from.
+    #[arg(long, value_name = "NODE")]
+    pub(crate) provider: String,
+    #[command(flatten)]
+    pub(crate) cascade: CascadeArgs,
+    /// How many seconds its replay is waited for.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub(crate) timeout: u64,
+}
+
+#[derive(Args)]
+pub(crate) struct WaitArgs {
+    /// The node.
+    pub(crate) name: String,
+    /// Whose present tick it is to reach.
+    #[arg(long, value_name = "WHOSE", value_enum, default_value_t = Whose::Root)]
+    pub(crate) for_tick_of: Whose,
+    #[command(flatten)]
+    pub(crate) cascade: CascadeArgs,
+    /// How many seconds it is waited for.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub(crate) timeout: u64,
+}
+
+/// Whose present tick `wait` waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Whose {
+    /// The root's.
+    Root,
+    /// The node's own provider's.
+    Provider,
+}

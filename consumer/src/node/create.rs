@@ -1,0 +1,365 @@
+//! `consumer node create-root`, `create-branch`, `create-leaf`.
+//!
+//! A new node is made from the outside in: the root and the provider learn where it is, the provider keeps what it will
+//! need, and only then the database itself becomes a node, in one transaction with its position. A branch begins at the
+//! watermark, the oldest tick that any node needs, so it can feed any of them; a leaf begins at its provider's last tick. What was
+//! in the tables before, replay copies.
+
+use tokio_postgres::{Client, Row};
+
+use super::tree::{self, Reached};
+use crate::cascade::{self, Role, ask};
+use crate::cli::{CreateArgs, CreateRootArgs, NewNodeArgs};
+use crate::config::{conninfo, name};
+use crate::connect::{End, Session, connect};
+use crate::conninfo::mentions_password;
+use crate::error::{Doing, Error, Result};
+use crate::failpoint::failpoint;
+use crate::replay::{Who, state};
+
+/// The database that is to be a node, looked at.
+struct Candidate {
+    session: Session,
+    name: String,
+    queue: String,
+    location: String,
+    worker: String,
+    encoding: String,
+    extension: bool,
+    identity: String,
+}
+
+impl Candidate {
+    fn client(&self) -> &Client {
+        &self.session.client
+    }
+
+    fn title(&self) -> String {
+        format!("node \"{}\" of queue \"{}\"", self.name, self.queue)
+    }
+
+    fn who(&self) -> Who {
+        Who {
+            consumer: self.worker.clone(),
+            queue: self.queue.clone(),
+        }
+    }
+}
+
+const FACTS: &str = "select s.system_identifier::text || ':' || d.oid::text, pg_catalog.getdatabaseencoding()::text,
+                            exists (select from pg_catalog.pg_extension where extname = 'pgcascade'), pg_catalog.pg_is_in_recovery()
+                       from pg_catalog.pg_control_system() s, pg_catalog.pg_database d
+                      where d.datname = pg_catalog.current_database()";
+
+async fn facts(client: &Client) -> Result<Row> {
+    client
+        .query_one(FACTS, &[])
+        .await
+        .doing(|| "identify the database".to_owned())
+}
+
+async fn look(args: NewNodeArgs) -> Result<Candidate> {
+    let name = name("NAME", Some(&args.name))?;
+    let database = conninfo("db", Some(&args.db))?;
+    let (flag, location) = match args.location {
+        Some(location) => ("--location", location),
+        None => ("--db", args.db),
+    };
+    if mentions_password(&location)? {
+        return Err(Error::usage(format!(
+            "{flag} holds a password, which every node of the cascade would store"
+        ))
+        .hint("Give --location without one, and keep passwords in ~/.pgpass of the user that runs replay."));
+    }
+    let session = connect(&database, End::Node, "consumer node").await?;
+    let row = facts(&session.client).await?;
+    let identity: String = row.get(0);
+    if row.get(3) {
+        return Err(Error::failure(format!(
+            "the database ({database}) is a standby, which cannot be a node"
+        ))
+        .hint("Name its primary in --db."));
+    }
+    let place = conninfo("location", Some(&location))?;
+    let elsewhere = connect(&place, End::Node, "consumer node").await?;
+    let there: String = facts(&elsewhere.client).await?.get(0);
+    if there != identity {
+        return Err(Error::usage(format!(
+            "--location ({place}) leads to another database than --db ({database})"
+        )));
+    }
+    Ok(Candidate {
+        worker: args.worker.unwrap_or_else(|| format!("{name}_worker")),
+        session,
+        name,
+        queue: args.queue,
+        location,
+        encoding: row.get(1),
+        extension: row.get(2),
+        identity,
+    })
+}
+
+fn needs_extension(candidate: &Candidate, role: Role) -> Result<()> {
+    if candidate.extension {
+        return Ok(());
+    }
+    Err(Error::failure(format!(
+        "the database of {} does not have the extension pgcascade, which a {} needs",
+        candidate.title(),
+        role.word()
+    ))
+    .hint("create extension pgcascade"))
+}
+
+/// Whether the database is that node already. An error if it is another one.
+async fn is_there(candidate: &Candidate, role: Role) -> Result<bool> {
+    let Some(node) = cascade::load(candidate.client(), &candidate.queue).await? else {
+        return Ok(false);
+    };
+    if node.name == candidate.name && node.role == role {
+        tracing::info!(node = node.name, queue = node.queue, "this {} exists", role.word());
+        return Ok(true);
+    }
+    Err(Error::failure(format!(
+        "the database is a node of queue \"{}\" already: {} \"{}\"",
+        candidate.queue,
+        node.role.word(),
+        node.name
+    ))
+    .hint("Drop that node first, with consumer node drop, or name another database."))
+}
+
+/// `create-root`
+pub(super) async fn root(args: CreateRootArgs) -> Result<()> {
+    let candidate = look(args.node).await?;
+    needs_extension(&candidate, Role::Root)?;
+    if is_there(&candidate, Role::Root).await? {
+        return Ok(());
+    }
+    let (client, queue, name) = (candidate.client(), &candidate.queue, &candidate.name);
+    let title = candidate.title();
+    begin(client).await?;
+    // A queue that exists keeps its settings; ours ticks at every chance, so that a committed change is on its way at once.
+    client
+        .execute(
+            "select case when pgq.create_queue($1) = 1 then pgq.set_queue_config($1, 'ticker_max_lag', '0') end",
+            &[queue],
+        )
+        .await
+        .doing(|| format!("make queue \"{queue}\""))?;
+    let call = "pgq_node.register_location($1, $2, $3, false)";
+    ask(client, &title, call, &[queue, name, &candidate.location]).await?;
+    let call = "pgq_node.create_node($1, 'root', $2, $3, null, null, null)";
+    ask(client, &title, call, &[queue, name, &candidate.worker]).await?;
+    commit(client).await?;
+    tracing::info!(node = name, queue, "root made");
+    Ok(())
+}
+
+/// `create-branch`
+pub(super) async fn branch(args: CreateArgs) -> Result<()> {
+    below(args, Role::Branch).await
+}
+
+/// `create-leaf`
+pub(super) async fn leaf(args: CreateArgs) -> Result<()> {
+    below(args, Role::Leaf).await
+}
+
+async fn below(args: CreateArgs, role: Role) -> Result<()> {
+    let provider = conninfo("provider", Some(&args.provider))?;
+    let candidate = look(args.node).await?;
+    if role == Role::Branch {
+        needs_extension(&candidate, role)?;
+    }
+    if is_there(&candidate, role).await? {
+        return Ok(());
+    }
+    let provider = tree::reach(&provider, &candidate.queue).await?;
+    check_provider(&candidate, &provider, role).await?;
+    let root = tree::root(&provider).await?;
+    let root = root.as_ref().unwrap_or(&provider);
+    let (queue, name, title) = (&candidate.queue, &candidate.name, candidate.title());
+    if let Some(known) = tree::known(root).await?.iter().find(|known| known.name == *name)
+        && known.location != candidate.location
+    {
+        return Err(Error::failure(format!(
+            "queue \"{queue}\" has a node \"{name}\" already, at {}",
+            known.location
+        ))
+        .hint("Choose another name; or, if that node is gone: consumer node drop"));
+    }
+
+    let above = (root.node.name != provider.node.name).then_some(&provider);
+    for node in [Some(root), above].into_iter().flatten() {
+        let call = "pgq_node.register_location($1, $2, $3, false)";
+        ask(node.client(), &title, call, &[queue, name, &candidate.location]).await?;
+        failpoint("node_known");
+    }
+    let row = provider
+        .client()
+        .query_one(
+            include_str!("start.sql"),
+            &[queue, &candidate.worker, &(role == Role::Leaf)],
+        )
+        .await
+        .doing(|| format!("find the tick at which {title} begins"))?;
+    // Null: the watermark, which the call below reads under a lock.
+    let start: Option<i64> = row.get(0);
+    let call = "pgq_node.register_subscriber($1, $2, $3, $4)";
+    ask(
+        provider.client(),
+        &title,
+        call,
+        &[queue, name, &candidate.worker, &start],
+    )
+    .await?;
+    failpoint("node_subscribed");
+    let start = provider
+        .client()
+        .query_one(include_str!("started.sql"), &[queue, &candidate.worker])
+        .await
+        .doing(|| format!("read the tick at which {title} begins"))?;
+    let start = Start {
+        tick: start.get(0),
+        time: start.get(1),
+        event_seq: start.get(2),
+        settings: start.get(3),
+    };
+
+    state::install(candidate.client()).await?;
+    begin(candidate.client()).await?;
+    match role {
+        Role::Leaf => make_leaf(&candidate, &provider, &start).await?,
+        _ => make_branch(&candidate, &provider, &start).await?,
+    }
+    candidate.who().set(candidate.client(), start.tick).await?;
+    commit(candidate.client()).await?;
+    tracing::info!(
+        node = name,
+        queue,
+        provider = provider.node.name,
+        tick = start.tick,
+        "{} made",
+        role.word()
+    );
+    Ok(())
+}
+
+async fn check_provider(candidate: &Candidate, provider: &Reached, role: Role) -> Result<()> {
+    if provider.node.role == Role::Leaf {
+        return Err(Error::usage(format!(
+            "the provider, {}, is a leaf, which has no queue to read from",
+            provider.node.title()
+        )));
+    }
+    let row = facts(provider.client()).await?;
+    let (identity, encoding): (String, String) = (row.get(0), row.get(1));
+    if identity == candidate.identity {
+        return Err(Error::usage("--db and --provider are the same database"));
+    }
+    if role == Role::Branch && encoding != candidate.encoding {
+        return Err(Error::failure(format!(
+            "the database of {} has the encoding {}, and its provider has {encoding}",
+            candidate.title(),
+            candidate.encoding
+        ))
+        .hint("A branch keeps the events as they are, so its database must have the same encoding; a leaf need not."));
+    }
+    Ok(())
+}
+
+/// Where the new node begins.
+struct Start {
+    tick: i64,
+    time: String,
+    event_seq: i64,
+    /// The provider's queue's settings, name and value in turn.
+    settings: Vec<String>,
+}
+
+async fn make_branch(candidate: &Candidate, provider: &Reached, start: &Start) -> Result<()> {
+    let (client, queue, title) = (candidate.client(), &candidate.queue, candidate.title());
+    for known in tree::known(provider).await? {
+        let call = "pgq_node.register_location($1, $2, $3, $4)";
+        ask(
+            client,
+            &title,
+            call,
+            &[queue, &known.name, &known.location, &known.dead],
+        )
+        .await?;
+    }
+    let call = "pgq_node.create_node($1, 'branch', $2, $3, $4, $5, null)";
+    ask(
+        client,
+        &title,
+        call,
+        &[
+            queue,
+            &candidate.name,
+            &candidate.worker,
+            &provider.node.name,
+            &start.tick,
+        ],
+    )
+    .await?;
+    let what = || format!("set up the queue of {title}");
+    // Its first tick is one of the root's, too.
+    client
+        .execute(
+            "update pgq.tick t set tick_time = $3::text::timestamptz, tick_event_seq = $4
+               from pgq.queue q where q.queue_name = $1 and t.tick_queue = q.queue_id and t.tick_id = $2",
+            &[queue, &start.tick, &start.time, &start.event_seq],
+        )
+        .await
+        .doing(what)?;
+    // As they would have to be if it became the root.
+    for setting in start.settings.chunks_exact(2) {
+        client
+            .execute(
+                "select pgq.set_queue_config($1, $2, $3)",
+                &[queue, &setting[0], &setting[1]],
+            )
+            .await
+            .doing(what)?;
+    }
+    Ok(())
+}
+
+async fn make_leaf(candidate: &Candidate, provider: &Reached, start: &Start) -> Result<()> {
+    let (client, queue) = (candidate.client(), &candidate.queue);
+    let what = || format!("make {}", candidate.title());
+    client
+        .execute(
+            "insert into pgcascade_replay.node (queue, node, worker, provider, tick_time) values ($1, $2, $3, $4, $5::text::timestamptz)",
+            &[queue, &candidate.name, &candidate.worker, &provider.node.name, &start.time],
+        )
+        .await
+        .doing(what)?;
+    for known in tree::known(provider).await? {
+        client
+            .execute(
+                "insert into pgcascade_replay.node_location (queue, node, location, dead) values ($1, $2, $3, $4)",
+                &[queue, &known.name, &known.location, &known.dead],
+            )
+            .await
+            .doing(what)?;
+    }
+    Ok(())
+}
+
+async fn begin(client: &Client) -> Result<()> {
+    client
+        .batch_execute("begin")
+        .await
+        .doing(|| "begin a transaction".to_owned())
+}
+
+async fn commit(client: &Client) -> Result<()> {
+    client
+        .batch_execute("commit")
+        .await
+        .doing(|| "commit the new node".to_owned())
+}

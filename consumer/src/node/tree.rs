@@ -1,0 +1,125 @@
+//! Finding the nodes of a cascade from any one of them.
+
+use tokio_postgres::Client;
+
+use crate::cascade::{self, Node, Role};
+use crate::cli::CascadeArgs;
+use crate::config::conninfo;
+use crate::connect::{End, Session, connect};
+use crate::conninfo::ConnInfo;
+use crate::error::{Doing, Error, Result};
+
+/// More than any tree is high: a circle ends here.
+const HIGHEST: usize = 64;
+
+/// A node that is connected to.
+pub(super) struct Reached {
+    pub(super) session: Session,
+    pub(super) node: Node,
+}
+
+impl Reached {
+    pub(super) fn client(&self) -> &Client {
+        &self.session.client
+    }
+}
+
+/// A node as another one knows it.
+pub(super) struct Known {
+    pub(super) name: String,
+    pub(super) location: String,
+    pub(super) dead: bool,
+}
+
+/// The node that `--db` names.
+pub(super) async fn entry(args: &CascadeArgs) -> Result<Reached> {
+    let database = conninfo("db", Some(&args.db))?;
+    reach(&database, &args.queue).await
+}
+
+/// Connects to a database that must be a node.
+pub(super) async fn reach(database: &ConnInfo, queue: &str) -> Result<Reached> {
+    let session = connect(database, End::Node, "consumer node").await?;
+    let node = cascade::load(&session.client, queue).await?.ok_or_else(|| {
+        Error::failure(format!("the database ({database}) is no node of queue \"{queue}\""))
+            .hint("consumer node create-root, create-branch or create-leaf makes it one.")
+    })?;
+    Ok(Reached { session, node })
+}
+
+/// Connects to a node at the location that another one knows.
+pub(super) async fn reach_known(known: &Known, queue: &str) -> Result<Reached> {
+    let place = ConnInfo::parse(&known.location)
+        .map_err(|error| error.within(format_args!("the location of node \"{}\"", known.name)))?;
+    let reached = reach(&place, queue)
+        .await
+        .map_err(|error| error.within(format_args!("node \"{}\"", known.name)))?;
+    if reached.node.name != known.name {
+        return Err(Error::failure(format!(
+            "the location of node \"{}\" leads to {}",
+            known.name,
+            reached.node.title()
+        ))
+        .hint("Correct it on the root: select * from pgq_node.register_location(queue, node, location, false)"));
+    }
+    Ok(reached)
+}
+
+/// All nodes that this one knows, itself among them.
+pub(super) async fn known(from: &Reached) -> Result<Vec<Known>> {
+    let query = if from.node.role == Role::Leaf {
+        "select node, location, dead from pgcascade_replay.node_location where queue = $1 order by node"
+    } else {
+        "select node_name, node_location, dead from pgq_node.node_location where queue_name = $1 order by node_name"
+    };
+    let rows = from
+        .client()
+        .query(query, &[&from.node.queue])
+        .await
+        .doing(|| format!("read where the nodes of queue \"{}\" are", from.node.queue))?;
+    Ok(rows
+        .iter()
+        .map(|row| Known {
+            name: row.get(0),
+            location: row.get(1),
+            dead: row.get(2),
+        })
+        .collect())
+}
+
+/// The node of that name, as `from` knows it.
+pub(super) async fn find(from: &Reached, name: &str) -> Result<Known> {
+    known(from)
+        .await?
+        .into_iter()
+        .find(|known| known.name == name)
+        .ok_or_else(|| {
+            Error::usage(format!("queue \"{}\" has no node \"{name}\"", from.node.queue))
+                .hint("consumer status shows the nodes.")
+        })
+}
+
+/// Connects to the node of that name; None: it is `from` itself.
+pub(super) async fn other(from: &Reached, name: &str) -> Result<Option<Reached>> {
+    if from.node.name == name {
+        return Ok(None);
+    }
+    reach_known(&find(from, name).await?, &from.node.queue).await.map(Some)
+}
+
+/// The root above `from`; None: it is `from` itself.
+pub(super) async fn root(from: &Reached) -> Result<Option<Reached>> {
+    let mut at: Option<Reached> = None;
+    for _ in 0..HIGHEST {
+        let here = at.as_ref().unwrap_or(from);
+        if here.node.role == Role::Root {
+            return Ok(at);
+        }
+        let above = find(here, &here.node.provider).await?;
+        at = Some(reach_known(&above, &from.node.queue).await?);
+    }
+    Err(Error::failure(format!(
+        "the providers above {} form a circle",
+        from.node.title()
+    )))
+}

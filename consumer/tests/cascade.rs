@@ -1,0 +1,27 @@
+//! Cascades: nodes made by `consumer node`, each with a `consumer replay` that is told only which node it is. The nodes
+//! are databases of one cluster.
+#![allow(missing_docs, dead_code, reason = "a test binary has no interface")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod cluster;
+
+#[path = "cascade/tree.rs"]
+mod tree;
+
+#[path = "cascade/branch.rs"]
+mod branch;
+#[path = "cascade/change.rs"]
+mod change;
+#[path = "cascade/check.rs"]
+mod check;
+#[path = "cascade/refusals.rs"]
+mod refusals;
+#[path = "cascade/status.rs"]
+mod status;
+#[path = "cascade/tables.rs"]
+mod tables;

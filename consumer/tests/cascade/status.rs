@@ -1,0 +1,146 @@
+//! `consumer status` of a cascade.
+
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Barrier};
+
+use serde_json::{Value, json};
+
+use crate::cluster::Db;
+use crate::tree::{Tree, write};
+
+fn status(tree: &Tree, from: &str, more: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_consumer"))
+        .args(["status", "--subscriber", &tree.conninfo(from), "--queue", "q"])
+        .args(more)
+        .env_remove("RUST_LOG")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    (output.status.code(), String::from_utf8(output.stdout).unwrap())
+}
+
+fn node<'a>(status: &'a Value, name: &str) -> &'a Value {
+    let nodes = status["nodes"].as_array().unwrap();
+    nodes.iter().find(|node| node["node"] == name).unwrap()
+}
+
+#[tokio::test]
+async fn the_tree_from_any_node() {
+    let tree = Tree::new().await;
+    let root = tree.connect("root").await;
+    tree.add("branch", "branch", "root").await;
+    tree.catch_up("branch").await;
+    tree.add("leaf", "leaf", "branch").await;
+    tree.catch_up("leaf").await;
+    let replays: Vec<_> = ["branch", "leaf"].map(|name| tree.replay(name).spawn()).into();
+    for name in ["branch", "leaf"] {
+        tree.wait(name).await;
+    }
+    for from in ["root", "branch", "leaf"] {
+        let (code, text) = status(&tree, from, &["--json"]);
+        let found: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((code, &found["healthy"]), (Some(0), &json!(true)), "{text}");
+        assert_eq!(found["nodes"].as_array().unwrap().len(), 3, "{text}");
+        let branch = node(&found, "branch");
+        assert_eq!(
+            (&branch["role"], &branch["provider"]),
+            (&json!("branch"), &json!("root")),
+            "{text}"
+        );
+        assert_eq!(branch["subscribers"], json!(["leaf"]), "{text}");
+        assert_eq!(node(&found, "leaf")["tables"], json!({ "ok": 2 }), "{text}");
+    }
+    let (_, text) = status(&tree, "leaf", &[]);
+    assert!(
+        text.contains("root (root)")
+            && text.contains("\n`-- branch (branch)")
+            && text.contains("\n    `-- leaf (leaf)"),
+        "{text}"
+    );
+    assert_eq!(status(&tree, "leaf", &["--quiet"]), (Some(0), String::new()));
+
+    tree.manage(0, "pause leaf").await;
+    write(&root, 1).await;
+    tree.wait("branch").await;
+    let (code, text) = status(&tree, "root", &["--json"]);
+    let found: Value = serde_json::from_str(&text).unwrap();
+    let leaf = node(&found, "leaf");
+    assert_eq!((code, &leaf["paused"]), (Some(0), &json!(true)), "{text}");
+    assert!(
+        leaf["lag"]["ticks"].as_i64().unwrap() > 0 && leaf["lag"]["events"].as_i64().unwrap() > 0,
+        "{text}"
+    );
+    assert!(leaf["lag"]["seconds"].as_f64().unwrap() > 0.0, "{text}");
+    assert_eq!(
+        status(&tree, "root", &["--quiet", "--max-lag", "0"]),
+        (Some(1), String::new())
+    );
+    assert!(status(&tree, "root", &[]).1.contains("PAUSED"));
+    tree.manage(0, "resume leaf").await;
+    for replay in replays {
+        replay.stop().await;
+    }
+    let (code, text) = status(&tree, "root", &[]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("WARNING is not being replayed"), "{text}");
+    tree.drop(&["leaf", "branch", "root"]).await;
+}
+
+/// Nodes that do not answer are waited for together: here none of them is let go before all of them are asked.
+#[tokio::test]
+async fn all_nodes_are_asked_at_once() {
+    const SILENT: usize = 6;
+    let tree = Tree::new().await;
+    let root = tree.connect("root").await;
+    tree.add("leaf", "leaf", "root").await;
+    let all_asked = Arc::new(Barrier::new(SILENT));
+    for i in 0..SILENT {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        register(&root, &format!("silent{i}"), &listener).await;
+        let all_asked = Arc::clone(&all_asked);
+        std::thread::spawn(move || {
+            let first = listener.accept();
+            all_asked.wait();
+            drop(first);
+            // Whoever asks again is told at once.
+            while listener.accept().is_ok() {}
+        });
+    }
+    let (code, text) = status(&tree, "root", &["--json", "--timeout", "60"]);
+    let found: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(code, Some(1), "{text}");
+    assert_eq!(found["nodes"].as_array().unwrap().len(), 2 + SILENT, "{text}");
+    for i in 0..SILENT {
+        let silent = node(&found, &format!("silent{i}"));
+        let error = silent["error"].as_str().unwrap();
+        assert!(silent["reachable"] == false && !error.contains("no answer"), "{text}");
+    }
+    for name in ["root", "leaf"] {
+        assert_eq!(node(&found, name)["reachable"], true, "{text}");
+    }
+
+    // One that never answers, and one that was declared dead.
+    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+    register(&root, "mute", &mute).await;
+    root.run("select pgq_node.register_location('q', 'gone', 'host=127.0.0.1 port=1 user=u dbname=d', true)")
+        .await;
+    let (_, text) = status(&tree, "root", &["--timeout", "1"]);
+    assert!(
+        text.contains("mute  NOT REACHED")
+            && text.contains("ERROR no answer within 1 seconds")
+            && text.contains("gone  DEAD  NOT REACHED"),
+        "{text}"
+    );
+    drop(root);
+    tree.drop(&["leaf", "root"]).await;
+}
+
+async fn register(root: &Db, name: &str, listener: &TcpListener) {
+    let port = listener.local_addr().unwrap().port();
+    root.run(&format!(
+        "select pgq_node.register_location('q', '{name}', 'host=127.0.0.1 port={port} user=u dbname=d', false)"
+    ))
+    .await;
+}

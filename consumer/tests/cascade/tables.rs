@@ -1,0 +1,112 @@
+//! `consumer table` with the configuration of a node's replay: the set of tables of a branch and of a leaf.
+
+use crate::cluster::Output;
+use crate::tree::{Tree, until, write};
+
+async fn table(tree: &Tree, name: &str, code: i32, arguments: &[&str]) -> Output {
+    let output = tree.table(name, arguments).output().await;
+    assert_eq!(output.code(), Some(code), "{name} {arguments:?}: {}", output.stderr);
+    output
+}
+
+#[tokio::test]
+async fn tables_are_added_to_nodes_while_they_run() {
+    let tree = Tree::new().await;
+    let root = tree.connect("root").await;
+    let branch = tree.add("branch", "branch", "root").await;
+    tree.catch_up("branch").await;
+    let leaf = tree.add("leaf", "leaf", "branch").await;
+    tree.catch_up("leaf").await;
+    let replays: Vec<_> = ["branch", "leaf"].map(|name| tree.replay(name).spawn()).into();
+    for replay in &replays {
+        replay.until_it_says("streaming").await;
+    }
+    root.run("create table late (id int primary key, v text, w text); insert into late select i, 'v', 'w' from generate_series(1, 50) i")
+        .await;
+
+    // A branch may be the root some day; and what the root's triggers capture is for all nodes.
+    for (arguments, text) in [
+        (&["--except", "w"][..], "cannot be replayed in part to node \"branch\""),
+        (&["--where", "id > 7"], "cannot be replayed in part to node \"branch\""),
+        (
+            &["--rename", "other.late"],
+            "cannot be replayed under another name to node \"branch\"",
+        ),
+    ] {
+        let refused = table(&tree, "branch", 1, &[&["add", "late", "--create"], arguments].concat()).await;
+        assert!(refused.stderr.contains(text), "{arguments:?}: {}", refused.stderr);
+    }
+    let is_root = table(&tree, "root", 2, &["list"]).await;
+    assert!(
+        is_root.stderr.contains("is the root, which replays no tables"),
+        "{}",
+        is_root.stderr
+    );
+    let root_at = tree.conninfo("root");
+    let explicit = [
+        "add",
+        "late",
+        "--create",
+        "--provider",
+        &root_at,
+        "--consumer",
+        "leaf_worker",
+    ];
+    let named = table(&tree, "leaf", 2, &explicit).await;
+    assert!(
+        named.stderr.contains("the subscriber is a node of queue \"q\""),
+        "{}",
+        named.stderr
+    );
+
+    table(&tree, "branch", 0, &["add", "late", "--create"]).await;
+    until(&branch, "select count(*) from late", "50").await;
+    let filtered = table(&tree, "leaf", 1, &["add", "late", "--create", "--where", "id > 7"]).await;
+    assert!(
+        filtered.stderr.contains("cannot be replayed with --where"),
+        "{}",
+        filtered.stderr
+    );
+    // The copy is made from the branch, which has to be done with its own; what makes it so is a tick.
+    write(&root, 1).await;
+    until(
+        &branch,
+        "select state from pgcascade_replay.table_state where provider_table = 'late'",
+        "ok",
+    )
+    .await;
+    table(
+        &tree,
+        "leaf",
+        0,
+        &["add", "late", "--create", "--only", "id,v", "--rename", "other.late"],
+    )
+    .await;
+    root.run("update late set v = 'new', w = 'new' where id < 20; insert into late values (100, 'more', 'w')")
+        .await;
+    tree.wait("branch").await;
+    tree.wait("leaf").await;
+    let rows = "string_agg((id, v)::text, ';' order by id)";
+    let there = root.text(&format!("select {rows} from late")).await;
+    assert_eq!(leaf.text(&format!("select {rows} from other.late")).await, there);
+    assert_eq!(
+        leaf.text(
+            "select string_agg(attname, ',') from pg_attribute where attrelid = 'other.late'::regclass and attnum > 0"
+        )
+        .await,
+        "id,v"
+    );
+    let whole = "select string_agg((t)::text, ';' order by id) from late t";
+    assert_eq!(branch.text(whole).await, root.text(whole).await);
+
+    // Of a node nothing is dropped but its own.
+    table(&tree, "leaf", 0, &["remove", "late"]).await;
+    let triggers = "select count(*), min(tgnargs), max(tgnargs) from pg_trigger where tgrelid = 'late'::regclass";
+    for db in [&root, &branch] {
+        assert_eq!(db.text(triggers).await, "2|1|1");
+    }
+    for replay in replays {
+        replay.stop().await;
+    }
+    tree.drop(&["leaf", "branch", "root"]).await;
+}

@@ -1,0 +1,214 @@
+//! A cascade for a test: databases by name, commands about them, and what must hold of them.
+
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::cluster::{Cluster, Db, Output, Replay, eventually};
+
+static CLUSTER: LazyLock<Cluster> = LazyLock::new(|| Cluster::start("cascade", &["-o", "max_worker_processes=40"]));
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+/// All batches after a tick, as a PgQ client reads them: each tick, and after it its events.
+const READ: &str = r"
+    create function read_queue(from_tick bigint) returns setof text language plpgsql as $$
+    declare
+        b record;
+    begin
+        perform pgq.register_consumer_at('q', 'reader', from_tick);
+        loop
+            select * into b from pgq.next_batch_info('q', 'reader');
+            exit when b.batch_id is null;
+            return query select format('tick %s %s %s', b.cur_tick_id, b.cur_tick_time, b.cur_tick_event_seq);
+            return query select format('%s %s %s %s %s %s %s %s', ev_id, ev_time, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4)
+                           from pgq.get_batch_events(b.batch_id);
+            perform pgq.finish_batch(b.batch_id);
+        end loop;
+        perform pgq.unregister_consumer('q', 'reader');
+    end $$";
+
+pub(crate) struct Tree {
+    prefix: String,
+}
+
+impl Tree {
+    /// A root called `root`, with tables: one with a key, and a journal without, which shows what is applied twice.
+    pub(crate) async fn new() -> Self {
+        let tree = Self {
+            prefix: format!("c{}", COUNT.fetch_add(1, Ordering::Relaxed)),
+        };
+        let root = tree.database("root", true).await;
+        root.run(
+            "create table t (id int primary key, n int); create table journal (uid int, what text);
+             insert into t select i, 0 from generate_series(1, 500) i; insert into journal select i, 'before' from generate_series(1, 500) i",
+        )
+        .await;
+        tree.node(0, "create-root root", &["--db", &tree.conninfo("root")])
+            .await;
+        tree
+    }
+
+    pub(crate) async fn database(&self, name: &str, extension: bool) -> Db {
+        let database = format!("{}_{name}", self.prefix);
+        let admin = CLUSTER.connect("postgres").await;
+        admin.run(&format!("create database {database}")).await;
+        let db = CLUSTER.connect(&database).await;
+        if extension {
+            CLUSTER.create_extension(&db).await;
+            db.run(READ).await;
+        }
+        db
+    }
+
+    pub(crate) async fn connect(&self, name: &str) -> Db {
+        CLUSTER.connect(&format!("{}_{name}", self.prefix)).await
+    }
+
+    pub(crate) fn conninfo(&self, name: &str) -> String {
+        CLUSTER.conninfo(&format!("{}_{name}", self.prefix))
+    }
+
+    pub(crate) fn with_password(&self, name: &str) -> String {
+        CLUSTER.with_password(&self.conninfo(name))
+    }
+
+    /// Makes a role that may do nothing yet, and returns how it connects.
+    pub(crate) async fn role(&self, db: &Db, role: &str, name: &str) -> String {
+        db.run(&format!("create role {role} login password 'secret'")).await;
+        CLUSTER.conninfo_as(&format!("{}_{name}", self.prefix), role, "secret")
+    }
+
+    /// `consumer node COMMAND --queue q ...`, which must end with that code.
+    pub(crate) async fn node(&self, code: i32, command: &str, more: &[&str]) -> Output {
+        let output = self.node_command(command, more).output().await;
+        assert_eq!(output.code(), Some(code), "{command}: {}", output.stderr);
+        output
+    }
+
+    pub(crate) fn node_command(&self, command: &str, more: &[&str]) -> Replay {
+        let words: Vec<&str> = command.split(' ').collect();
+        Replay::command(&["node"])
+            .args(&words)
+            .args(&["--queue", "q"])
+            .args(more)
+    }
+
+    /// `consumer table VERB ...` of a node.
+    pub(crate) fn table(&self, name: &str, arguments: &[&str]) -> Replay {
+        Replay::command(&["table"])
+            .args(arguments)
+            .args(&["--subscriber", &self.conninfo(name), "--queue", "q"])
+    }
+
+    /// `consumer node COMMAND` about a cascade that is there, by way of its root.
+    pub(crate) async fn manage(&self, code: i32, command: &str) -> Output {
+        self.node(code, command, &["--db", &self.conninfo("root")]).await
+    }
+
+    /// Makes a database a branch or a leaf.
+    pub(crate) async fn add(&self, kind: &str, name: &str, provider: &str) -> Db {
+        let db = self.database(name, kind == "branch").await;
+        self.node(
+            0,
+            &format!("create-{kind} {name}"),
+            &["--db", &self.conninfo(name), "--provider", &self.conninfo(provider)],
+        )
+        .await;
+        db
+    }
+
+    /// The replay of a node.
+    pub(crate) fn replay(&self, name: &str) -> Replay {
+        Replay::command(&[
+            "replay",
+            "--subscriber",
+            &self.conninfo(name),
+            "--queue",
+            "q",
+            "--table",
+            "*",
+            "--create",
+            "--watermark-interval",
+            "1",
+            "--retry-max",
+            "1",
+        ])
+    }
+
+    /// Replays what its provider has, and ends.
+    pub(crate) async fn catch_up(&self, name: &str) -> Output {
+        let output = self.replay(name).arg("--until-caught-up").output().await;
+        assert_eq!(output.code(), Some(0), "{name}: {}", output.stderr);
+        output
+    }
+
+    /// Waits for a node whose replay runs.
+    pub(crate) async fn wait(&self, name: &str) {
+        self.manage(0, &format!("wait {name}")).await;
+    }
+
+    /// One node's queue is another's, from the first tick of the first on.
+    pub(crate) async fn assert_same_queue(&self, of: &Db, root: &Db) {
+        let first = of
+            .text("select min(tick_id) from pgq.tick join pgq.queue on queue_id = tick_queue where queue_name = 'q'")
+            .await;
+        let read = format!("select read_queue({first})");
+        // In this order, so that the root has what the other one has.
+        let ours = of.text(&read).await;
+        let theirs = root.text(&read).await;
+        assert!(ours.contains("tick ") && ours.contains("public.journal"), "{ours}");
+        let same = theirs
+            .lines()
+            .zip(ours.lines())
+            .take_while(|(theirs, ours)| theirs == ours)
+            .count();
+        assert_eq!(
+            same,
+            ours.lines().count(),
+            "line {same} of {} differs",
+            ours.lines().count()
+        );
+    }
+
+    /// Two nodes have the same rows.
+    pub(crate) async fn assert_same_rows(&self, left: &Db, right: &Db) {
+        for table in ["t", "journal"] {
+            let query = format!("select x::text from {table} x order by x::text collate \"C\"");
+            let (left, right) = (left.text(&query).await, right.text(&query).await);
+            assert!(
+                left == right,
+                "{table}: {} rows, {}",
+                left.lines().count(),
+                right.lines().count()
+            );
+        }
+    }
+
+    pub(crate) async fn drop(self, databases: &[&str]) {
+        let admin = CLUSTER.connect("postgres").await;
+        for name in databases {
+            admin
+                .run(&format!("drop database {}_{name} with (force)", self.prefix))
+                .await;
+        }
+    }
+}
+
+/// A few transactions.
+pub(crate) async fn write(root: &Db, from: i32) {
+    root.run(&format!(
+        "begin; update t set n = n + 1 where id % 7 = 0; insert into journal select i, 'after' from generate_series({from}, {}) i; commit;
+         insert into t values ({}, 0); delete from t where id = {}; insert into journal values (-{from}, 'alone')",
+        from + 40,
+        10_000 + from,
+        from % 500,
+    ))
+    .await;
+}
+
+/// Waits until a query gives that.
+pub(crate) async fn until(db: &Db, query: &str, wanted: &str) {
+    eventually(&format!("{query} gives {wanted}"), async || {
+        db.text(query).await == wanted
+    })
+    .await;
+}
