@@ -76,6 +76,49 @@ const TRIGGERS: &str =
     "select string_agg(tgrelid::regclass || ' ' || tgname, ', ' order by tgrelid::regclass::text, tgname)
                           from pg_trigger where tgname like 'pgcascade_capture%'";
 
+/// A copy ends after its table was taken out and added again: by then the events that were kept for it are gone.
+#[tokio::test]
+async fn a_copy_of_before_does_not_count() {
+    let pair = pair().await;
+    let p = &pair.provider;
+    p.run("create table t (id int primary key); insert into t select generate_series(1, 100)")
+        .await;
+    done(&pair, &["add", "t", "--create"]);
+    let go_on = pair.subscriber_cluster.file(&format!("go-on-{}", pair.database));
+    let running = pair
+        .replay()
+        .args(&["--poll-interval", "3600"])
+        .failpoints(&format!("in_copy=pause:{go_on}"))
+        .spawn();
+    eventually("its copy reads", async || {
+        p.text("select count(*) from pg_stat_activity where query like 'copy \"public\".\"t\"%' and datname = current_database()")
+            .await
+            == "1"
+    })
+    .await;
+    p.run("insert into t values (101)").await;
+    let kept = "select count(*) from pgcascade_replay.held_event";
+    eventually("the event is kept", async || pair.subscriber.text(kept).await == "1").await;
+    // Without a tick replay looks at nothing.
+    p.run("select pgq.set_queue_config('q', 'ticker_paused', 'true')").await;
+    done(&pair, &["remove", "t", "--keep-triggers"]);
+    done(&pair, &["add", "t", "--replace"]);
+    assert_eq!(pair.subscriber.text(kept).await, "0");
+    std::fs::write(&go_on, "").unwrap();
+    running
+        .until_it_says("the state of table public.t on the subscriber was changed while it was copied")
+        .await;
+    p.run("select pgq.set_queue_config('q', 'ticker_paused', 'false')")
+        .await;
+    eventually("the second copy is complete", async || {
+        pair.subscriber.text(STATES).await == "t ok"
+    })
+    .await;
+    pair.assert_equal("t").await;
+    running.stop().await;
+    pair.drop().await;
+}
+
 #[tokio::test]
 async fn the_set_is_changed_while_replay_runs() {
     let pair = pair().await;

@@ -52,6 +52,7 @@ struct Job {
     condition: Option<String>,
     replace_rows: bool,
     with_indexes: bool,
+    revision: i64,
     /// The snapshot from before the first chunk; None for a table that is copied whole.
     from: Option<String>,
     /// Pieces that are not done.
@@ -207,6 +208,7 @@ pub(super) async fn start(
             condition: target.filter.condition(),
             replace_rows: target.replace_rows,
             with_indexes: target.with_indexes,
+            revision: target.revision,
             from,
             left: AtomicUsize::new(chunks.len()),
         });

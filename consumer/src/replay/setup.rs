@@ -62,6 +62,8 @@ pub(super) struct Target {
     pub(super) filter: Filter,
     pub(super) replace_rows: bool,
     pub(super) with_indexes: bool,
+    /// See [`Entry`].
+    pub(super) revision: i64,
 }
 
 /// The two sessions, and what they are.
@@ -169,6 +171,7 @@ pub(super) async fn prepare(config: &ReplayConfig, wish: &Wish, memory: &mut Mem
             filter: entry.filter,
             replace_rows: entry.replace_rows,
             with_indexes: entry.with_indexes,
+            revision: entry.revision,
         });
     }
     if targets.is_empty() {
@@ -419,7 +422,7 @@ impl Ends {
         };
         let external = preflight::external(p, who).await?;
         let Survey {
-            entries,
+            mut entries,
             mut revision,
             at_provider,
             at_subscriber,
@@ -443,9 +446,11 @@ impl Ends {
         // After the triggers: a table that has a state and no triggers is one that lost them.
         if entries.iter().any(|entry| entry.is_new) {
             let what = || "add tables to the set on the subscriber".to_owned();
-            revision = Some(table_state::begin_change(s, who).await?);
-            for entry in entries.iter().filter(|entry| entry.is_new) {
-                table_state::add(s, who, entry).await?;
+            let number = table_state::begin_change(s, who).await?;
+            revision = Some(number);
+            for entry in entries.iter_mut().filter(|entry| entry.is_new) {
+                entry.revision = number;
+                table_state::add(s, who, entry, number).await?;
             }
             s.batch_execute("commit").await.doing(what)?;
         }

@@ -13,11 +13,12 @@ use super::session::{self, SubscriberFacts};
 use crate::error::{Doing, Error, Result};
 
 /// What each version adds to the one before.
-const STEPS: [&str; 4] = [
+const STEPS: [&str; 5] = [
     include_str!("sql/state.sql"),
     include_str!("sql/state_2.sql"),
     include_str!("sql/state_3.sql"),
     include_str!("sql/state_4.sql"),
+    include_str!("sql/state_5.sql"),
 ];
 
 /// The version stands in the comment as "(version 2)"; without a comment, nothing was added yet.

@@ -62,6 +62,8 @@ pub(super) struct Entry {
     pub(super) replace_rows: bool,
     /// The copy ends with making the provider's plain indexes.
     pub(super) with_indexes: bool,
+    /// The set's revision when it was added or told to start over.
+    pub(super) revision: i64,
     /// Why the last run stopped at it.
     pub(super) error: Option<String>,
     /// Not recorded yet.
@@ -88,7 +90,7 @@ pub(super) async fn load(subscriber: &Client, who: &Who) -> Result<Vec<Entry>> {
     let rows = subscriber
         .query(
             "select provider_schema, provider_table, subscriber_schema, subscriber_table, state, copy_snapshot, copy_end_snapshot,
-                    only_columns, except_columns, row_filter, replace_rows, with_indexes, error
+                    only_columns, except_columns, row_filter, replace_rows, with_indexes, revision, error
                from pgcascade_replay.table_state where consumer = $1 and queue = $2",
             &[&who.consumer, &who.queue],
         )
@@ -131,6 +133,7 @@ pub(super) async fn load(subscriber: &Client, who: &Who) -> Result<Vec<Entry>> {
             },
             replace_rows: row.get("replace_rows"),
             with_indexes: row.get("with_indexes"),
+            revision: row.get("revision"),
             error: row.get("error"),
             is_new: false,
             provider,
@@ -172,8 +175,8 @@ pub(super) async fn begin_change(subscriber: &Client, who: &Who) -> Result<i64> 
         .ok_or_else(|| who.lost("its row on the subscriber is gone"))
 }
 
-/// Adds a table; inside a change.
-pub(super) async fn add(subscriber: &Client, who: &Who, entry: &Entry) -> Result<()> {
+/// Adds a table; inside the change of that number.
+pub(super) async fn add(subscriber: &Client, who: &Who, entry: &Entry, revision: i64) -> Result<()> {
     let (only, except) = match &entry.filter.columns {
         Columns::All => (None, None),
         Columns::Only(names) => (Some(names), None),
@@ -183,8 +186,8 @@ pub(super) async fn add(subscriber: &Client, who: &Who, entry: &Entry) -> Result
         .execute(
             "insert into pgcascade_replay.table_state
                (consumer, queue, provider_schema, provider_table, subscriber_schema, subscriber_table, state,
-                only_columns, except_columns, row_filter, replace_rows, with_indexes)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+                only_columns, except_columns, row_filter, replace_rows, with_indexes, revision)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
             &[
                 &who.consumer,
                 &who.queue,
@@ -198,6 +201,7 @@ pub(super) async fn add(subscriber: &Client, who: &Who, entry: &Entry) -> Result
                 &entry.filter.rows,
                 &entry.replace_rows,
                 &entry.with_indexes,
+                &revision,
             ],
         )
         .await
@@ -205,8 +209,8 @@ pub(super) async fn add(subscriber: &Client, who: &Who, entry: &Entry) -> Result
     Ok(())
 }
 
-/// Has a table copied again, its present rows replaced; inside a change.
-pub(super) async fn start_over(subscriber: &Client, who: &Who, provider: &Name) -> Result<()> {
+/// Has a table copied again, its present rows replaced; inside the change of that number.
+pub(super) async fn start_over(subscriber: &Client, who: &Who, provider: &Name, revision: i64) -> Result<()> {
     let what = || format!("record the state of table {provider} on the subscriber");
     let key: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
         &[&who.consumer, &who.queue, &provider.schema, &provider.table];
@@ -221,9 +225,9 @@ pub(super) async fn start_over(subscriber: &Client, who: &Who, provider: &Name) 
         .execute(
             "update pgcascade_replay.table_state
                 set state = 'in-copy', copy_snapshot = null, copy_end_snapshot = null, copied_rows = null, error = null,
-                    replace_rows = true, updated = pg_catalog.clock_timestamp()
+                    replace_rows = true, revision = $5, updated = pg_catalog.clock_timestamp()
               where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4",
-            key,
+            &[&who.consumer, &who.queue, &provider.schema, &provider.table, &revision],
         )
         .await
         .doing(what)?;
@@ -248,11 +252,12 @@ pub(super) async fn remove(subscriber: &Client, who: &Who, provider: &Name) -> R
     Ok(())
 }
 
-/// The copy is complete; to be called in the transaction of its last rows, or after it.
+/// The copy that began at that revision is complete; to be called in the transaction of its last rows, or after it.
 pub(super) async fn copied(
     subscriber: &Client,
     who: &Who,
     provider: &Name,
+    revision: i64,
     (from, to): (&str, Option<&str>),
     rows: u64,
 ) -> Result<()> {
@@ -262,8 +267,18 @@ pub(super) async fn copied(
             "update pgcascade_replay.table_state
                 set state = 'catching-up', copy_snapshot = $5, copy_end_snapshot = $6, copied_rows = $7, error = null,
                     replace_rows = false, updated = pg_catalog.clock_timestamp()
-              where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4 and state = 'in-copy'",
-            &[&who.consumer, &who.queue, &provider.schema, &provider.table, &from, &to, &rows],
+              where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4 and state = 'in-copy'
+                and revision = $8",
+            &[
+                &who.consumer,
+                &who.queue,
+                &provider.schema,
+                &provider.table,
+                &from,
+                &to,
+                &rows,
+                &revision,
+            ],
         )
         .await
         .doing(|| format!("record the state of table {provider} on the subscriber"))?;

@@ -125,6 +125,7 @@ impl Wish {
                 filter: self.filter.clone(),
                 replace_rows: self.replace_rows,
                 with_indexes: self.with_indexes,
+                revision: 0,
                 error: None,
                 is_new: true,
             });

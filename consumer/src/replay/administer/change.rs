@@ -128,9 +128,9 @@ pub(super) async fn resync(args: ResyncArgs) -> Result<()> {
         );
     }
     let (s, who) = (set.client(), &set.who);
-    table_state::begin_change(s, who).await?;
+    let revision = table_state::begin_change(s, who).await?;
     for entry in &chosen {
-        table_state::start_over(s, who, &entry.provider).await?;
+        table_state::start_over(s, who, &entry.provider, revision).await?;
     }
     s.batch_execute("commit")
         .await

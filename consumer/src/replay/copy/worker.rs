@@ -108,7 +108,7 @@ impl Worker {
                 if job.with_indexes {
                     make_later_indexes(s, &job.provider, &job.subscriber).await?;
                 }
-                table_state::copied(s, &self.shared.who, name, (&snapshot, None), rows).await?;
+                table_state::copied(s, &self.shared.who, name, job.revision, (&snapshot, None), rows).await?;
             }
             Some(chunk) => self.chunk_done(job, chunk.number, rows).await?,
         }
@@ -170,7 +170,7 @@ impl Worker {
             .transient());
         }
         let rows = u64::try_from(row.get::<_, i64>(0)).unwrap_or(0);
-        table_state::copied(s, who, name, (from, Some(&to)), rows).await?;
+        table_state::copied(s, who, name, job.revision, (from, Some(&to)), rows).await?;
         s.batch_execute("commit").await.doing(what)?;
         failpoint("after_copy_commit");
         Ok(to)
