@@ -3,6 +3,7 @@
 //! Every flag's help text is its doc comment here, so `--help` and the reference in docs/configuration.md (compared by
 //! a test in config.rs) say the same. clap exits with 2 on a wrong command line, which is our code for wrong usage.
 
+pub(crate) mod execute;
 mod node;
 pub(crate) mod table;
 
@@ -102,6 +103,12 @@ pub(crate) enum Command {
     /// consumer: without --consumer it registers none and changes nothing, so rotation may remove events before they are
     /// read; then it stops and says so. docs/tail.md describes the lines.
     Tail(Box<TailArgs>),
+    /// Execute files of SQL on the provider and, at the same place among the changes of rows, on the queue's subscribers.
+    ///
+    /// For ALTER TABLE and other changes that both ends need. A line `--*-- Local-Table: NAME, ...` at the head of a file
+    /// leaves out the subscribers that replay none of these tables; `@NAME@` in it is the table's name at each end.
+    /// docs/tables.md tells the rest.
+    Execute(execute::ExecuteArgs),
     /// Show and change the set of tables that are replayed, while replay runs or not.
     #[command(subcommand)]
     Table(table::TableCommand),

@@ -58,6 +58,9 @@ pub(crate) struct ReplaySettings {
     /// 4194304].
     #[arg(long, value_name = "BYTES")]
     pub(crate) chunk_bytes: Option<u64>,
+    /// The role of the subscriber as which files of `consumer execute` are executed there. Without it replay stops at one.
+    #[arg(long, value_name = "ROLE")]
+    pub(crate) execute_as: Option<String>,
     /// How many sessions at each end copy tables at the same time: 1 to 64 [default: 2].
     #[arg(long, value_name = "NUMBER")]
     pub(crate) jobs: Option<u64>,
@@ -101,6 +104,8 @@ pub(crate) struct ReplayConfig {
     pub(crate) until_caught_up: bool,
     /// How many bytes of events are held before they are sent to the subscriber.
     pub(crate) chunk_bytes: usize,
+    /// The role as which files are executed on the subscriber.
+    pub(crate) execute_as: Option<String>,
     /// How many sessions at each end copy.
     pub(crate) jobs: usize,
     /// How large a chunk of a copied table is, about.
@@ -191,6 +196,7 @@ impl ReplaySettings {
             until_caught_up: self.until_caught_up.or(file.until_caught_up),
             chunk_bytes: self.chunk_bytes.or(file.chunk_bytes),
             jobs: self.jobs.or(file.jobs),
+            execute_as: self.execute_as.or(file.execute_as),
             copy_chunk_bytes: self.copy_chunk_bytes.or(file.copy_chunk_bytes),
             poll_interval: self.poll_interval.or(file.poll_interval),
             retry_max: self.retry_max.or(file.retry_max),
@@ -252,6 +258,10 @@ impl ReplaySettings {
             truncate,
             until_caught_up: self.until_caught_up.unwrap_or(false),
             chunk_bytes: usize::try_from(chunk_bytes).unwrap_or(4 << 20),
+            execute_as: match self.execute_as.as_deref() {
+                role @ Some(_) => Some(name("execute-as", role)?),
+                None => None,
+            },
             jobs: usize::try_from(within("jobs", self.jobs.unwrap_or(2), 1, 64)?).unwrap_or(1),
             copy_chunk_bytes: within(
                 "copy-chunk-bytes",

@@ -87,6 +87,7 @@ fn run(command: Command, log_args: &cli::LogArgs) -> Result<ExitCode> {
                 outcome
             }
             Command::Node(args) => node::run(*args, shutdown).await.map(|()| ExitCode::SUCCESS),
+            Command::Execute(args) => replay::execute::run(args, shutdown).await.map(|()| ExitCode::SUCCESS),
             Command::Status(args) => status::run(*args, log_args.quiet, shutdown).await,
             Command::Table(verb) => replay::administer::run(verb, shutdown)
                 .await

@@ -8,6 +8,8 @@
 )]
 
 mod cluster;
+#[path = "table/execute.rs"]
+mod execute;
 #[path = "table/filters.rs"]
 mod filters;
 

@@ -3,6 +3,8 @@
 //! Between batches it looks what has become of the copies (copy.rs): a table whose copy is complete gets the events that
 //! were kept for it (held.rs), portion by portion, each a transaction too.
 
+use std::sync::Arc;
+
 use futures_util::future;
 use tokio::sync::mpsc;
 use tokio_postgres::{Client, CopyOutStream, Statement};
@@ -12,13 +14,14 @@ use super::apply::{Applier, Failure};
 use super::copy::{self, Copies};
 use super::duty::{Duty, Tick};
 use super::event;
+use super::execute::{self, Execute};
 use super::goal;
 use super::held;
 use super::idle::Idle;
 use super::session;
 use super::setup::{Ready, Target};
 use super::stream::{Decoder, Summary};
-use super::table::Name;
+use super::table::{self, Name};
 use super::table_state::{self, State};
 use super::{Ended, Memory, Portion};
 use crate::config::ReplayConfig;
@@ -55,6 +58,10 @@ struct Batch {
 
 enum Applied {
     Committed(Summary),
+    /// The same, with something that was executed in it: the tables may be others now.
+    Executed(Summary),
+    /// Before what is to be executed in it, kept events have to be applied. Nothing was.
+    KeptFirst,
     /// A shutdown came in between, and everything was rolled back.
     Stopped,
     /// The set of tables is another one: nothing was applied.
@@ -78,6 +85,9 @@ struct Stream<'a> {
     /// None while it is lent to the task that reads.
     decoder: Option<Decoder>,
     applier: Applier,
+    chunk_bytes: usize,
+    /// The role that files are executed as.
+    execute_as: Option<String>,
     /// Tables whose copy is there, and of which events are kept.
     draining: Vec<usize>,
     /// Reads kept events; opened when there are some.
@@ -141,12 +151,15 @@ pub(super) async fn stream(
         finish_batch,
         decoder,
         applier,
+        chunk_bytes: config.chunk_bytes,
+        execute_as: config.execute_as.clone(),
         draining,
         held: None,
         duty,
         shutdown,
     };
     let mut to_finish = None;
+    let mut kept_first = false;
     let mut idle = Idle::new();
     loop {
         while let Some(done) = arrived(copies.next_now().await, &stream.ready, memory)? {
@@ -188,6 +201,10 @@ pub(super) async fn stream(
             );
             return Ok(Ended::Done);
         }
+        kept_first &= !stream.draining.is_empty();
+        if kept_first {
+            continue;
+        }
         // What was announced up to here, the answer will know of.
         while stream.ready.provider.notifications.try_recv().is_ok() {}
         if let Some(duty) = &mut stream.duty {
@@ -226,7 +243,7 @@ pub(super) async fn stream(
         }
         let batch = stream.open(&offer).await?;
         match stream.apply(&batch, memory).await {
-            Ok(Applied::Committed(summary)) => {
+            Ok(outcome @ (Applied::Committed(summary) | Applied::Executed(summary))) => {
                 stream.ready.tick = batch.to;
                 memory.advanced = true;
                 memory.careful = None;
@@ -236,7 +253,19 @@ pub(super) async fn stream(
                     bytes: summary.bytes,
                     ..batch.lag
                 });
+                if matches!(outcome, Applied::Executed(_)) {
+                    stream.finish(offer.id).await?;
+                    return Ok(Ended::Executed);
+                }
                 reached = Some(batch.snapshot);
+            }
+            Ok(Applied::KeptFirst) => {
+                let s = &stream.ready.subscriber.client;
+                s.batch_execute("rollback")
+                    .await
+                    .doing(|| "roll back on the subscriber".to_owned())?;
+                to_finish = None;
+                kept_first = true;
             }
             Ok(Applied::Stopped) => {
                 tracing::info!(tick = stream.ready.tick, "stopped; the batch at hand was rolled back");
@@ -402,7 +431,7 @@ impl Stream<'_> {
             .copy_out(&held::portion_query(&self.ready.who, name, upto))
             .await
             .doing(|| format!("read kept events of table {name} on the subscriber"))?;
-        let Some(summary) = self.apply_events(source, None, careful).await? else {
+        let Some((summary, _)) = self.apply_events(source, None, careful).await? else {
             return Ok(None);
         };
         let client = &self.ready.subscriber.client;
@@ -471,14 +500,24 @@ impl Stream<'_> {
             Begun::TablesChanged => return Ok(Applied::TablesChanged),
             Begun::NodeChanged => return Ok(Applied::NodeChanged),
         }
-        let source = source.doing(|| "read the batch from the provider".to_owned())?;
+        let mut source = source?;
         let mut summary = Summary::default();
-        if let Some(source) = source {
+        // Whatever was waiting for it (setup.rs) is looked at again, also where the file is not for this subscriber.
+        let mut executed = false;
+        while let Some(part) = source.take() {
             let careful = memory.careful == Some(Portion::Batch(batch.to));
-            let Some(applied) = self.apply_events(source, Some(batch.to), careful).await? else {
+            let Some((read, execute)) = self.apply_events(part, Some(batch.to), careful).await? else {
                 return Ok(Applied::Stopped);
             };
-            summary = applied;
+            summary.events += read.events;
+            summary.bytes += read.bytes;
+            if let Some(execute) = execute {
+                if !self.draining.is_empty() {
+                    return Ok(Applied::KeptFirst);
+                }
+                executed |= self.execute(&execute).await? || self.ready.pending;
+                source = self.read(batch, Some(execute.id)).await?;
+            }
         }
         if let Some(duty) = &self.duty
             && self
@@ -494,14 +533,68 @@ impl Stream<'_> {
             .await?;
         }
         self.commit(batch, memory).await?;
-        Ok(Applied::Committed(summary))
+        Ok(if executed {
+            Applied::Executed(summary)
+        } else {
+            Applied::Committed(summary)
+        })
+    }
+
+    /// Executes a file in the batch's transaction, and looks at the tables again. Returns whether it did.
+    async fn execute(&mut self, execute: &Execute) -> Result<bool> {
+        let (s, who) = (&self.ready.subscriber.client, &self.ready.who);
+        let targets = &self.ready.targets;
+        if !execute::on_subscriber(s, who, self.execute_as.as_deref(), targets, execute).await? {
+            return Ok(false);
+        }
+        let mut revision = None;
+        for target in targets {
+            let is_older = match &target.state {
+                State::InCopy | State::InChunks(_) => false,
+                State::CatchingUp(copied) => !copied.last().sees(execute.txid),
+                State::Ok => true,
+            };
+            if !is_older {
+                let number = match revision {
+                    Some(number) => number,
+                    None => *revision.insert(table_state::next_revision(s, who).await?),
+                };
+                table_state::start_over(s, who, &target.provider.name, number).await?;
+                tracing::info!(table = %target.provider.name, "to be copied again, as the file was executed during its copy");
+            }
+        }
+        let names = |name: fn(&Target) -> &Name| targets.iter().map(|target| name(target).clone()).collect::<Vec<_>>();
+        let provider_names = names(|target| &target.provider.name);
+        let subscriber_names = names(|target| &target.subscriber.name);
+        let at_provider = table::inspect(&self.ready.provider.client, End::Provider, &provider_names).await?;
+        // Inside the transaction, which sees what was executed.
+        let at_subscriber = table::inspect(s, End::Subscriber, &subscriber_names).await?;
+        for target in &mut self.ready.targets {
+            // One that is gone can have no more events; the next start says that it is.
+            if let Some(table) = at_provider.get(&target.provider.name) {
+                target.provider = Arc::new(target.filter.part_of(table));
+            }
+            if let Some(table) = at_subscriber.get(&target.subscriber.name) {
+                target.subscriber = Arc::new(table.clone());
+            }
+        }
+        let held = self.decoder.as_ref().map(Decoder::held).unwrap_or_default();
+        self.decoder = Some(Decoder::new(&self.ready.targets, &held, self.chunk_bytes));
+        self.applier = Applier::new(&self.ready.targets);
+        Ok(true)
+    }
+
+    /// The batch's events, or those behind one of them.
+    async fn read(&self, batch: &Batch, behind: Option<i64>) -> Result<Option<CopyOutStream>> {
+        let Some(events) = &batch.events else { return Ok(None) };
+        let by_rows = self.decoder.as_ref().is_some_and(Decoder::by_rows);
+        let query = event::events_query(events, by_rows, behind);
+        let source = self.ready.provider.client.copy_out(&query).await;
+        source.doing(|| "read the batch from the provider".to_owned()).map(Some)
     }
 
     /// Begins the transaction, and the read of the batch.
-    async fn begin_and_read(
-        &self,
-        batch: &Batch,
-    ) -> (Result<Begun>, Result<Option<CopyOutStream>, tokio_postgres::Error>) {
+    async fn begin_and_read(&self, batch: &Batch) -> (Result<Begun>, Result<Option<CopyOutStream>>) {
         let begin = async {
             if self.begin().await? != self.ready.revision {
                 return Ok(Begun::TablesChanged);
@@ -516,19 +609,7 @@ impl Stream<'_> {
             duty.store(p, s, &batch.tick()).await?;
             Ok::<Begun, Error>(Begun::AsBefore)
         };
-        let by_rows = self.decoder.as_ref().is_some_and(Decoder::by_rows);
-        let read = async {
-            match &batch.events {
-                Some(events) => self
-                    .ready
-                    .provider
-                    .client
-                    .copy_out(&event::events_query(events, by_rows))
-                    .await
-                    .map(Some),
-                None => Ok(None),
-            }
-        };
+        let read = self.read(batch, None);
         // Both at once, unless the batch is read to be stored first.
         if self.duty.as_ref().is_some_and(Duty::tick_by_tick) {
             match begin.await {
@@ -540,14 +621,14 @@ impl Stream<'_> {
         }
     }
 
-    /// Reads events and applies them; those of tables in copy are kept for later, under `tick`. Without a tick these are
-    /// kept events. None: a shutdown came in between.
+    /// Reads events and applies them, up to what is to be executed; those of tables in copy are kept for later, under `tick`.
+    /// Without a tick these are kept events. None: a shutdown came in between.
     async fn apply_events(
         &mut self,
         source: CopyOutStream,
         tick: Option<i64>,
         careful: bool,
-    ) -> Result<Option<Summary>, Failure> {
+    ) -> Result<Option<(Summary, Option<Execute>)>, Failure> {
         let mut decoder = self
             .decoder
             .take()
@@ -585,13 +666,13 @@ impl Stream<'_> {
             .map_err(|error| Error::failure(format!("the task that reads the batch ended: {error}")))?;
         let table = decoder.failed;
         self.decoder = Some(decoder);
-        let summary = outcome.map_err(|error| Failure {
+        let read = outcome.map_err(|error| Failure {
             error,
             table,
             unclear: false,
         })?;
         self.applier.finish().await?;
-        Ok(Some(summary))
+        Ok(Some(read))
     }
 
     /// Begins the transaction and locks the position in it; returns the revision of the set of tables. Whoever waited for

@@ -162,7 +162,7 @@ impl Copies {
     }
 }
 
-/// Begins to copy every table that has no copy.
+/// Begins to copy every table that has no copy, unless a file is pending (execute.rs).
 pub(super) async fn start(
     ready: &Ready,
     config: &ReplayConfig,
@@ -171,7 +171,7 @@ pub(super) async fn start(
 ) -> Result<Copies> {
     let mut pieces = VecDeque::new();
     for (i, target) in ready.targets.iter().enumerate() {
-        if shutdown.requested() {
+        if shutdown.requested() || ready.pending {
             break;
         }
         let planned = match &target.state {

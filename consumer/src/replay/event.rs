@@ -7,11 +7,17 @@ use bytes::Bytes;
 
 use crate::error::{Error, Result};
 
-/// The columns that the decoder wants, in a form that costs it least. The last one is of use where rows are filtered.
-pub(super) fn events_query(events: &str, by_rows: bool) -> String {
+/// The columns that the decoder wants, of the events behind one, in a form that costs it least. The last one is of use where
+/// rows are filtered, and of what is to be executed.
+pub(super) fn events_query(events: &str, by_rows: bool, behind: Option<i64>) -> String {
+    let extra2 = if by_rows {
+        "ev_extra2"
+    } else {
+        "case ev_type when 'EXECUTE' then ev_extra2 end"
+    };
+    let behind = behind.map_or_else(String::new, |id| format!("where ev_id > {id} "));
     format!(
-        "copy (select ev_id, ev_txid, ev_type, ev_data, ev_extra1, {} from ({}) batch order by ev_id) to stdout (format binary)",
-        if by_rows { "ev_extra2" } else { "null::pg_catalog.text" },
+        "copy (select ev_id, ev_txid, ev_type, ev_data, ev_extra1, {extra2} from ({}) batch {behind}order by ev_id) to stdout (format binary)",
         events.trim_end().trim_end_matches(';')
     )
 }
@@ -23,8 +29,8 @@ pub(super) struct Event<'a> {
     pub(super) event_type: &'a [u8],
     pub(super) data: Option<&'a [u8]>,
     pub(super) table: Option<&'a [u8]>,
-    /// Whether the row passes the filter, where the trigger says so: `t` or `f`.
-    pub(super) passes: Option<&'a [u8]>,
+    /// Whether the row passes the filter, where the trigger says so: `t` or `f`. The attributes of what is to be executed.
+    pub(super) extra2: Option<&'a [u8]>,
 }
 
 /// The header of a binary COPY: signature, flags, length of an extension.
@@ -76,14 +82,14 @@ impl<'a> Event<'a> {
         let event_type = next()?.unwrap_or_default();
         let data = next()?;
         let table = next()?;
-        let passes = next()?;
+        let extra2 = next()?;
         Ok(Some(Self {
             id,
             txid,
             event_type,
             data,
             table,
-            passes,
+            extra2,
         }))
     }
 }
@@ -126,7 +132,7 @@ mod tests {
         let event = Event::parse(&message).unwrap().unwrap();
         assert_eq!((event.id, event.txid, event.event_type), (7, 9, &b"I:id"[..]));
         assert_eq!(
-            (event.data, event.table, event.passes),
+            (event.data, event.table, event.extra2),
             (None, Some(&b""[..]), Some(&b"t"[..]))
         );
         assert!(Event::parse(&[0xff, 0xff]).unwrap().is_none());

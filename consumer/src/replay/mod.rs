@@ -30,6 +30,7 @@ mod copy;
 mod create;
 pub(crate) mod duty;
 mod event;
+pub(crate) mod execute;
 mod filter;
 mod findings;
 pub(crate) mod goal;
@@ -120,6 +121,7 @@ pub(crate) async fn run(job: Job, shutdown: Shutdown, progress: Progress) -> Res
                 tracing::info!("the set of tables was changed");
                 continue;
             }
+            Ok(Ended::Executed) => continue,
             Ok(Ended::NodeChanged) => {
                 memory.hop_changed();
                 continue;
@@ -162,6 +164,8 @@ enum Ended {
     Done,
     /// Somebody changed the set of tables: to begin again with the new one.
     TablesChanged,
+    /// A file was executed: to begin again with the tables as they are now.
+    Executed,
     /// The node's state was changed: to begin again with the new one.
     NodeChanged,
 }

@@ -30,7 +30,7 @@ use super::session::{self, ProviderFacts, SubscriberFacts};
 use super::table::{self, Name, Table};
 use super::table_state::{self, Entry, State};
 use super::wish::Wish;
-use super::{Memory, create, duty, state, triggers};
+use super::{Memory, create, duty, execute, state, triggers};
 use crate::cascade::{Node, Role};
 use crate::config::ReplayConfig;
 use crate::connect::{End, Session, connect};
@@ -50,6 +50,8 @@ pub(super) struct Ready {
     pub(super) encoding: String,
     /// That of the set of tables.
     pub(super) revision: i64,
+    /// A file was executed on the provider and is still to come: until then the tables may differ, and none is copied.
+    pub(super) pending: bool,
     pub(super) targets: Vec<Target>,
 }
 
@@ -149,7 +151,7 @@ pub(super) async fn prepare(config: &ReplayConfig, wish: &Wish, memory: &mut Mem
     // --table is `table add` at the start: what was removed since stays away until the next.
     let wish = if memory.tables_added { None } else { Some(wish) };
     let base = ends.make(wish, Look::of_start(config)).await?;
-    memory.tables_added = true;
+    memory.tables_added = !base.pending;
     for warning in base.warnings {
         if memory.warned.insert(warning.sentence.clone()) {
             tracing::warn!("{}; {}", warning.sentence, warning.remedy);
@@ -191,6 +193,7 @@ pub(super) async fn prepare(config: &ReplayConfig, wish: &Wish, memory: &mut Mem
         external: base.external,
         encoding: ends.facts.provider.encoding,
         revision: base.revision,
+        pending: base.pending,
         targets,
     })
 }
@@ -207,6 +210,8 @@ pub(super) struct Survey {
     pub(super) at_subscriber: HashMap<Name, Table>,
     /// None: not made yet.
     pub(super) queue_id: Option<i32>,
+    /// See [`Ready`]. Then nothing is added to the set, either.
+    pending: bool,
     pub(super) findings: Findings,
 }
 
@@ -265,6 +270,23 @@ pub(super) async fn survey(
     wish: Option<&Wish>,
     look: Look,
 ) -> Result<Survey> {
+    let tick = match node {
+        Some(node) => Some(node.tick),
+        None if facts.subscriber.may_state => who.load(s).await?.and_then(|position| position.tick),
+        None => None,
+    };
+    let pending = match tick {
+        Some(tick) => execute::pending(p, who, tick).await?,
+        None => false,
+    };
+    if pending && look.new_only {
+        return Err(Error::failure(format!(
+            "a file that was executed on the provider has not come through queue \"{}\" yet",
+            who.queue
+        ))
+        .hint("Add tables when replay has executed it: consumer status shows how far it is behind."));
+    }
+    let wish = wish.filter(|_| !pending);
     let mut findings = Findings::default();
     let (revision, present) = if facts.subscriber.may_state {
         (table_state::revision(s, who).await?, table_state::load(s, who).await?)
@@ -278,7 +300,7 @@ pub(super) async fn survey(
     let mut entries = if look.new_only { Vec::new() } else { present };
     entries.extend(new);
     entries.sort_by(|a, b| a.provider.cmp(&b.provider));
-    if entries.is_empty() && revision.is_none() && findings.len() == 0 {
+    if entries.is_empty() && revision.is_none() && findings.len() == 0 && !pending {
         findings.add(
             Kind::NoTable,
             (End::Provider, &format!("queue {}", who.queue)),
@@ -311,6 +333,7 @@ pub(super) async fn survey(
         parts,
         at_subscriber: HashMap::new(),
         queue_id,
+        pending,
         findings,
     };
     survey.look_at_subscriber(s).await?;
@@ -320,7 +343,7 @@ pub(super) async fn survey(
         create::check(s, &survey.missing(), &mut findings).await?;
     }
     let role = &facts.subscriber.role;
-    preflight::subscriber_tables(s, role, look.truncate, &survey.pairs(), &mut findings).await?;
+    preflight::subscriber_tables(s, role, look.truncate, pending, &survey.pairs(), &mut findings).await?;
     if let Some(node) = node.filter(|node| node.role == Role::Branch) {
         let more = !survey.missing().is_empty();
         preflight::branch(s, role, who, node, &survey.pairs(), more, &mut findings).await?;
@@ -363,6 +386,7 @@ pub(super) struct Base {
     queue_id: i32,
     external: bool,
     revision: i64,
+    pending: bool,
     /// Those that were looked at.
     pub(super) entries: Vec<Entry>,
     at_provider: HashMap<Name, Table>,
@@ -424,6 +448,7 @@ impl Ends {
         let Survey {
             mut entries,
             mut revision,
+            pending,
             at_provider,
             at_subscriber,
             ..
@@ -459,6 +484,7 @@ impl Ends {
             queue_id,
             external,
             revision: revision.unwrap_or(0),
+            pending,
             entries,
             at_provider,
             at_subscriber,

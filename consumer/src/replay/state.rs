@@ -13,19 +13,20 @@ use super::session::{self, SubscriberFacts};
 use crate::error::{Doing, Error, Result};
 
 /// What each version adds to the one before.
-const STEPS: [&str; 5] = [
+const STEPS: [&str; 6] = [
     include_str!("sql/state.sql"),
     include_str!("sql/state_2.sql"),
     include_str!("sql/state_3.sql"),
     include_str!("sql/state_4.sql"),
     include_str!("sql/state_5.sql"),
+    include_str!("sql/state_6.sql"),
 ];
 
 /// The version stands in the comment as "(version 2)"; without a comment, nothing was added yet.
 const VERSION: &str = "select coalesce(pg_catalog.substring(pg_catalog.obj_description(n.oid, 'pg_namespace'), 'version (\\d+)')::int4, 1)
                          from pg_catalog.pg_namespace n where n.nspname = 'pgcascade_replay'";
 
-/// For a database that is to be a node of a cascade.
+/// For a database that is to be a node of a cascade, or that files are executed in.
 pub(crate) async fn install(database: &Client) -> Result<()> {
     let found = session::subscriber_facts(database).await?;
     bring_up_to_date(database, &found).await

@@ -19,6 +19,7 @@ use wire::urlenc;
 use super::chunk::{Chunk, Held, Shape};
 use super::collapse::{Collapse, Freedom};
 use super::event::{self, Event};
+use super::execute::{self, Execute};
 use super::filter::Filter;
 use super::setup::Target;
 use super::table::Name;
@@ -155,6 +156,12 @@ impl Decoder {
         self.routes[table].hold = false;
     }
 
+    /// The tables of which events are being kept.
+    pub(super) fn held(&self) -> HashSet<Name> {
+        let held = self.routes.iter().filter(|route| route.hold);
+        held.map(|route| route.name.clone()).collect()
+    }
+
     /// Whether events of a table are being kept.
     pub(super) fn holds(&self) -> bool {
         self.routes.iter().any(|route| route.hold)
@@ -170,13 +177,19 @@ impl Decoder {
         self.routes[table].copied = None;
     }
 
-    /// Reads a whole batch. Ends early, without an error, when nobody takes the chunks any more.
-    pub(super) async fn read(&mut self, source: CopyOutStream, chunks: mpsc::Sender<Chunk>) -> Result<Summary> {
+    /// Reads a batch up to its end, or to what is to be executed there. Ends early, without an error, when nobody takes the
+    /// chunks any more.
+    pub(super) async fn read(
+        &mut self,
+        source: CopyOutStream,
+        chunks: mpsc::Sender<Chunk>,
+    ) -> Result<(Summary, Option<Execute>)> {
         let what = || "read the batch from the provider".to_owned();
         let mut source = pin!(source);
         let mut summary = Summary::default();
         let mut chunk = Chunk::default();
         let mut header_seen = false;
+        let mut execute = None;
         while let Some(message) = source.next().await {
             let mut message: Bytes = message.doing(what)?;
             if !header_seen {
@@ -189,6 +202,10 @@ impl Decoder {
             let Some(event) = Event::parse(&message)? else { break };
             summary.events += 1;
             summary.bytes += event.data.map_or(0, <[u8]>::len) as u64;
+            if event.event_type == execute::EVENT_TYPE {
+                execute = Some(Execute::of(&event)?);
+                break;
+            }
             if let Err((table, error)) = self.decode(&event, &mut chunk) {
                 self.failed = Some(table);
                 return Err(error);
@@ -196,7 +213,7 @@ impl Decoder {
             if chunk.bytes() >= self.chunk_bytes || chunk.events() >= CHUNK_EVENTS {
                 let full = self.finish(&mut chunk);
                 if chunks.send(full).await.is_err() {
-                    return Ok(summary);
+                    return Ok((summary, None));
                 }
             }
         }
@@ -204,7 +221,7 @@ impl Decoder {
             // Whoever stopped taking them knows why.
             let _ = chunks.send(self.finish(&mut chunk)).await;
         }
-        Ok(summary)
+        Ok((summary, execute))
     }
 
     fn finish(&mut self, chunk: &mut Chunk) -> Chunk {
@@ -245,7 +262,7 @@ impl Decoder {
                 txid: event.txid,
                 event_type: event.event_type.to_vec(),
                 data: event.data.map(<[u8]>::to_vec),
-                extra2: event.passes.map(<[u8]>::to_vec),
+                extra2: event.extra2.map(<[u8]>::to_vec),
             });
             return Ok(());
         }
@@ -259,7 +276,7 @@ impl Decoder {
         // See filter.rs.
         let mut becomes = None;
         if self.routes[route].filter.rows.is_some() {
-            match (event.passes, kind) {
+            match (event.extra2, kind) {
                 (Some(b"t"), 1) => (kind, becomes) = (0, Some(Operation::Insert)),
                 (Some(b"f"), 0..=2) => (kind, becomes) = (2, Some(Operation::Delete)),
                 _ => {}

@@ -163,6 +163,11 @@ pub(super) async fn begin_change(subscriber: &Client, who: &Who) -> Result<i64> 
         .batch_execute("begin; set local lock_timeout = 0")
         .await
         .doing(what)?;
+    next_revision(subscriber, who).await
+}
+
+/// The same inside a transaction that was begun.
+pub(super) async fn next_revision(subscriber: &Client, who: &Who) -> Result<i64> {
     let row = subscriber
         .query_opt(
             "update pgcascade_replay.position set revision = revision + 1 where consumer = $1 and queue = $2
@@ -170,7 +175,7 @@ pub(super) async fn begin_change(subscriber: &Client, who: &Who) -> Result<i64> 
             &[&who.consumer, &who.queue],
         )
         .await
-        .doing(what)?;
+        .doing(|| "change the set of tables on the subscriber".to_owned())?;
     row.map(|row| row.get(0))
         .ok_or_else(|| who.lost("its row on the subscriber is gone"))
 }

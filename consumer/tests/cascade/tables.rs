@@ -1,6 +1,6 @@
 //! `consumer table` with the configuration of a node's replay: the set of tables of a branch and of a leaf.
 
-use crate::cluster::Output;
+use crate::cluster::{Output, Replay};
 use crate::tree::{Tree, until, write};
 
 async fn table(tree: &Tree, name: &str, code: i32, arguments: &[&str]) -> Output {
@@ -105,6 +105,63 @@ async fn tables_are_added_to_nodes_while_they_run() {
     for db in [&root, &branch] {
         assert_eq!(db.text(triggers).await, "2|1|1");
     }
+    for replay in replays {
+        replay.stop().await;
+    }
+    tree.drop(&["leaf", "branch", "root"]).await;
+}
+
+/// `consumer execute`: once in each node, at its place, also where the node was away.
+#[tokio::test]
+async fn files_are_executed_in_all_nodes() {
+    let tree = Tree::new().await;
+    let root = tree.connect("root").await;
+    let branch = tree.add("branch", "branch", "root").await;
+    let leaf = tree.add("leaf", "leaf", "branch").await;
+    for name in ["branch", "leaf"] {
+        tree.catch_up(name).await;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("add.sql");
+    let file = file.to_str().unwrap();
+    std::fs::write(
+        file,
+        "alter table t add column m int not null default 0; update t set m = m + id",
+    )
+    .unwrap();
+    let execute = async |name: &str, code: i32| {
+        let at = tree.conninfo(name);
+        let output = Replay::command(&["execute", "--queue", "q", "--provider", &at, file])
+            .output()
+            .await;
+        assert_eq!(output.code(), Some(code), "{name}: {}", output.stderr);
+        output.stderr
+    };
+    let refused = execute("branch", 1).await;
+    assert!(refused.contains("gets queue"), "{refused}");
+    write(&root, 1).await;
+    execute("root", 0).await;
+    root.run("update t set m = m * 2 where id < 20").await;
+    write(&root, 100).await;
+    let replays: Vec<_> = ["branch", "leaf"]
+        .map(|name| tree.replay(name).args(&["--execute-as", "postgres"]).spawn())
+        .into();
+    for name in ["branch", "leaf"] {
+        tree.wait(name).await;
+    }
+    for node in [&branch, &leaf] {
+        tree.assert_same_rows(&root, node).await;
+        assert_eq!(
+            node.text("select file from pgcascade_replay.executed where queue = 'q'")
+                .await,
+            "add.sql"
+        );
+    }
+    assert_eq!(
+        leaf.text("select m from t where id in (7, 21) order by id").await,
+        "14\n21"
+    );
+    tree.assert_same_queue(&branch, &root).await;
     for replay in replays {
         replay.stop().await;
     }

@@ -1,0 +1,327 @@
+//! `consumer execute`: on the provider, and at its place on the subscriber; once each, whatever is killed.
+
+use std::process::{Command, Stdio};
+
+use crate::cluster::{Pair, eventually, pair};
+use crate::{STATES, Said, done, refused as table_refused};
+
+const ROLE: [&str; 2] = ["--execute-as", "postgres"];
+
+/// Writes a file beside the provider's cluster.
+fn file(pair: &Pair, name: &str, sql: &str) -> String {
+    let folder = pair.provider_cluster.file(&format!("sql-{}", pair.database));
+    std::fs::create_dir_all(&folder).unwrap();
+    let path = format!("{folder}/{name}");
+    std::fs::write(&path, sql).unwrap();
+    path
+}
+
+/// Runs `consumer execute` for queue q.
+fn execute(pair: &Pair, files: &[&str], failpoints: &str) -> Said {
+    let output = Command::new(env!("CARGO_BIN_EXE_consumer"))
+        .args(["execute", "--queue", "q", "--provider"])
+        .arg(pair.provider_cluster.conninfo(&pair.database))
+        .args(files)
+        .env_remove("RUST_LOG")
+        .env("PGCASCADE_FAILPOINTS", failpoints)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    Said {
+        code: output.status.code(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap().replace("\\\"", "\""),
+    }
+}
+
+#[track_caller]
+fn executed(pair: &Pair, files: &[&str]) -> String {
+    let said = execute(pair, files, "");
+    assert_eq!(said.code, Some(0), "{files:?}: {}", said.stderr);
+    said.stderr
+}
+
+#[track_caller]
+fn refused(pair: &Pair, files: &[&str], text: &str) {
+    let said = execute(pair, files, "");
+    assert_eq!(said.code, Some(1), "{files:?}: {}", said.stderr);
+    assert!(said.stderr.contains(text), "\"{text}\" is not in: {}", said.stderr);
+}
+
+#[tokio::test]
+async fn changes_of_tables_at_their_place() {
+    let pair = pair().await;
+    let p = &pair.provider;
+    p.run(
+        "create table t (id int primary key, v text); insert into t select i, 'a' from generate_series(1, 30) i;
+         create table elsewhere (id int primary key)",
+    )
+    .await;
+    pair.catch_up(&["--table", "t", "--create"]).await;
+    done(
+        &pair,
+        &["add", "elsewhere", "--create", "--rename", "archive.\"Else where\""],
+    );
+
+    // All in one batch: rows of before, changes, rows of after.
+    p.run("insert into t values (31, 'before'); update t set v = 'b' where id < 10")
+        .await;
+    let add = file(
+        &pair,
+        "001 add.sql",
+        "alter table t add column \"W w\" int not null default 7;\nupdate t set \"W w\" = id where id > 20; -- also rows\n",
+    );
+    executed(&pair, &[&add]);
+    p.run(
+        "insert into t values (32, 'between', 5); update t set \"W w\" = -1 where id <= 3; delete from t where id = 4",
+    )
+    .await;
+    let names = file(
+        &pair,
+        "002.sql",
+        "alter table t rename column v to \"née\"; alter table t alter column \"W w\" type text using 'n' || \"W w\"",
+    );
+    let drops = file(&pair, "003.sql", "alter table t drop column \"née\"");
+    executed(&pair, &[&names]);
+    p.run("update t set \"née\" = 'ü' where id = 5").await;
+    executed(&pair, &[&drops]);
+    p.run("insert into t values (33, 'after'); delete from t where id = 31; update t set id = 100 where id = 1")
+        .await;
+    let here = file(
+        &pair,
+        "004.sql",
+        "--*-- Local-Table: public.elsewhere\nalter table @public.elsewhere@ add column z int default 3;",
+    );
+    let not_here = file(
+        &pair,
+        "005.sql",
+        "--*-- Local-Table: public.nobody_has\ncreate table left_out (id int);",
+    );
+    executed(&pair, &[&here, &not_here]);
+    p.run("insert into elsewhere values (1, 2)").await;
+    // Not without a role.
+    let stopped = pair.replay().arg("--until-caught-up").output().await;
+    assert_eq!(stopped.code(), Some(1), "{}", stopped.stderr);
+    assert!(
+        stopped
+            .stderr
+            .contains("asks for file \\\"001 add.sql\\\" to be executed")
+            || stopped.stderr.contains("asks for file \"001 add.sql\" to be executed"),
+        "{}",
+        stopped.stderr
+    );
+    let output = pair.catch_up(&ROLE).await;
+    assert!(
+        output
+            .stderr
+            .contains("not executed, as none of its tables is replayed"),
+        "{}",
+        output.stderr
+    );
+    pair.assert_equal("t").await;
+    assert_eq!(
+        p.text("select \"W w\" from t where id in (2, 10, 32, 30) order by id")
+            .await,
+        "n-1\nn7\nn30\nn5"
+    );
+    assert_eq!(
+        pair.subscriber.text("select * from archive.\"Else where\"").await,
+        "1|2"
+    );
+    assert_eq!(pair.subscriber.text("select to_regclass('left_out')").await, "<null>");
+    assert_eq!(p.text("select count(*) from left_out").await, "0");
+    let record = "select string_agg(file, ', ' order by file) from pgcascade_replay.executed where queue = 'q'";
+    assert_eq!(p.text(record).await, "001 add.sql, 002.sql, 003.sql, 004.sql, 005.sql");
+    assert_eq!(
+        pair.subscriber.text(record).await,
+        "001 add.sql, 002.sql, 003.sql, 004.sql"
+    );
+
+    // Again, and another of that name; what cannot be in a transaction, and what would end it.
+    let again = executed(&pair, &[&add, &drops]);
+    assert_eq!(again.matches("executed already, left out").count(), 2, "{again}");
+    file(&pair, "003.sql", "select 1");
+    refused(&pair, &[&drops], "another file \"003.sql\" was executed on ");
+    for sql in [
+        "create table ended (id int); commit; select 1",
+        "create index concurrently on t (id)",
+        "alter table nowhere add x int",
+    ] {
+        let wrong = file(&pair, "wrong.sql", sql);
+        refused(&pair, &[&wrong], "could not execute file \"wrong.sql\" on the provider");
+    }
+    assert_eq!(p.text("select to_regclass('ended')").await, "<null>");
+    // While a replay runs, which goes on.
+    let running = pair.replay().args(&ROLE).spawn();
+    running.until_it_says("streaming").await;
+    let late = file(&pair, "006.sql", "alter table t add column late int");
+    executed(&pair, &[&late]);
+    p.run("insert into t values (200, 'x', 9)").await;
+    eventually("the row arrives", async || {
+        p.run("select pgq.force_tick('q'); select pgq.ticker('q')").await;
+        pair.subscriber
+            .try_text("select late from t where id = 200")
+            .await
+            .is_ok_and(|text| text == "9")
+    })
+    .await;
+    running.stop().await;
+    pair.drop().await;
+}
+
+#[tokio::test]
+async fn once_whatever_is_killed() {
+    let pair = pair().await;
+    let p = &pair.provider;
+    p.run("create table t (id int primary key); create table counter (n int); insert into counter values (0)")
+        .await;
+    pair.subscriber
+        .run("create table counter (n int); insert into counter values (0)")
+        .await;
+    pair.catch_up(&["--table", "t", "--create"]).await;
+    let count = file(&pair, "count.sql", "update counter set n = n + 1");
+    let counts = async |provider: &str, subscriber: &str| {
+        assert_eq!(p.text("select n from counter").await, provider);
+        assert_eq!(pair.subscriber.text("select n from counter").await, subscriber);
+    };
+    for (point, after) in [("before_commit", "0"), ("after_commit", "1")] {
+        let killed = execute(&pair, &[&count], &format!("{point}=kill"));
+        assert_eq!(killed.code, None, "{}", killed.stderr);
+        counts(after, "0").await;
+    }
+    executed(&pair, &[&count]);
+    counts("1", "0").await;
+    p.run("insert into t values (1)").await;
+    for (point, after) in [("after_read", "0"), ("before_commit", "0"), ("after_commit", "1")] {
+        let killed = pair
+            .replay()
+            .args(&ROLE)
+            .failpoints(&format!("{point}=kill"))
+            .output()
+            .await;
+        assert_eq!(killed.code(), None, "{}", killed.stderr);
+        counts("1", after).await;
+    }
+    pair.catch_up(&ROLE).await;
+    counts("1", "1").await;
+    pair.assert_equal("t").await;
+
+    // One that fails on the subscriber stops replay, with nothing of the batch applied.
+    pair.subscriber.run("create table there_already (id int)").await;
+    let fails = file(&pair, "fails.sql", "create table there_already (id int)");
+    p.run("insert into t values (2)").await;
+    executed(&pair, &[&fails]);
+    let stopped = pair.replay().args(&ROLE).arg("--until-caught-up").output().await;
+    assert_eq!(stopped.code(), Some(1), "{}", stopped.stderr);
+    for text in [
+        "could not execute file \"fails.sql\" on the subscriber",
+        "42P07",
+        "insert into pgcascade_replay.executed (queue, file) values ('q', 'fails.sql')",
+    ] {
+        assert!(
+            stopped.stderr.contains(text),
+            "\"{text}\" is not in: {}",
+            stopped.stderr
+        );
+    }
+    assert_eq!(pair.subscriber.text("select count(*) from t").await, "1");
+    pair.subscriber
+        .run("insert into pgcascade_replay.executed (queue, file) values ('q', 'fails.sql')")
+        .await;
+    pair.catch_up(&ROLE).await;
+    pair.assert_equal("t").await;
+
+    // Somebody has the table locked: tried again, at either end.
+    for side in [&pair.provider_cluster, &pair.subscriber_cluster] {
+        side.connect("postgres")
+            .await
+            .run(&format!("alter database {} set lock_timeout = '100ms'", pair.database))
+            .await;
+    }
+    let waits = file(&pair, "waits.sql", "alter table t add column w int");
+    let locks = pair.provider_cluster.connect(&pair.database).await;
+    locks.run("begin; lock table t in access share mode").await;
+    let said = Command::new(env!("CARGO_BIN_EXE_consumer"))
+        .args(["execute", "--queue", "q", "--retries", "1", "--provider"])
+        .args([&pair.provider_cluster.conninfo(&pair.database), &waits])
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(said.stderr).unwrap();
+    assert!(
+        said.status.code() == Some(1) && stderr.contains("trying again"),
+        "{stderr}"
+    );
+    locks.run("commit").await;
+    executed(&pair, &[&waits]);
+    let locks = pair.subscriber_cluster.connect(&pair.database).await;
+    locks.run("begin; lock table t in access share mode").await;
+    let running = pair.replay().args(&ROLE).arg("--until-caught-up").spawn();
+    running
+        .until_it_says("could not execute file \"waits.sql\" on the subscriber")
+        .await;
+    locks.run("commit").await;
+    let output = running.wait().await;
+    assert_eq!(output.code(), Some(0), "{}", output.stderr);
+    pair.assert_equal("t").await;
+    pair.drop().await;
+}
+
+/// The file counts once for every row, also for those that a copy reads before, while and after it is executed.
+#[tokio::test]
+async fn beside_a_copy() {
+    let pair = pair().await;
+    let p = &pair.provider;
+    p.run(
+        "create table t (id int primary key, n int not null default 0); insert into t select generate_series(1, 500)",
+    )
+    .await;
+    p.run("create table small (id int primary key)").await;
+    pair.catch_up(&["--table", "small", "--create"]).await;
+    done(&pair, &["add", "t", "--create"]);
+    let go_on = pair.subscriber_cluster.file(&format!("go-on-{}", pair.database));
+    let running = pair
+        .replay()
+        .args(&ROLE)
+        .failpoints(&format!("in_copy=pause:{go_on}"))
+        .spawn();
+    eventually("its copy reads", async || {
+        p.text("select count(*) from pg_stat_activity where query like 'copy \"public\".\"t\"%' and datname = current_database()").await == "1"
+    })
+    .await;
+    p.run("insert into t values (501)").await;
+    let count = file(&pair, "count.sql", "update t set n = n + 1");
+    executed(&pair, &[&count]);
+    running
+        .until_it_says("to be copied again, as the file was executed during its copy")
+        .await;
+    std::fs::write(&go_on, "").unwrap();
+    eventually("it is copied again", async || {
+        pair.subscriber.text(STATES).await == "small ok, t ok"
+    })
+    .await;
+    pair.assert_equal("t").await;
+    assert_eq!(pair.subscriber.text("select distinct n from t").await, "1");
+    running.stop().await;
+
+    // What is copied begins behind a file that is on its way, whoever asks for it when.
+    p.run("create table late (id int primary key, n int not null default 0); insert into late select generate_series(1, 10)").await;
+    let more = file(
+        &pair,
+        "more.sql",
+        "alter table t add column m int; update t set n = n + 1; update late set n = n + 1",
+    );
+    pair.subscriber
+        .run("create table late (id int primary key, n int not null default 0)")
+        .await;
+    executed(&pair, &[&more]);
+    table_refused(
+        &pair,
+        &["add", "late"],
+        &["a file that was executed on the provider has not come through queue \"q\" yet"],
+    );
+    pair.catch_up(&["--execute-as", "postgres", "--table", "late"]).await;
+    pair.assert_equal("late").await;
+    pair.assert_equal("t").await;
+    assert_eq!(pair.subscriber.text("select distinct n from late").await, "1");
+    pair.drop().await;
+}
