@@ -6,6 +6,7 @@
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
+use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::{PgSqlErrorCode, pg_sys};
@@ -304,6 +305,12 @@ pub(crate) unsafe fn text_bytes<'a>(value: pg_sys::Datum) -> &'a [u8] {
         let packed = pg_sys::pg_detoast_datum_packed(value.cast_mut_ptr());
         pgrx::varlena_to_byte_slice(packed)
     }
+}
+
+/// A text argument of a statement; `None` is null.
+pub(crate) fn text_argument(bytes: Option<&[u8]>) -> DatumWithOid<'static> {
+    // SAFETY: a text datum in the current memory context, which outlives the statement.
+    unsafe { DatumWithOid::new(bytes.map(text_datum), pg_sys::TEXTOID) }
 }
 
 /// Makes a text value in the current memory context.

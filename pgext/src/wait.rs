@@ -192,16 +192,10 @@ fn commit() {
     unsafe { pg_sys::SPI_commit() }
 }
 
-/// A text argument of a statement.
-fn text(bytes: Option<&[u8]>) -> DatumWithOid<'static> {
-    // SAFETY: a text datum in the current memory context, which outlives the statement.
-    unsafe { DatumWithOid::new(bytes.map(pg::text_datum), pg_sys::TEXTOID) }
-}
-
 fn queue_id(queue: Option<&[u8]>) -> Option<i32> {
     one(
         "select q.queue_id from pgq.queue q where q.queue_name operator(pg_catalog.=) $1",
-        &[text(queue)],
+        &[pg::text_argument(queue)],
     )
 }
 
@@ -209,7 +203,7 @@ fn queue_id(queue: Option<&[u8]>) -> Option<i32> {
 fn next_batch(queue: Option<&[u8]>, consumer: Option<&[u8]>) -> Option<i64> {
     one(
         "select n.batch_id from pgq.next_batch_custom($1, $2, null, null, null) n",
-        &[text(queue), text(consumer)],
+        &[pg::text_argument(queue), pg::text_argument(consumer)],
     )
 }
 

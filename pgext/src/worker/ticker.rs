@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
-use pgrx::{FromDatum, PgTryBuilder, pg_sys};
+use pgrx::{FromDatum, IntoDatum, PgTryBuilder, pg_sys};
 
 use super::wake;
 use crate::pg::{self, ActingAs, SettingsNest};
@@ -123,21 +123,21 @@ fn begin() -> Result<String, End> {
 
 /// What ALTER DATABASE has set of ours.
 fn database_settings() -> Result<String, spi::Error> {
-    Ok(Spi::connect(|client| {
-        client
-            .select(
-                "select pg_catalog.string_agg(line, ',' order by line)
-                   from pg_catalog.pg_db_role_setting s
-                   join pg_catalog.pg_database d on d.oid = s.setdatabase,
-                        pg_catalog.unnest(s.setconfig) line
-                  where d.datname = pg_catalog.current_database() and s.setrole = 0 and line like 'pgcascade.%'",
-                None,
-                &[],
-            )?
-            .first()
-            .get_one::<String>()
-    })?
-    .unwrap_or_default())
+    let settings = ask::<String>(
+        "select pg_catalog.string_agg(line, ',' order by line)
+           from pg_catalog.pg_db_role_setting s
+           join pg_catalog.pg_database d on d.oid = s.setdatabase,
+                pg_catalog.unnest(s.setconfig) line
+          where d.datname = pg_catalog.current_database() and s.setrole = 0 and line like 'pgcascade.%'",
+        &[],
+    );
+    Ok(settings?.unwrap_or_default())
+}
+
+/// The first column of the first row. Not by `Spi::run` or `Spi::get_one`, which assign a transaction id whatever they run: one
+/// who only looks must not, and step 2 of a rotation runs without one only.
+fn ask<T: FromDatum + IntoDatum>(query: &str, arguments: &[DatumWithOid<'_>]) -> Result<Option<T>, spi::Error> {
+    Spi::connect(|client| client.select(query, None, arguments)?.first().get_one::<T>())
 }
 
 /// Whether the extension is there, and if so, that it stays until the end of the transaction. DROP EXTENSION takes this lock
@@ -201,11 +201,12 @@ fn run(database: pg_sys::Oid, settings: String) -> End {
         });
         for queue in due {
             let failed = log.unit(&format!("tick queue {}", pg::shown(&queue)), || {
-                Spi::run_with_args("select pgq.ticker($1)", &[text(&queue)])
+                Spi::run_with_args("select pgq.ticker($1)", &[pg::text_argument(Some(&queue))])
             });
             if let Some(cause) = failed {
                 log.unit("note why a queue is not ticked", || {
-                    let arguments = [text(&queue), text(&pg::stored(&cause))];
+                    let cause = pg::stored(&cause);
+                    let arguments = [&queue[..], &cause[..]].map(|bytes| pg::text_argument(Some(bytes)));
                     Spi::run_with_args("select pgcascade.note_tick_error($1, $2)", &arguments)
                 });
             }
@@ -218,10 +219,7 @@ fn run(database: pg_sys::Oid, settings: String) -> End {
         if compacted.elapsed() >= COMPACT {
             compacted = Instant::now();
             log.unit("compact the positions", || {
-                if positions_bloated()? {
-                    Spi::run("select pgcascade.compact_positions()")?;
-                }
-                Ok(())
+                ask::<i32>("select pgcascade.compact_positions()", &[]).map(drop)
             });
         }
         // Workers have to do this themselves; autovacuum of the tick table depends on it.
@@ -253,12 +251,6 @@ fn queues_due() -> Result<Vec<(Vec<u8>, Duration)>, spi::Error> {
     })
 }
 
-/// A text argument of a statement.
-fn text(bytes: &[u8]) -> DatumWithOid<'static> {
-    // SAFETY: a text datum in the current memory context, which outlives the statement.
-    unsafe { DatumWithOid::new(pg::text_datum(bytes), pg_sys::TEXTOID) }
-}
-
 /// Puts retried and delayed events into their queues when they are due.
 #[derive(Default)]
 struct Deliveries {
@@ -287,28 +279,11 @@ impl Deliveries {
     }
 }
 
-/// See `pgcascade.positions_bloated()`. Asked before the function that acts on it is called, because `Spi::run` assigns a
-/// transaction id whatever it runs.
-fn positions_bloated() -> Result<bool, spi::Error> {
-    Spi::connect(|client| {
-        let bloated = client
-            .select("select pgcascade.positions_bloated()", None, &[])?
-            .first()
-            .get_one::<bool>()?;
-        Ok(bloated.unwrap_or(false))
-    })
-}
-
-/// See `pgcascade.next_delivery()`. Read as `queues_due` reads, because `Spi::get_one` would assign a transaction id.
+/// See `pgcascade.next_delivery()`.
 fn next_delivery(log: &mut Log) -> Option<Duration> {
     let mut due = None;
     log.unit("look for events to deliver", || {
-        due = Spi::connect(|client| {
-            client
-                .select("select pgcascade.next_delivery()", None, &[])?
-                .first()
-                .get_one::<i32>()
-        })?;
+        due = ask::<i32>("select pgcascade.next_delivery()", &[])?;
         Ok(())
     });
     due.map(|milliseconds| Duration::from_millis(u64::from(milliseconds.unsigned_abs())))
@@ -352,16 +327,18 @@ fn maintain(log: &mut Log) {
             // is in the view.
             let own = function == "pgq.maint_rotate_tables_step1" || function == "pgq.maint_rotate_tables_step2";
             let _acting = (!own).then(as_admin);
-            // Not by `Spi::run`, which assigns a transaction id: step 2 of a rotation must run without one.
+            let name = quoted(&function)?;
+            // Not by `Spi::run`, see `ask`; and what it returns may be anything.
             Spi::connect(|client| {
                 let called = match &argument {
-                    Some(argument) => {
-                        let call = format!("select {}($1)", quoted(&function)?);
-                        client.select(&call, None, &[text(argument)])
-                    }
-                    None => client.select(&format!("select {}()", quoted(&function)?), None, &[]),
+                    Some(argument) => client.select(
+                        &format!("select {name}($1)"),
+                        None,
+                        &[pg::text_argument(Some(argument))],
+                    ),
+                    None => client.select(&format!("select {name}()"), None, &[]),
                 };
-                called.map(|_| ())
+                called.map(drop)
             })
         });
     }
@@ -378,13 +355,7 @@ fn as_admin() -> (ActingAs, SettingsNest) {
 
 /// `schema.function` with each part quoted where SQL needs it.
 fn quoted(function: &str) -> Result<String, spi::Error> {
-    Ok(Spi::connect(|client| {
-        client
-            .select("select pgq.quote_fqname($1)", None, &[function.into()])?
-            .first()
-            .get_one::<String>()
-    })?
-    .unwrap_or_default())
+    Ok(ask::<String>("select pgq.quote_fqname($1)", &[function.into()])?.unwrap_or_default())
 }
 
 /// Waits until the next look: `pgcascade.tick_interval` after the last one if a commit wakes us, else `longest` after it.
