@@ -6,6 +6,7 @@
 pub(crate) mod execute;
 mod node;
 pub(crate) mod table;
+mod takeover;
 
 use std::path::PathBuf;
 
@@ -16,6 +17,7 @@ pub(crate) use node::{
     CascadeArgs, ChangeProviderArgs, CreateArgs, CreateRootArgs, DropArgs, NewNodeArgs, NodeArgs, NodeCommand,
     WaitArgs, WaitingArgs, Whose,
 };
+pub(crate) use takeover::TakeoverArgs;
 
 /// Replays pgcascade queues into other databases, shows how far they are, and prints their events.
 #[derive(Parser)]
@@ -87,6 +89,12 @@ pub(crate) enum Command {
     Repair(Box<RepairArgs>),
     /// Make, change and drop the nodes of a cascade.
     Node(Box<NodeArgs>),
+    /// Make another node of a cascade the root.
+    ///
+    /// Checks first what the new root lacks. Then closes the old root, lets the new one apply all that is there, and opens
+    /// it; only in between are writes refused. Each step is recorded in the new root's database: a takeover that was
+    /// interrupted is finished with --resume, or given up with --abort. Only one can be under way.
+    Takeover(Box<TakeoverArgs>),
     /// Show lag, position, tables and errors.
     ///
     /// Of one replay: --provider and --subscriber. Exits with 1 if one of the ends cannot be reached; what the other one

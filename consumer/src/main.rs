@@ -26,7 +26,6 @@ mod rules;
 mod shutdown;
 mod status;
 mod tail;
-#[cfg(test)]
 mod takeover;
 
 use std::process::ExitCode;
@@ -88,6 +87,7 @@ fn run(command: Command, log_args: &cli::LogArgs) -> Result<ExitCode> {
             }
             Command::Node(args) => node::run(*args, shutdown).await.map(|()| ExitCode::SUCCESS),
             Command::Execute(args) => replay::execute::run(args, shutdown).await.map(|()| ExitCode::SUCCESS),
+            Command::Takeover(args) => takeover::run(*args, shutdown).await.map(|()| ExitCode::SUCCESS),
             Command::Status(args) => status::run(*args, log_args.quiet, shutdown).await,
             Command::Table(verb) => replay::administer::run(verb, shutdown)
                 .await

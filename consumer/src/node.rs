@@ -5,10 +5,10 @@
 //! the cascade is the one from before. Nothing here applies data: that is replay's, which asks its node at every batch
 //! what it is to do (replay/duty.rs).
 
-mod change;
+pub(crate) mod change;
 mod create;
 mod drop;
-mod tree;
+pub(crate) mod tree;
 mod wait;
 
 use crate::cli::{NodeArgs, NodeCommand};

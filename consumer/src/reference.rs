@@ -44,7 +44,7 @@ fn reference() -> String {
         let verbs = command.find_subcommand(family).unwrap().get_subcommands();
         names.extend(verbs.map(|verb| format!("{family} {}", verb.get_name())));
     }
-    names.extend(["execute", "tail"].map(str::to_owned));
+    names.extend(["takeover", "execute", "tail"].map(str::to_owned));
     for name in names {
         let command = name
             .split(' ')

@@ -1,5 +1,166 @@
-//! The protocol by which another node of a cascade becomes the root: its steps, and a model of it that is looked through in every
-//! order of events. What is modelled is in the database (sql/takeover_node.sql, sql/takeover_journal.sql; docs/takeover.md).
+//! `consumer takeover`: another node of a cascade becomes the root.
+//!
+//! All that matters is decided in the databases (sql/takeover_node.sql, sql/takeover_journal.sql): each step is a transaction
+//! that may be repeated and that refuses if another takeover came between. Here they are called in their order, which is
+//! step.rs's, and what lies between them is waited for, with a deadline. The journal on the new root says how far a takeover is; a
+//! command that is killed anywhere leaves a takeover that another one resumes or aborts, and nothing else.
+//!
+//! preflight.rs looks before anything is changed; planned.rs has the steps; journal.rs the calls on the new root. model.rs
+//! looks at every order in which two takeovers can do them.
 
+mod journal;
+#[cfg(test)]
 mod model;
+mod planned;
+mod preflight;
 mod step;
+
+use std::time::Duration;
+
+use tokio_postgres::error::SqlState;
+
+use crate::cascade::Role;
+use crate::cli::TakeoverArgs;
+use crate::error::{Doing, Error, Result};
+use crate::failpoint::failpoint;
+use crate::node::tree::{self, Reached};
+use crate::shutdown::Shutdown;
+use crate::status::print;
+use journal::Op;
+use step::Step;
+
+/// Runs one takeover, or what is left of it.
+pub(crate) async fn run(args: TakeoverArgs, shutdown: Shutdown) -> Result<()> {
+    // Each step is a transaction, so what is dropped half way is rolled back by its server; and the journal knows the rest.
+    tokio::select! {
+        outcome = Box::pin(command(args)) => outcome,
+        () = shutdown.wait() => Err(Error::failure("stopped before the takeover was done")
+            .hint("If it had begun, finish it with --resume, or give it up with --abort.")),
+    }
+}
+
+async fn command(args: TakeoverArgs) -> Result<()> {
+    let entry = tree::entry(&args.cascade).await?;
+    let new = match tree::other(&entry, &args.name).await? {
+        Some(other) => other,
+        None => entry,
+    };
+    if new.node.role == Role::Leaf {
+        return Err(Error::failure(format!(
+            "{} is a leaf, and only a branch can become the root",
+            new.node.title()
+        ))
+        .hint("A leaf has no queue. Choose a branch, or make this database one."));
+    }
+    let last = journal::last(&new).await?;
+    if args.abort {
+        let op = last.ok_or_else(|| nothing(&new, "abort"))?;
+        return give_up(&new, op, "aborted by the operator").await;
+    }
+    if args.resume
+        && let Some(op) = last.as_ref().filter(|op| op.step == Some(Step::Done))
+    {
+        tracing::info!(takeover = op.id, "done already");
+        return Ok(());
+    }
+    let live = last.filter(|op| op.step.is_some_and(|step| step != Step::Done));
+    if args.resume {
+        let op = live.ok_or_else(|| nothing(&new, "resume"))?;
+        let op = journal::claim(&new, op).await?;
+        return finish(&new, op, &args).await;
+    }
+
+    let found = preflight::look(&new, live, &args).await?;
+    if args.plan {
+        print(&found.plan())?;
+        return found.into_result().map(|_| ());
+    }
+    let (old, epoch) = found.into_result()?;
+    let op = journal::begin(&new, &old, epoch).await?;
+    tracing::info!(
+        takeover = op.id,
+        from = old,
+        to = new.node.name,
+        epoch = op.epoch,
+        "takeover begun"
+    );
+    failpoint("takeover_after_prepared");
+    finish(&new, op, &args).await
+}
+
+fn nothing(new: &Reached, what: &str) -> Error {
+    Error::failure(format!("there is no takeover to {what} on {}", new.node.title()))
+        .hint("consumer takeover NEW --plan shows what a new one would do.")
+}
+
+/// Goes on until it is done. What fails before the promotion is given up, so that the old root does not stay closed.
+async fn finish(new: &Reached, mut op: Op, args: &TakeoverArgs) -> Result<()> {
+    let limits = planned::Limits {
+        wait: Duration::from_secs(args.timeout),
+        fence_ms: i32::try_from(args.fence_timeout).unwrap_or(i32::MAX),
+    };
+    while let Some(at) = op.step
+        && let Some(next) = op.kind.after(at)
+    {
+        failpoint(&format!("takeover_before_{}", next.word()));
+        match planned::step(new, &mut op, next, &limits).await {
+            Ok(()) => {
+                op.step = Some(next);
+                tracing::info!(takeover = op.id, "{}", next.word());
+                failpoint(&format!("takeover_after_{}", next.word()));
+            }
+            Err(error) => return Err(failed(new, op, error).await),
+        }
+    }
+    Ok(())
+}
+
+async fn failed(new: &Reached, op: Op, error: Error) -> Error {
+    let superseded = error.sqlstate() == Some(&SqlState::OBJECT_IN_USE);
+    let promoted = op.step.is_some_and(|step| !op.kind.before(step, Step::Promoted));
+    if let Err(note) = journal::failed(new, &op, &error.to_string()).await {
+        tracing::debug!("the reason could not be recorded: {note}");
+    }
+    let id = op.id.clone();
+    if superseded || promoted {
+        return error.within(format_args!("takeover {id} stopped"));
+    }
+    match give_up(new, op, &error.to_string()).await {
+        Ok(()) => error.within(format_args!("takeover {id} was given up, and the old root is open")),
+        Err(second) => {
+            tracing::error!("{second}");
+            error
+                .within(format_args!("takeover {id} stopped, and could not be given up"))
+                .hint("The old root may be closed. Finish the takeover with --resume, or give it up with --abort.")
+        }
+    }
+}
+
+/// First the journal, from which on it cannot promote; then the old root, which opens.
+async fn give_up(new: &Reached, op: Op, why: &str) -> Result<()> {
+    let op = match op.step {
+        Some(_) => {
+            let op = journal::claim(new, op).await?;
+            failpoint("takeover_before_aborted");
+            journal::abort(new, &op, why).await?;
+            failpoint("takeover_after_aborted");
+            op
+        }
+        // It was, and perhaps the old root was not told.
+        None => op,
+    };
+    let old = tree::reach_known(&tree::find(new, &op.old).await?, &op.queue)
+        .await
+        .map_err(|error| {
+            error.hint("The takeover is aborted, but the old root may still be closed: type --abort again.")
+        })?;
+    old.client()
+        .execute(
+            "select pgcascade.release_promise($1, $2::text::uuid)",
+            &[&op.queue, &op.id],
+        )
+        .await
+        .doing(|| format!("release {}", old.node.title()))?;
+    tracing::info!(takeover = op.id, "aborted; \"{}\" is the root", op.old);
+    Ok(())
+}

@@ -35,7 +35,7 @@ pub(super) async fn pause(args: WaitingArgs, paused: bool) -> Result<()> {
 }
 
 /// Waits until the node's replay has seen the last change, or none runs. Returns whether one runs.
-async fn seen(at: &Reached, timeout: Duration) -> Result<bool> {
+pub(crate) async fn seen(at: &Reached, timeout: Duration) -> Result<bool> {
     let deadline = Instant::now() + timeout;
     loop {
         let now = at.node.reload(at.client()).await?;
@@ -193,7 +193,7 @@ async fn wait_for_tick(new: &Reached, tick: i64, timeout: Duration) -> Result<()
 }
 
 /// Wherever the node is a subscriber and should not be, it is one no more. A node that cannot be reached is left as it is.
-pub(super) async fn leave_others(at: &Reached, provider: &str) -> Result<()> {
+pub(crate) async fn leave_others(at: &Reached, provider: &str) -> Result<()> {
     for known in tree::known(at).await? {
         if known.name == provider || known.name == at.node.name || known.dead {
             continue;

@@ -13,32 +13,32 @@ use crate::error::{Doing, Error, Result};
 const HIGHEST: usize = 64;
 
 /// A node that is connected to.
-pub(super) struct Reached {
-    pub(super) session: Session,
-    pub(super) node: Node,
+pub(crate) struct Reached {
+    pub(crate) session: Session,
+    pub(crate) node: Node,
 }
 
 impl Reached {
-    pub(super) fn client(&self) -> &Client {
+    pub(crate) fn client(&self) -> &Client {
         &self.session.client
     }
 }
 
 /// A node as another one knows it.
-pub(super) struct Known {
-    pub(super) name: String,
-    pub(super) location: String,
-    pub(super) dead: bool,
+pub(crate) struct Known {
+    pub(crate) name: String,
+    pub(crate) location: String,
+    pub(crate) dead: bool,
 }
 
 /// The node that `--db` names.
-pub(super) async fn entry(args: &CascadeArgs) -> Result<Reached> {
+pub(crate) async fn entry(args: &CascadeArgs) -> Result<Reached> {
     let database = conninfo("db", Some(&args.db))?;
     reach(&database, &args.queue).await
 }
 
 /// Connects to a database that must be a node.
-pub(super) async fn reach(database: &ConnInfo, queue: &str) -> Result<Reached> {
+pub(crate) async fn reach(database: &ConnInfo, queue: &str) -> Result<Reached> {
     let session = connect(database, End::Node, "consumer node").await?;
     let node = cascade::load(&session.client, queue).await?.ok_or_else(|| {
         Error::failure(format!("the database ({database}) is no node of queue \"{queue}\""))
@@ -48,7 +48,7 @@ pub(super) async fn reach(database: &ConnInfo, queue: &str) -> Result<Reached> {
 }
 
 /// Connects to a node at the location that another one knows.
-pub(super) async fn reach_known(known: &Known, queue: &str) -> Result<Reached> {
+pub(crate) async fn reach_known(known: &Known, queue: &str) -> Result<Reached> {
     let place = ConnInfo::parse(&known.location)
         .map_err(|error| error.within(format_args!("the location of node \"{}\"", known.name)))?;
     let reached = reach(&place, queue)
@@ -66,7 +66,7 @@ pub(super) async fn reach_known(known: &Known, queue: &str) -> Result<Reached> {
 }
 
 /// All nodes that this one knows, itself among them.
-pub(super) async fn known(from: &Reached) -> Result<Vec<Known>> {
+pub(crate) async fn known(from: &Reached) -> Result<Vec<Known>> {
     let query = if from.node.role == Role::Leaf {
         "select node, location, dead from pgcascade_replay.node_location where queue = $1 order by node"
     } else {
@@ -88,7 +88,7 @@ pub(super) async fn known(from: &Reached) -> Result<Vec<Known>> {
 }
 
 /// The node of that name, as `from` knows it.
-pub(super) async fn find(from: &Reached, name: &str) -> Result<Known> {
+pub(crate) async fn find(from: &Reached, name: &str) -> Result<Known> {
     known(from)
         .await?
         .into_iter()
@@ -100,7 +100,7 @@ pub(super) async fn find(from: &Reached, name: &str) -> Result<Known> {
 }
 
 /// Connects to the node of that name; None: it is `from` itself.
-pub(super) async fn other(from: &Reached, name: &str) -> Result<Option<Reached>> {
+pub(crate) async fn other(from: &Reached, name: &str) -> Result<Option<Reached>> {
     if from.node.name == name {
         return Ok(None);
     }
@@ -108,7 +108,7 @@ pub(super) async fn other(from: &Reached, name: &str) -> Result<Option<Reached>>
 }
 
 /// The root above `from`; None: it is `from` itself.
-pub(super) async fn root(from: &Reached) -> Result<Option<Reached>> {
+pub(crate) async fn root(from: &Reached) -> Result<Option<Reached>> {
     let mut at: Option<Reached> = None;
     for _ in 0..HIGHEST {
         let here = at.as_ref().unwrap_or(from);

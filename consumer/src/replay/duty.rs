@@ -54,7 +54,24 @@ pub(super) async fn attempt(
         settle(&session, &node).await?;
     }
     drop(session);
-    super::attempt(&config.hop(&node)?, wish, shutdown, progress, memory).await
+    let outcome = Box::pin(super::attempt(&config.hop(&node)?, wish, shutdown, progress, memory)).await;
+    match outcome {
+        // What it was about may be over: its provider may know it no more, and it may be the root.
+        Err(error) if changed(config, &node).await => {
+            tracing::info!("{error}; but the node was changed meanwhile");
+            Ok(Ended::NodeChanged)
+        }
+        outcome => outcome,
+    }
+}
+
+/// Whether it is certain that the node is not what it was.
+async fn changed(config: &NodeConfig, node: &Node) -> bool {
+    let look = async {
+        let session = connect(&config.checked.subscriber, End::Subscriber, "pgcascade replay").await?;
+        node.reload(&session.client).await
+    };
+    look.await.is_ok_and(|now| node.differs(&now))
 }
 
 /// The hop that a node's replay is about now; None: it is the root. Changes nothing.

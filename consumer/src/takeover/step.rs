@@ -1,5 +1,7 @@
-//! The steps of a takeover. The same list is in the database (`pgcascade.takeover_steps()`, which refuses any other order) and in
-//! docs/takeover.md; model.rs takes it from here and compares.
+//! The steps of a takeover. The same list is in the database (`pgcascade.takeover_steps()`, which refuses any other order), in
+//! the model (model.rs, which takes it from here), and in docs/takeover.md; tests compare them.
+
+use crate::error::{Error, Result};
 
 /// Why the root moves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -47,6 +49,11 @@ impl Kind {
         }
     }
 
+    pub(super) fn parse(word: &str) -> Result<Self> {
+        let found = Self::ALL.into_iter().find(|kind| kind.word() == word);
+        found.ok_or_else(|| Error::failure(format!("the journal has a takeover of an unknown kind: {word}")))
+    }
+
     /// Its steps in order. Nothing can be aborted from [`Step::Promoted`] on.
     pub(super) fn steps(self) -> &'static [Step] {
         use Step::{
@@ -64,22 +71,57 @@ impl Kind {
         let at = steps.iter().position(|other| *other == step)?;
         steps.get(at + 1).copied()
     }
+
+    /// Whether `step` comes before `other`.
+    pub(super) fn before(self, step: Step, other: Step) -> bool {
+        let place = |wanted| self.steps().iter().position(|step| *step == wanted);
+        place(step) < place(other)
+    }
 }
 
 impl Step {
+    const ALL: [(Self, &'static str); 11] = [
+        (Self::Prepared, "prepared"),
+        (Self::Fenced, "fenced"),
+        (Self::Drained, "drained"),
+        (Self::Promised, "promised"),
+        (Self::Elected, "elected"),
+        (Self::CaughtUp, "caught-up"),
+        (Self::Promoted, "promoted"),
+        (Self::Repointed, "repointed"),
+        (Self::Opened, "opened"),
+        (Self::Demoted, "demoted"),
+        (Self::Done, "done"),
+    ];
+
     pub(super) fn word(self) -> &'static str {
+        Self::ALL
+            .iter()
+            .find(|(step, _)| *step == self)
+            .map_or("", |(_, word)| word)
+    }
+
+    /// What has happened then.
+    pub(super) fn means(self) -> &'static str {
         match self {
-            Self::Prepared => "prepared",
-            Self::Fenced => "fenced",
-            Self::Drained => "drained",
-            Self::Promised => "promised",
-            Self::Elected => "elected",
-            Self::CaughtUp => "caught-up",
-            Self::Promoted => "promoted",
-            Self::Repointed => "repointed",
-            Self::Opened => "opened",
-            Self::Demoted => "demoted",
-            Self::Done => "done",
+            Self::Prepared => "the takeover is in the journal of the new root, its epoch is reserved",
+            Self::Fenced => "the old root is closed for writers and has made its last tick",
+            Self::Drained => "the new root has applied that tick",
+            Self::Promised => "the nodes that are left take no more ticks, and have said where they are",
+            Self::Elected => "it is known who is furthest",
+            Self::CaughtUp => "the new root has all that the furthest has",
+            Self::Promoted => "it is root of the new epoch, still closed; from here on there is no way back",
+            Self::Repointed => "the other nodes read from it",
+            Self::Opened => "the new epoch is confirmed elsewhere, sequences are set, applications can write",
+            Self::Demoted => "the old root reads from it",
+            Self::Done => "nothing is left to do",
         }
+    }
+
+    pub(super) fn parse(word: &str) -> Result<Self> {
+        let found = Self::ALL.iter().find(|(_, known)| *known == word);
+        found
+            .map(|(step, _)| *step)
+            .ok_or_else(|| Error::failure(format!("the journal has an unknown step: {word}")))
     }
 }

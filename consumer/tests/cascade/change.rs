@@ -41,8 +41,7 @@ async fn another_provider_while_it_streams() {
             }
         }
         tree.manage(0, &change).await;
-        let subscribed =
-            "select array_agg(subscriber_node order by 1) from pgq_node.subscriber_info where subscriber_node = '";
+        let subscribed = "select array_agg(subscriber_node order by subscriber_node) from pgq_node.subscriber_info where subscriber_node = '";
         for (name, db) in [("root", &root), ("branch", &branch), ("second", &second)] {
             let wanted = if name == provider {
                 format!("{{{node}}}")

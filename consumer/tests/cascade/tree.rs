@@ -19,7 +19,7 @@ const READ: &str = r"
             select * into b from pgq.next_batch_info('q', 'reader');
             exit when b.batch_id is null;
             return query select format('tick %s %s %s', b.cur_tick_id, b.cur_tick_time, b.cur_tick_event_seq);
-            return query select format('%s %s %s %s %s %s %s %s', ev_id, ev_time, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4)
+            return query select format('%s %s %s %s %s %s %s %s.', ev_id, ev_time, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4)
                            from pgq.get_batch_events(b.batch_id);
             perform pgq.finish_batch(b.batch_id);
         end loop;
@@ -164,8 +164,10 @@ impl Tree {
         assert_eq!(
             same,
             ours.lines().count(),
-            "line {same} of {} differs",
-            ours.lines().count()
+            "line {same} of {} differs: {:?}, {:?} at the root",
+            ours.lines().count(),
+            ours.lines().nth(same),
+            theirs.lines().nth(same)
         );
     }
 

@@ -89,6 +89,17 @@ impl Replay {
         }
     }
 
+    /// Runs it to its end, which must be a good one, and returns what it printed.
+    pub(crate) fn stdout(mut self) -> String {
+        let output = self
+            .command
+            .stdout(Stdio::piped())
+            .output()
+            .expect("the consumer can be run");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text")
+    }
+
     /// Runs it to its end.
     pub(crate) async fn output(self) -> Output {
         self.spawn().wait().await

@@ -1,0 +1,34 @@
+//! `consumer takeover`: what a user may type.
+
+use clap::Args;
+
+use super::CascadeArgs;
+
+#[derive(Args)]
+pub(crate) struct TakeoverArgs {
+    /// The node that becomes the root: a branch.
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) cascade: CascadeArgs,
+    /// The root as it is now; another one is refused.
+    #[arg(long, value_name = "NODE", conflicts_with_all = ["resume", "abort"])]
+    pub(crate) from: Option<String>,
+    /// Print what would be done and what stands against it, and change nothing.
+    #[arg(long)]
+    pub(crate) plan: bool,
+    /// Go on with a takeover that was interrupted, wherever it was.
+    #[arg(long, conflicts_with_all = ["plan", "abort"])]
+    pub(crate) resume: bool,
+    /// Give up a takeover that was interrupted: the old root opens again. Not possible once the new one is promoted.
+    #[arg(long, conflicts_with = "plan")]
+    pub(crate) abort: bool,
+    /// A table that the new root need not have; may be repeated.
+    #[arg(long, value_name = "SCHEMA.TABLE")]
+    pub(crate) ignore_table: Vec<String>,
+    /// How many seconds each wait may take. While the new root is waited for, nobody can write.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub(crate) timeout: u64,
+    /// How many milliseconds transactions that write are waited for when the old root is closed. New ones wait as long.
+    #[arg(long, value_name = "MS", default_value_t = 5000)]
+    pub(crate) fence_timeout: u32,
+}

@@ -1,0 +1,253 @@
+//! The steps of a planned takeover: the old root is there and hands over.
+//!
+//! Each may be taken again after it was taken, wherever the command was killed: what a node did is known to the node.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::journal::Op;
+use super::step::Step;
+use crate::cascade::{Node, Role, ask};
+use crate::error::{Doing, Error, Result};
+use crate::failpoint::failpoint;
+use crate::node::change::{leave_others, seen};
+use crate::node::tree::{self, Reached};
+use crate::replay::duty;
+
+/// How often the new root is asked whether it has the closing tick. Nobody can write meanwhile.
+const POLL: Duration = Duration::from_millis(5);
+
+/// How long what is waited for may take.
+pub(super) struct Limits {
+    pub(super) wait: Duration,
+    pub(super) fence_ms: i32,
+}
+
+/// Takes one step.
+pub(super) async fn step(new: &Reached, op: &mut Op, step: Step, limits: &Limits) -> Result<()> {
+    match step {
+        Step::Fenced => fence(new, op, limits).await,
+        Step::Drained => drain(new, op, limits).await,
+        Step::Promoted => promote(new, op).await.map(|_| ()),
+        Step::Opened => open(new, op).await,
+        Step::Demoted => demote(new, op, limits).await,
+        Step::Repointed => repoint(new, op, limits).await,
+        Step::Done => op.advance(new, Step::Done).await,
+        Step::Prepared | Step::Promised | Step::Elected | Step::CaughtUp => Err(Error::failure(format!(
+            "a planned takeover has no step {}",
+            step.word()
+        ))),
+    }
+}
+
+async fn old_root(new: &Reached, op: &Op) -> Result<Reached> {
+    tree::reach_known(&tree::find(new, &op.old).await?, &op.queue).await
+}
+
+async fn fence(new: &Reached, op: &mut Op, limits: &Limits) -> Result<()> {
+    let old = old_root(new, op).await?;
+    // What is there already is not to be waited for while nobody can write.
+    let near = old.node.reload(old.client()).await?.tick;
+    reach(new, near, limits).await?;
+    old.client()
+        .execute(
+            "select pgcascade.promise_epoch($1, $2::text::uuid, $3, 'planned')",
+            &[&op.queue, &op.id, &op.epoch],
+        )
+        .await
+        .doing(|| format!("have {} promise epoch {}", old.node.title(), op.epoch))?;
+    failpoint("takeover_promised_old");
+    let row = old
+        .client()
+        .query_one(
+            "select closing_tick from pgcascade.fence_root($1, $2::text::uuid, $3)",
+            &[&op.queue, &op.id, &limits.fence_ms],
+        )
+        .await
+        .doing(|| format!("close {}", old.node.title()))?;
+    op.fork = Some(row.get(0));
+    failpoint("takeover_fenced_old");
+    op.advance(new, Step::Fenced).await
+}
+
+async fn drain(new: &Reached, op: &Op, limits: &Limits) -> Result<()> {
+    reach(new, op.fork()?, limits).await?;
+    op.advance(new, Step::Drained).await
+}
+
+/// Waits until the new root has applied a tick.
+async fn reach(new: &Reached, tick: i64, limits: &Limits) -> Result<()> {
+    let deadline = Instant::now() + limits.wait;
+    loop {
+        let reached = new.node.reload(new.client()).await?.tick;
+        if reached >= tick {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            return Err(Error::failure(format!(
+                "{} is at tick {reached}, and did not reach tick {tick} within {} seconds",
+                new.node.title(),
+                limits.wait.as_secs()
+            ))
+            .hint("consumer status shows whether its replay runs, and why it is behind."));
+        }
+        sleep(POLL).await;
+    }
+}
+
+async fn promote(new: &Reached, op: &Op) -> Result<String> {
+    let old = old_root(new, op).await?;
+    let row = old
+        .client()
+        .query_one(
+            "select pgq.seq_getval(queue_tick_seq), pgq.seq_getval(queue_event_seq) from pgq.queue where queue_name = $1",
+            &[&op.queue],
+        )
+        .await
+        .doing(|| format!("read the sequences of {}", old.node.title()))?;
+    op.promote(new, row.get(0), row.get(1)).await
+}
+
+async fn open(new: &Reached, op: &Op) -> Result<()> {
+    let history = history(new, op).await?;
+    let old = old_root(new, op).await?;
+    for (schema, table, column, value) in sequences(&old).await? {
+        let Some(value) = value else { continue };
+        new.client()
+            .execute(include_str!("set_sequence.sql"), &[&schema, &table, &column, &value])
+            .await
+            .doing(|| format!("set the sequence of column {column} of table {schema}.{table} to {value}"))?;
+    }
+    failpoint("takeover_sequences_set");
+    old.client()
+        .execute(
+            "select pgcascade.confirm_epoch($1, $2::text::uuid, $3::text::jsonb)",
+            &[&op.queue, &op.id, &history],
+        )
+        .await
+        .doing(|| format!("have {} confirm epoch {}", old.node.title(), op.epoch))?;
+    failpoint("takeover_confirmed_old");
+    op.confirmed(new, &op.old).await?;
+    op.open(new).await
+}
+
+/// The old root has all the rows, so it goes on as a branch as it is: its replay finds that it was the root (duty.rs).
+async fn demote(new: &Reached, op: &Op, limits: &Limits) -> Result<()> {
+    let history = history(new, op).await?;
+    let old = old_root(new, op).await?;
+    if old.node.role == Role::Root {
+        // From here on the new root keeps what comes after the fork for it, also if its replay does not run.
+        subscribe(new, &old, op.fork()?).await?;
+        failpoint("takeover_subscribed_old");
+        follow(&old, op, &history, &new.node.name).await?;
+        failpoint("takeover_demoted_old");
+    }
+    if let Err(error) = seen(&old, limits.wait).await {
+        tracing::warn!("{error}");
+    }
+    // Not before its replay knows that it reads from nobody now.
+    seen(new, limits.wait).await?;
+    let call = "pgq_node.unregister_subscriber($1, $2)";
+    ask(old.client(), &old.node.title(), call, &[&op.queue, &new.node.name]).await?;
+    op.advance(new, Step::Demoted).await
+}
+
+/// Has the new root keep for a node what comes after a tick.
+async fn subscribe(new: &Reached, other: &Reached, tick: i64) -> Result<()> {
+    let after = Node {
+        provider: new.node.name.clone(),
+        ..other.node.clone()
+    };
+    duty::subscribe(new.client(), other.client(), &after, tick).await
+}
+
+async fn follow(other: &Reached, op: &Op, history: &str, provider: &str) -> Result<()> {
+    other
+        .client()
+        .execute(
+            "select pgcascade.follow_root($1, $2::text::uuid, $3::text::jsonb, $4)",
+            &[&op.queue, &op.id, &history, &provider],
+        )
+        .await
+        .doing(|| format!("have {} follow \"{provider}\"", other.node.title()))?;
+    Ok(())
+}
+
+/// Who read from the old root reads from the new one; the others learn of the epoch. A node that cannot be reached is named,
+/// and left as it is: it goes on behind the old root, which has everything, too.
+async fn repoint(new: &Reached, op: &Op, limits: &Limits) -> Result<()> {
+    let history = history(new, op).await?;
+    for known in tree::known(new).await? {
+        if known.name == new.node.name || known.name == op.old || known.dead {
+            continue;
+        }
+        let told = async {
+            let other = tree::reach_known(&known, &op.queue).await?;
+            let moves = other.node.provider == op.old;
+            if moves {
+                subscribe(new, &other, other.node.tick).await?;
+            }
+            let provider = if moves { &new.node.name } else { &other.node.provider };
+            if other.node.role != Role::Leaf {
+                follow(&other, op, &history, provider).await?;
+            } else if moves {
+                other.node.set_provider(other.client(), provider).await?;
+            }
+            failpoint("takeover_told");
+            // Also a node that was moved by the run before.
+            if *provider == new.node.name {
+                seen(&other, limits.wait).await?;
+                leave_others(&other, provider).await?;
+            }
+            Ok::<(), Error>(())
+        };
+        if let Err(error) = told.await {
+            tracing::warn!(
+                node = known.name,
+                "{error}; it reads from where it read before: consumer node change-provider {} --provider {} later",
+                known.name,
+                new.node.name
+            );
+        }
+    }
+    op.advance(new, Step::Repointed).await
+}
+
+async fn history(new: &Reached, op: &Op) -> Result<String> {
+    let row = new
+        .client()
+        .query_one(
+            "select pg_catalog.jsonb_agg(pg_catalog.to_jsonb(h) order by h.epoch)::text
+               from pgcascade.epoch_history h where h.queue_name = $1",
+            &[&op.queue],
+        )
+        .await
+        .doing(|| format!("read the epochs of {}", new.node.title()))?;
+    row.get::<_, Option<String>>(0)
+        .ok_or_else(|| Error::failure(format!("{} has no history of epochs", new.node.title())))
+}
+
+/// The tables that are captured on a node, schema and name, and which changes of them, as bits of `pg_trigger.tgtype`.
+pub(super) async fn captured(at: &Reached) -> Result<BTreeMap<(String, String), i32>> {
+    let rows = at
+        .client()
+        .query(include_str!("captured.sql"), &[&at.node.queue])
+        .await
+        .doing(|| format!("list the tables that {} captures", at.node.title()))?;
+    Ok(rows.iter().map(|row| ((row.get(0), row.get(1)), row.get(2))).collect())
+}
+
+/// Where the sequences of a node's captured tables stand: schema, table, column, value.
+pub(super) async fn sequences(at: &Reached) -> Result<Vec<(String, String, String, Option<i64>)>> {
+    let rows = at
+        .client()
+        .query(include_str!("sequences.sql"), &[&at.node.queue])
+        .await
+        .doing(|| format!("read the sequences of {}", at.node.title()))?;
+    Ok(rows
+        .iter()
+        .map(|row| (row.get(0), row.get(1), row.get(2), row.get(3)))
+        .collect())
+}

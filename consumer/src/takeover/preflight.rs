@@ -1,0 +1,289 @@
+//! What is looked at before a takeover: nothing is changed here, and everything that stands against it is named at once.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+
+use super::journal::Op;
+use super::planned;
+use super::step::{Kind, Step};
+use crate::cli::TakeoverArgs;
+use crate::error::{Doing, Error, Result};
+use crate::node::tree::{self, Reached};
+
+/// What was found.
+pub(super) struct Found {
+    new: String,
+    old: String,
+    queue: String,
+    /// One more than any epoch that is known or promised.
+    epoch: i64,
+    /// How far the new root is behind, in ticks.
+    behind: i64,
+    /// The other nodes, and what becomes of each.
+    others: Vec<String>,
+    /// What stands against it, and what to do about it.
+    against: Vec<(String, String)>,
+}
+
+/// What one node says of itself.
+struct Facts {
+    version: String,
+    epoch: i64,
+    promised_op: Option<String>,
+    delayed: i64,
+    merged: bool,
+    top: i64,
+    /// Whether a ticker of ours runs in the database.
+    ticker: bool,
+}
+
+/// Looks at the new root, the old one, and the others.
+pub(super) async fn look(new: &Reached, live: Option<Op>, args: &TakeoverArgs) -> Result<Found> {
+    let queue = &new.node.queue;
+    let old = tree::root(new).await?.ok_or_else(|| {
+        Error::failure(format!("{} is the root already", new.node.title()))
+            .hint("consumer status shows the cascade; a takeover that was interrupted goes on with --resume.")
+    })?;
+    let mut found = Found {
+        new: new.node.name.clone(),
+        old: old.node.name.clone(),
+        queue: queue.clone(),
+        epoch: 1,
+        behind: 0,
+        others: Vec::new(),
+        against: Vec::new(),
+    };
+    if let Some(from) = args.from.as_ref().filter(|from| **from != old.node.name) {
+        found.add(
+            format!("the root is \"{}\", not \"{from}\"", old.node.name),
+            "leave --from out, or correct it",
+        );
+    }
+    if let Some(op) = live {
+        let why = op.error.map(|error| format!(": {error}")).unwrap_or_default();
+        found.add(
+            format!(
+                "takeover {} from \"{}\" is under way: {} since {}{why}",
+                op.id,
+                op.old,
+                op.step.map_or("aborted", Step::word),
+                op.since
+            ),
+            "finish it with --resume, or give it up with --abort",
+        );
+    }
+    let (ours, theirs) = (facts(new).await?, facts(&old).await?);
+    found.behind = theirs.top - ours.top;
+    found.compare(&ours, &theirs);
+    found.tables(new, &old, &args.ignore_table).await?;
+    found.epoch = ours.epoch.max(theirs.epoch) + 1;
+    for known in tree::known(new).await? {
+        if known.name == new.node.name || known.name == old.node.name || known.dead {
+            continue;
+        }
+        match tree::reach_known(&known, queue).await {
+            Ok(other) if other.node.provider == old.node.name => {
+                found.others.push(format!(
+                    "{} \"{}\" will read from \"{}\"",
+                    other.node.role.word(),
+                    known.name,
+                    found.new
+                ));
+            }
+            Ok(other) => found.others.push(format!(
+                "{} \"{}\" goes on reading from \"{}\"",
+                other.node.role.word(),
+                known.name,
+                other.node.provider
+            )),
+            Err(error) => found.add(
+                format!(
+                    "node \"{}\" cannot be reached, so it could not be told: {error}",
+                    known.name
+                ),
+                "start it; or, if it will not come back: consumer node drop --dead",
+            ),
+        }
+    }
+    Ok(found)
+}
+
+async fn facts(at: &Reached) -> Result<Facts> {
+    let row = at
+        .client()
+        .query_one(
+            "select e.extversion, greatest(s.epoch, s.promised_epoch), s.promised_op::text,
+                    (select count(*) from pgcascade.delayed_event d join pgq.queue q on q.queue_id = d.queue_id where q.queue_name = $1),
+                    exists (select from pgq_node.node_info m where m.combined_queue = $1),
+                    coalesce((select max(t.tick_id) from pgq.tick t join pgq.queue q on q.queue_id = t.tick_queue where q.queue_name = $1), 0),
+                    exists (select from pg_catalog.pg_locks l join pg_catalog.pg_database b on b.oid = l.database
+                             where b.datname = pg_catalog.current_database() and l.locktype = 'object' and l.granted
+                               and l.classid = 'pg_catalog.pg_extension'::pg_catalog.regclass and l.objid = 0)
+               from pgcascade.node_state s, pg_catalog.pg_extension e
+              where s.queue_name = $1 and e.extname = 'pgcascade'",
+            &[&at.node.queue],
+        )
+        .await
+        .doing(|| format!("look at {}", at.node.title()))?;
+    Ok(Facts {
+        version: row.get(0),
+        epoch: row.get(1),
+        promised_op: row.get(2),
+        delayed: row.get(3),
+        merged: row.get(4),
+        top: row.get(5),
+        ticker: row.get(6),
+    })
+}
+
+/// How far each table's replay is, by its name on the subscriber.
+async fn states(at: &Reached) -> Result<HashMap<(String, String), String>> {
+    let there = at
+        .client()
+        .query_one(
+            "select pg_catalog.to_regclass('pgcascade_replay.table_state') is not null",
+            &[],
+        )
+        .await
+        .doing(|| format!("look for the states of the tables of {}", at.node.title()))?;
+    if !there.get::<_, bool>(0) {
+        return Ok(HashMap::new());
+    }
+    let rows = at
+        .client()
+        .query(
+            "select subscriber_schema, subscriber_table, state from pgcascade_replay.table_state where consumer = $1 and queue = $2",
+            &[&at.node.worker, &at.node.queue],
+        )
+        .await
+        .doing(|| format!("read the states of the tables of {}", at.node.title()))?;
+    Ok(rows.iter().map(|row| ((row.get(0), row.get(1)), row.get(2))).collect())
+}
+
+impl Found {
+    fn add(&mut self, what: String, remedy: &str) {
+        self.against.push((what, remedy.to_owned()));
+    }
+
+    fn compare(&mut self, ours: &Facts, theirs: &Facts) {
+        if ours.version != theirs.version {
+            self.add(
+                format!(
+                    "the extension is version {} on \"{}\" and {} on \"{}\"",
+                    ours.version, self.new, theirs.version, self.old
+                ),
+                "alter extension pgcascade update",
+            );
+        }
+        for (facts, name) in [(ours, self.new.clone()), (theirs, self.old.clone())] {
+            if let Some(op) = &facts.promised_op {
+                self.add(
+                    format!("node \"{name}\" is promised to takeover {op}"),
+                    "finish or abort that one first: it is in pgcascade.takeover of the node that was to become root",
+                );
+            }
+            if facts.merged {
+                self.add(
+                    format!("other queues are merged into this one on node \"{name}\""),
+                    "the takeover of a combined queue is not there yet; use pgq_node.demote_root() and promote_branch()",
+                );
+            }
+        }
+        if theirs.ticker && !ours.ticker {
+            self.add(
+                format!("no ticker runs in the database of \"{}\", so that nothing that is written there would be replayed", self.new),
+                "add pgcascade to shared_preload_libraries of its server and restart it; pgcascade.ticker may be off there",
+            );
+        }
+        if theirs.delayed > 0 {
+            self.add(
+                format!(
+                    "{} delayed events wait on \"{}\", and stay there",
+                    theirs.delayed, self.old
+                ),
+                "wait until they are due, or cancel them with pgcascade.cancel_event_at()",
+            );
+        }
+    }
+
+    async fn tables(&mut self, new: &Reached, old: &Reached, ignored: &[String]) -> Result<()> {
+        let captured = planned::captured(new).await?;
+        let states = states(new).await?;
+        let mut needed = planned::captured(old).await?;
+        needed.retain(|(schema, table), _| !ignored.contains(&format!("{schema}.{table}")));
+        for (name, there) in &needed {
+            let table = format!("{}.{}", name.0, name.1);
+            match states.get(name).map(String::as_str) {
+                None => self.add(
+                    format!("table {table} is not replayed to \"{}\"", self.new),
+                    "have the node replay it: consumer table add; or leave it behind with --ignore-table",
+                ),
+                Some("ok") => {}
+                Some(state) => self.add(
+                    format!("table {table} is {state} on \"{}\"", self.new),
+                    "wait until it is ok: consumer status",
+                ),
+            }
+            let here = captured.get(name).copied().unwrap_or(0);
+            if states.contains_key(name) && here & there != *there {
+                self.add(
+                    format!(
+                        "triggers of table {table} on \"{}\" do not capture what those on \"{}\" do",
+                        self.new, self.old
+                    ),
+                    "restart the node's replay, which makes those that it needs; make others by hand",
+                );
+            }
+        }
+        let here = planned::sequences(new).await?;
+        for (schema, table, column, _) in planned::sequences(old).await? {
+            let known = here.iter().any(|(s, t, c, _)| (s, t, c) == (&schema, &table, &column));
+            if !known && needed.contains_key(&(schema.clone(), table.clone())) {
+                self.add(
+                    format!(
+                        "column {column} of table {schema}.{table} has a sequence on \"{}\" and none on \"{}\"",
+                        self.old, self.new
+                    ),
+                    "give it one there: alter table add generated as identity, or alter sequence owned by",
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// For a person.
+    pub(super) fn plan(&self) -> String {
+        let mut out = String::new();
+        let _ = writeln!(
+            out,
+            "queue {}: root \"{}\" -> \"{}\", epoch {}; \"{}\" is {} ticks behind",
+            self.queue, self.old, self.new, self.epoch, self.new, self.behind
+        );
+        for (number, step) in Kind::Planned.steps().iter().enumerate() {
+            let _ = writeln!(out, "  {} {:<9}  {}", number + 1, step.word(), step.means());
+        }
+        for other in &self.others {
+            let _ = writeln!(out, "  {other}");
+        }
+        for (what, remedy) in &self.against {
+            let _ = writeln!(out, "  AGAINST IT: {what}\n    REMEDY: {remedy}");
+        }
+        out
+    }
+
+    /// The old root and the lowest epoch; or all that stands against it.
+    pub(super) fn into_result(self) -> Result<(String, i64)> {
+        if self.against.is_empty() {
+            return Ok((self.old, self.epoch));
+        }
+        let mut lines = String::new();
+        for (what, remedy) in &self.against {
+            let _ = write!(lines, "{}{what} ({remedy})", if lines.is_empty() { "" } else { "; " });
+        }
+        Err(Error::failure(format!(
+            "node \"{}\" cannot become the root of queue \"{}\" now: {lines}",
+            self.new, self.queue
+        ))
+        .hint("Nothing was changed. --plan shows the same as a list."))
+    }
+}

@@ -1,0 +1,21 @@
+//! `consumer takeover`: the root of a cascade moves while applications write to it. The nodes are databases of one cluster,
+//! each with a replay of its own, which is told nothing of takeovers.
+//!
+//! Every write has a number that no other has, in a table without a key: what is lost or applied twice shows in it.
+#![allow(missing_docs, dead_code, reason = "a test binary has no interface")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod cluster;
+
+#[path = "cascade/tree.rs"]
+mod tree;
+
+#[path = "takeover/planned.rs"]
+mod planned;
+#[path = "takeover/writers.rs"]
+mod writers;
