@@ -95,6 +95,7 @@ bench: ## measure beside PgQ and native replication, write bench/results/
 	@bench/capture
 	@bench/queue
 	@bench/replay
+	@bench/copy
 
 dependencies: ## install the Debian packages that are missing, or print the command
 	.ci/dependencies
