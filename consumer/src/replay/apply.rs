@@ -9,9 +9,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
-use futures_util::{SinkExt, poll};
+use futures_util::{SinkExt, future, poll};
 use tokio_postgres::{Client, CopyInSink, Statement};
 use wire::event_type::Operation;
 
@@ -135,7 +136,7 @@ impl Applier {
                             .execute_raw(&set.statement, set.parameters.iter().map(texts))
                             .await
                     });
-                    self.send_statement(chunk, rows, answer, &mut waiting).await?;
+                    send(answer, rows, &mut waiting).await;
                 }
                 _ => {
                     if !self.prepared.contains_key(&shape.id) {
@@ -160,7 +161,7 @@ impl Applier {
                                 )
                                 .await
                         });
-                        self.send_statement(chunk, &rows[i..=i], answer, &mut waiting).await?;
+                        send(answer, &rows[i..=i], &mut waiting).await;
                     }
                 }
             }
@@ -172,21 +173,6 @@ impl Applier {
     /// After the batch's last chunk.
     pub(super) async fn finish(&mut self) -> Result<(), Failure> {
         self.close_copy().await
-    }
-
-    /// A statement is sent when its future is polled first. Polling here keeps the rows in their order.
-    async fn send_statement<'a>(
-        &self,
-        chunk: &Chunk,
-        rows: &'a [Row],
-        mut answer: Answer<'a>,
-        waiting: &mut VecDeque<(Answer<'a>, &'a [Row])>,
-    ) -> Result<(), Failure> {
-        match poll!(&mut answer) {
-            std::task::Poll::Pending => waiting.push_back((answer, rows)),
-            std::task::Poll::Ready(result) => self.check(chunk, rows, result)?,
-        }
-        Ok(())
     }
 
     /// Waits until at most `left` answers are outstanding. In order, so the first error is the cause of all the others.
@@ -471,6 +457,17 @@ impl Applier {
     }
 }
 
+/// A statement is sent when its future is polled first. Polling here keeps the rows in their order. The answer may be
+/// there at once and has to wait for its turn: one before it may say why the transaction is aborted, and this one only
+/// that it is.
+async fn send<'a>(mut answer: Answer<'a>, rows: &'a [Row], waiting: &mut VecDeque<(Answer<'a>, &'a [Row])>) {
+    let answer = match poll!(&mut answer) {
+        Poll::Pending => answer,
+        Poll::Ready(result) => Box::pin(future::ready(result)),
+    };
+    waiting.push_back((answer, rows));
+}
+
 async fn prepared(client: &Client, shape: &Shape, table: &Table, row_sql: RowSql) -> Result<Prepared, Failure> {
     let statement = client
         .prepare(&row_sql.sql)
@@ -492,3 +489,20 @@ const PIECE_BYTES: usize = 64 * 1024;
 
 const DIFFERS: &str = "Nothing of the batch was applied. Somebody else changed the subscriber's table, or its copy began elsewhere: put \
                        the row right and start again; or copy the table again: consumer table resync";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_that_is_there_at_once_waits_for_its_turn() {
+        let mut waiting = VecDeque::new();
+        send(Box::pin(future::pending()), &[], &mut waiting).await;
+        send(Box::pin(future::ready(Ok(2))), &[], &mut waiting).await;
+        let mut answers = Vec::new();
+        for (answer, _) in &mut waiting {
+            answers.push(poll!(answer).map(|answer| answer.ok()));
+        }
+        assert_eq!(answers, [Poll::Pending, Poll::Ready(Some(2))]);
+    }
+}
