@@ -68,6 +68,16 @@ pub(crate) struct ReplaySettings {
     /// whatever happens: 65536 to 1099511627776 [default: 67108864].
     #[arg(long, value_name = "BYTES")]
     pub(crate) copy_chunk_bytes: Option<u64>,
+    /// What to do with an event that finds something else on the subscriber than it did on the provider (a row that is
+    /// there already or is not there, a missing parent): stop, skip or overwrite. TABLE=POLICY is for the tables that a
+    /// pattern like those of --table means, and goes before a policy for all; of several the last counts
+    /// [default: stop].
+    #[arg(long, value_name = "[TABLE=]POLICY")]
+    pub(crate) on_conflict: Vec<String>,
+    /// What to do when an event of a table cannot be applied: stop, or park that table and go on without it [default:
+    /// stop].
+    #[arg(long, value_name = "ACTION")]
+    pub(crate) on_error: Option<String>,
     /// Seconds after which the provider is asked for a batch although no notification came: 1 to 3600 [default: 1].
     #[arg(long, value_name = "SECONDS")]
     pub(crate) poll_interval: Option<u64>,
@@ -79,6 +89,28 @@ pub(crate) struct ReplaySettings {
     /// [default: 60].
     #[arg(long, value_name = "SECONDS")]
     pub(crate) watermark_interval: Option<u64>,
+}
+
+/// What an event is answered with that finds something else on the subscriber than it did on the provider.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Policy {
+    /// Replay ends, or the table is parked: see `--on-error`.
+    Stop,
+    /// The event is left out.
+    Skip,
+    /// The row becomes what the event says.
+    Overwrite,
+}
+
+impl Policy {
+    /// As it is written.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Skip => "skip",
+            Self::Overwrite => "overwrite",
+        }
+    }
 }
 
 /// Everything that `replay` needs to know, checked.
@@ -110,6 +142,10 @@ pub(crate) struct ReplayConfig {
     pub(crate) jobs: usize,
     /// How large a chunk of a copied table is, about.
     pub(crate) copy_chunk_bytes: u64,
+    /// What conflicts are answered with: a pattern of tables, or none for all, and the policy.
+    pub(crate) on_conflict: Vec<(Option<String>, Policy)>,
+    /// Whether a table whose events cannot be applied is parked.
+    pub(crate) park: bool,
     /// How often the provider is asked for a batch when no notification comes.
     pub(crate) poll_interval: Duration,
     /// The longest pause between two attempts to connect.
@@ -198,6 +234,12 @@ impl ReplaySettings {
             jobs: self.jobs.or(file.jobs),
             execute_as: self.execute_as.or(file.execute_as),
             copy_chunk_bytes: self.copy_chunk_bytes.or(file.copy_chunk_bytes),
+            on_conflict: if self.on_conflict.is_empty() {
+                file.on_conflict
+            } else {
+                self.on_conflict
+            },
+            on_error: self.on_error.or(file.on_error),
             poll_interval: self.poll_interval.or(file.poll_interval),
             retry_max: self.retry_max.or(file.retry_max),
             watermark_interval: self.watermark_interval.or(file.watermark_interval),
@@ -269,6 +311,16 @@ impl ReplaySettings {
                 64 << 10,
                 1 << 40,
             )?,
+            on_conflict: self
+                .on_conflict
+                .iter()
+                .map(|text| on_conflict(text))
+                .collect::<Result<_>>()?,
+            park: match self.on_error.as_deref() {
+                None | Some("stop") => false,
+                Some("park") => true,
+                Some(_) => return Err(Error::usage("--on-error is neither stop nor park")),
+            },
             poll_interval: seconds("poll-interval", self.poll_interval, 1)?,
             retry_max: seconds("retry-max", self.retry_max, 30)?,
             watermark_interval: seconds("watermark-interval", self.watermark_interval, 60)?,
@@ -287,6 +339,22 @@ fn missing(flag: &str, value: &str) -> Error {
     Error::usage(format!("--{flag} is missing")).hint(format!(
         "Give --{flag} {value}, or the key {flag} in the file of --config."
     ))
+}
+
+/// `POLICY` or `TABLE=POLICY`. A table's name may hold an equals sign, a policy does not.
+fn on_conflict(text: &str) -> Result<(Option<String>, Policy)> {
+    let (table, policy) = match text.rsplit_once('=') {
+        Some((table, policy)) => (Some(name("on-conflict", Some(table))?), policy),
+        None => (None, text),
+    };
+    [Policy::Stop, Policy::Skip, Policy::Overwrite]
+        .into_iter()
+        .find(|known| known.name() == policy)
+        .map(|policy| (table, policy))
+        .ok_or_else(|| {
+            Error::usage("--on-conflict: the policy is none of stop, skip and overwrite")
+                .hint("Write --on-conflict POLICY, or --on-conflict TABLE=POLICY for some tables.")
+        })
 }
 
 /// The name of `--flag`, which must be there and one that the server can store: not empty, and without the byte 0.

@@ -2,18 +2,21 @@
 //!
 //! An [`Error`] is one sentence that names the object and what the consumer was doing with it, the cause that the
 //! server or the operating system gave (each link of the chain once, with the SQLSTATE), and, where there is one, a
-//! hint. Its kind decides the exit code. Whether trying again can help is answered by one table, at the end of this
-//! file. Every module returns this type; `main` prints it, and the replay loop asks [`Error::is_transient`] before it
-//! gives up.
+//! hint. Its kind decides the exit code, its class (class.rs) whether replay tries again, parks a table, or stops.
+//! Every module returns this type; `main` prints it.
 //!
 //! Since version 0.7.15 the `Display` of a `tokio_postgres::Error` leaves out its cause ("db error" and nothing else),
 //! so the chain is walked here, and only here.
+
+mod class;
 
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 
 use tokio_postgres::error::{DbError, SqlState};
+
+pub(crate) use class::Class;
 
 /// The outcome of nearly everything here.
 pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
@@ -36,7 +39,8 @@ struct Inner {
     detail: Option<String>,
     hint: Option<String>,
     sqlstate: Option<SqlState>,
-    transient: bool,
+    table: Option<(String, String)>,
+    class: Class,
 }
 
 impl Error {
@@ -64,7 +68,13 @@ impl Error {
 
     /// Marks a failure that may be gone at the next attempt.
     pub(crate) fn transient(mut self) -> Self {
-        self.0.transient = true;
+        self.0.class = Class::Retry;
+        self
+    }
+
+    /// Marks a failure that keeps only the table from going on whose event it is.
+    pub(crate) fn of_one_table(mut self) -> Self {
+        self.0.class = Class::Park;
         self
     }
 
@@ -84,7 +94,18 @@ impl Error {
 
     /// Whether the same work, tried again on a new connection, may succeed.
     pub(crate) fn is_transient(&self) -> bool {
-        self.0.transient
+        self.0.class == Class::Retry
+    }
+
+    /// What it means for replay.
+    pub(crate) fn class(&self) -> Class {
+        self.0.class
+    }
+
+    /// Schema and name of the table whose constraint or column the server named.
+    pub(crate) fn table(&self) -> Option<(&str, &str)> {
+        let (schema, table) = self.0.table.as_ref()?;
+        Some((schema, table))
     }
 
     /// The server's code, when a server reported the failure.
@@ -109,7 +130,8 @@ impl Error {
             detail: None,
             hint: None,
             sqlstate: None,
-            transient: false,
+            table: None,
+            class: Class::Stop,
         }))
     }
 }
@@ -155,7 +177,7 @@ impl<T> Doing<T> for std::result::Result<T, io::Error> {
     fn doing(self, what: impl FnOnce() -> String) -> Result<T> {
         self.map_err(|error| {
             let mut ours = Error::failure(format!("could not {}: {}", what(), chain(&error)));
-            ours.0.transient = io_is_transient(&error);
+            ours.0.class = class::of_io(&error);
             ours
         })
     }
@@ -164,7 +186,11 @@ impl<T> Doing<T> for std::result::Result<T, io::Error> {
 fn from_postgres(what: &str, error: &tokio_postgres::Error) -> Error {
     let Some(db) = error.as_db_error() else {
         let mut ours = Error::failure(format!("could not {what}: {}", chain(error)));
-        ours.0.transient = error.is_closed() || io_cause(error).is_some_and(io_is_transient);
+        ours.0.class = match io_cause(error) {
+            _ if error.is_closed() => Class::Retry,
+            Some(cause) => class::of_io(cause),
+            None => Class::Stop,
+        };
         return ours;
     };
     let mut ours = Error::failure(format!(
@@ -173,8 +199,12 @@ fn from_postgres(what: &str, error: &tokio_postgres::Error) -> Error {
         db.code().code()
     ));
     ours.0.detail = db_detail(db);
-    ours.0.hint = db.hint().map(str::to_owned);
-    ours.0.transient = sqlstate_is_transient(db.code());
+    ours.0.hint = db.hint().or_else(|| of_a_pooler(db.code())).map(str::to_owned);
+    ours.0.table = db
+        .schema()
+        .zip(db.table())
+        .map(|(schema, table)| (schema.to_owned(), table.to_owned()));
+    ours.0.class = class::of_sqlstate(db.code().code());
     ours.0.sqlstate = Some(db.code().clone());
     ours
 }
@@ -221,95 +251,18 @@ fn io_cause<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a io::Error> {
     None
 }
 
-/// The one place that decides which of the server's errors are worth another attempt. Everything else needs somebody to
-/// look.
-const TRANSIENT: &[(&str, &str)] = &[
-    ("08", "the connection broke"),
-    ("40001", "serialization failure"),
-    (
-        "40003",
-        "nobody knows whether the statement was completed; the position does",
-    ),
-    ("40P01", "deadlock"),
-    ("53", "the server is short of memory, disk or connections"),
-    ("55P03", "a lock could not be had in time"),
-    ("57P01", "the server is being shut down"),
-    ("57P02", "the server crashed"),
-    ("57P03", "the server is starting or in recovery"),
-    ("57P05", "the server ended an idle session"),
-    ("25P03", "the server ended a transaction that was idle for too long"),
-];
-
-fn sqlstate_is_transient(code: &SqlState) -> bool {
-    // A limit from the configuration stays as it is until somebody changes it.
-    code.code() != "53400" && TRANSIENT.iter().any(|(start, _)| code.code().starts_with(start))
-}
-
-fn io_is_transient(error: &io::Error) -> bool {
-    use io::ErrorKind as K;
-    match error.kind() {
-        K::ConnectionRefused
-        | K::ConnectionReset
-        | K::ConnectionAborted
-        | K::NotConnected
-        | K::BrokenPipe
-        | K::TimedOut
-        | K::UnexpectedEof
-        | K::HostUnreachable
-        | K::NetworkUnreachable
-        | K::NetworkDown
-        | K::Interrupted
-        | K::AddrNotAvailable => true,
-        // A name that cannot be looked up arrives without a kind of its own; a refused certificate carries rustls'
-        // error.
-        _ => error
-            .get_ref()
-            .is_some_and(|inner| inner.to_string().contains("lookup address")),
-    }
+/// What only happens when the sessions are not our own.
+fn of_a_pooler(code: &SqlState) -> Option<&'static str> {
+    matches!(code.code(), "26000" | "42P05").then_some(
+        "Is there a pooler in between that gives each transaction another session? Connect to the server itself, or \
+         have the pooler keep sessions.",
+    )
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
     use super::*;
-
-    #[test]
-    fn every_class_of_sqlstate_has_its_answer() {
-        let transient = |code: &str| sqlstate_is_transient(&SqlState::from_code(code));
-        for code in [
-            "08006", "40001", "40P01", "53100", "53300", "55P03", "57P01", "57P02", "57P03", "25P03",
-        ] {
-            assert!(transient(code), "{code}");
-        }
-        for code in [
-            "23505", "42P01", "42501", "28P01", "28000", "3D000", "53400", "57014", "57P04", "22021", "XX000",
-        ] {
-            assert!(!transient(code), "{code}");
-        }
-    }
-
-    #[test]
-    fn a_broken_connection_is_transient_and_a_broken_disk_is_not() {
-        let doing = |kind: io::ErrorKind| {
-            Err::<(), _>(io::Error::from(kind))
-                .doing(|| "do it".to_owned())
-                .unwrap_err()
-        };
-        for kind in [
-            io::ErrorKind::ConnectionRefused,
-            io::ErrorKind::UnexpectedEof,
-            io::ErrorKind::TimedOut,
-        ] {
-            assert!(doing(kind).is_transient(), "{kind:?}");
-        }
-        for kind in [
-            io::ErrorKind::PermissionDenied,
-            io::ErrorKind::NotFound,
-            io::ErrorKind::InvalidData,
-        ] {
-            assert!(!doing(kind).is_transient(), "{kind:?}");
-        }
-    }
 
     #[test]
     fn the_cause_is_told_once() {
@@ -338,6 +291,7 @@ mod tests {
             "file f: a is wrong\nDETAIL: more of a\nHINT: change a"
         );
         assert_eq!((error.exit_code(), Error::failure("x").exit_code()), (2, 1));
-        assert!(!error.is_transient() && Error::failure("x").transient().is_transient());
+        assert_eq!(error.class(), Class::Stop);
+        assert!(Error::failure("x").transient().is_transient());
     }
 }

@@ -11,8 +11,8 @@
 //!
 //! It is always compiled in, so that what is tested is what is shipped. When the variable is not set a failpoint costs
 //! one load. The replay engine calls it around its commits, tail between its output and its position; who calls it,
-//! names it: after_read, before_commit, after_commit, in_copy, after_chunk_commit, after_copy_commit, before_held_commit,
-//! after_held_commit, after_flush;
+//! names it: after_read, before_commit, after_commit, after_conflict, in_copy, after_chunk_commit, after_copy_commit,
+//! before_held_commit, after_held_commit, after_flush;
 //! `consumer node` between its steps: node_known, node_subscribed, node_paused, node_changed, node_seen, node_left,
 //! node_forgotten; `consumer takeover` around its steps: takeover_before_STEP, takeover_after_STEP, and within them
 //! takeover_promised_old, takeover_fenced_old, takeover_sequences_set, takeover_confirmed_old, takeover_subscribed_old,

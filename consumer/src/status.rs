@@ -56,6 +56,8 @@ struct Consumer {
     lag: Option<Lag>,
     /// Why this consumer cannot go on, if that can be seen from here.
     error: Option<String>,
+    /// Why its last attempt failed; null while it goes well.
+    failure: Option<Failure>,
     tables: Vec<Table>,
 }
 
@@ -66,6 +68,16 @@ struct Position {
     epoch: i64,
     updated: Option<String>,
     provider_identity: String,
+}
+
+#[derive(Serialize)]
+struct Failure {
+    error: String,
+    /// The first failure in a row.
+    since: Option<String>,
+    attempts: Option<i32>,
+    /// Null: replay gave up, and ended.
+    next_attempt: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -90,6 +102,8 @@ struct Table {
     subscriber_table: String,
     state: String,
     copied_rows: Option<i64>,
+    /// Conflicts that a policy answered, as far as they are still in pgcascade_replay.conflict.
+    conflicts: i64,
     updated: Option<String>,
     error: Option<String>,
 }
@@ -227,6 +241,12 @@ async fn positions(subscriber: &Client, wanted: &Wanted) -> Result<Vec<Consumer>
             updated: row.get("updated"),
             provider_identity: row.get("provider_identity"),
         });
+        consumer.failure = row.get::<_, Option<String>>("error").map(|error| Failure {
+            error,
+            since: row.get("failing_since"),
+            attempts: row.get("attempts"),
+            next_attempt: row.get("next_attempt"),
+        });
         let tables = subscriber
             .query(
                 include_str!("status/tables.sql"),
@@ -243,11 +263,34 @@ async fn positions(subscriber: &Client, wanted: &Wanted) -> Result<Vec<Consumer>
                 copied_rows: row.get("copied_rows"),
                 updated: row.get("updated"),
                 error: row.get("error"),
+                conflicts: 0,
             })
             .collect();
+        if row.get("has_conflicts") {
+            conflicts(subscriber, &mut consumer).await?;
+        }
         consumers.push(consumer);
     }
     Ok(consumers)
+}
+
+/// Counts the conflicts of each table.
+async fn conflicts(subscriber: &Client, consumer: &mut Consumer) -> Result<()> {
+    let rows = subscriber
+        .query(
+            "select pg_catalog.format('%I.%I', provider_schema, provider_table), count(*)
+               from pgcascade_replay.conflict where queue = $1 and consumer = $2 group by 1",
+            &[&consumer.queue, &consumer.consumer],
+        )
+        .await
+        .doing(|| "count the conflicts on the subscriber".to_owned())?;
+    for row in rows {
+        let name: &str = row.get(0);
+        for table in consumer.tables.iter_mut().filter(|table| table.table == name) {
+            table.conflicts = row.get(1);
+        }
+    }
+    Ok(())
 }
 
 async fn registrations(provider: &Client, wanted: &Wanted) -> Result<Vec<Consumer>> {
@@ -321,6 +364,7 @@ impl Consumer {
             registration: None,
             lag: None,
             error: None,
+            failure: None,
             tables: Vec::new(),
         }
     }

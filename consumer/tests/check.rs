@@ -700,6 +700,38 @@ async fn what_was_lost_since_the_last_run() {
 
     pair.catch_up(&[&all[..], &["--truncate"]].concat()).await;
     ends.check(&all).is(0, &[]);
+    pair.provider.run("insert into sound.parent values (7)").await;
+    pair.catch_up(&all).await;
+    pair.subscriber.run("delete from sound.parent").await;
+    pair.provider.run("delete from sound.parent").await;
+    pair.catch_up(&[&all[..], &["--on-error", "park"]].concat()).await;
+    let checked = ends.check(&all);
+    checked.is(0, &["table-broken sound.parent"]);
+    assert!(
+        checked.findings()[0]["remedy"]
+            .as_str()
+            .unwrap()
+            .contains("consumer table resync '\"sound\".\"parent\"'"),
+        "{:#}",
+        checked.report
+    );
+    let resync = Command::new(env!("CARGO_BIN_EXE_consumer"))
+        .args([
+            "table",
+            "resync",
+            "\"sound\".\"parent\"",
+            "--queue",
+            "q",
+            "--consumer",
+            "c",
+        ])
+        .args(["--subscriber", &ends.subscriber])
+        .status()
+        .unwrap();
+    assert!(resync.success());
+    ends.check(&all).is(0, &[]);
+    ends.check(&[&all[..], &["--on-conflict", "nothing*=skip"]].concat())
+        .is(1, &["no-table nothing*"]);
     // Other tests' transactions hold up the end of the catching-up.
     eventually("the tables are ok", async || {
         pair.catch_up(&all).await;

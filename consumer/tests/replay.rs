@@ -15,6 +15,8 @@ mod basics;
 mod beside;
 #[path = "replay/chunks.rs"]
 mod chunks;
+#[path = "replay/conflicts.rs"]
+mod conflicts;
 #[path = "replay/crashes.rs"]
 mod crashes;
 #[path = "replay/errors.rs"]

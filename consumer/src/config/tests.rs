@@ -169,6 +169,36 @@ fn the_file_has_exactly_the_keys_that_are_flags() {
     }
 }
 
+#[test]
+fn policies_are_of_all_tables_or_of_some() {
+    let config = flags("--on-conflict skip --on-conflict a=b=overwrite --on-error park")
+        .over(parse_file(WHOLE).unwrap())
+        .resolve()
+        .unwrap();
+    assert_eq!(
+        config.on_conflict,
+        [(None, Policy::Skip), (Some("a=b".to_owned()), Policy::Overwrite)]
+    );
+    assert!(config.park);
+    let config = parse_file(&format!("{WHOLE}on-conflict = [\"t=stop\"]\non-error = \"stop\"\n"))
+        .unwrap()
+        .resolve()
+        .unwrap();
+    assert_eq!(config.on_conflict, [(Some("t".to_owned()), Policy::Stop)]);
+    assert!(!config.park);
+    for wrong in [
+        "on-conflict = [\"hunter2\"]",
+        "on-conflict = [\"t=\"]",
+        "on-error = \"hunter2\"",
+    ] {
+        let error = parse_file(&format!("{WHOLE}{wrong}\n")).unwrap().resolve().unwrap_err();
+        assert!(
+            error.exit_code() == 2 && !format!("{error:#}").contains("hunter2"),
+            "{error:#}"
+        );
+    }
+}
+
 proptest::proptest! {
     #[test]
     fn no_file_ends_the_process_or_shows_a_value(

@@ -1,10 +1,11 @@
 //! A chunk's rows, applied in their order inside the batch's transaction.
 //!
 //! Long runs of inserts into one table go in by COPY, which may stretch over several chunks; long runs of updates or
-//! deletes, which collapse.rs makes, by one statement for all; everything else as prepared statements, one per row, many on
-//! their way at once. In the careful mode each row has its statement: that is how the row at fault is found when many
-//! fail together. A row that does not do exactly what it did on the provider (an update or delete that meets no row, a key
-//! that exists already) ends replay: the two ends differ, and going on would hide it.
+//! deletes, which collapse.rs makes, by one statement for all; everything else as prepared statements, one per row,
+//! many on their way at once. In the careful mode each row has its statement: that is how the row at fault is found
+//! when many fail together. A row that does not do exactly what it did on the provider (an update or delete that meets
+//! no row, a key that exists already) ends replay: the two ends differ, and going on would hide it. Unless a policy
+//! says otherwise, see conflict.rs.
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
@@ -17,9 +18,11 @@ use tokio_postgres::{Client, CopyInSink, Statement};
 use wire::event_type::Operation;
 
 use super::chunk::{Chunk, Row, Shape};
+use super::conflict::{Book, Kind};
 use super::setup::Target;
 use super::statement::{self, RowSql, Text, Texts};
-use super::table::Table;
+use super::table::{Name, Table};
+use crate::config::Policy;
 use crate::error::{Doing, Error, Result};
 
 /// Fewer inserts in a row than this are cheaper as statements: a COPY needs an answer before its first row and after
@@ -41,6 +44,8 @@ pub(super) struct Failure {
     pub(super) table: Option<usize>,
     /// Which row it was is not known; the careful mode will tell.
     pub(super) unclear: bool,
+    /// It is one that a policy may answer.
+    pub(super) conflict: Option<Kind>,
 }
 
 impl From<Error> for Failure {
@@ -49,24 +54,50 @@ impl From<Error> for Failure {
             error,
             table: None,
             unclear: false,
+            conflict: None,
+        }
+    }
+}
+
+impl Failure {
+    /// Of an event of this shape.
+    pub(super) fn of_row(error: Error, shape: &Shape) -> Self {
+        Self {
+            table: Some(shape.table),
+            ..error.into()
+        }
+    }
+
+    /// Of some of many events of this shape.
+    fn of_some_row(error: Error, shape: &Shape) -> Self {
+        Self {
+            unclear: !error.is_transient(),
+            ..Self::of_row(error, shape)
         }
     }
 }
 
 /// Applies chunks to one session. Lives as long as that session, for the sake of the prepared statements.
 pub(super) struct Applier {
-    tables: Vec<Arc<Table>>,
+    pub(super) tables: Vec<Arc<Table>>,
+    pub(super) provider_names: Vec<Name>,
+    pub(super) policies: Vec<Policy>,
     prepared: HashMap<usize, Prepared>,
     /// None: not to be applied that way.
     sets: HashMap<usize, Option<Prepared>>,
     copies: HashMap<usize, Statement>,
     open: Option<OpenCopy>,
+    /// By shape, what overwrites a row.
+    pub(super) remedies: HashMap<usize, Prepared>,
+    pub(super) recording: Option<Statement>,
+    /// Conflicts that were answered since the transaction began.
+    pub(super) answered: u64,
 }
 
 #[derive(Clone)]
-struct Prepared {
-    statement: Statement,
-    parameters: Arc<[usize]>,
+pub(super) struct Prepared {
+    pub(super) statement: Statement,
+    pub(super) parameters: Arc<[usize]>,
 }
 
 struct OpenCopy {
@@ -82,24 +113,48 @@ impl Applier {
     pub(super) fn new(targets: &[Target]) -> Self {
         Self {
             tables: targets.iter().map(|target| Arc::clone(&target.subscriber)).collect(),
+            provider_names: targets.iter().map(|target| target.provider.name.clone()).collect(),
+            policies: targets.iter().map(|target| target.policy).collect(),
             prepared: HashMap::new(),
             sets: HashMap::new(),
             copies: HashMap::new(),
             open: None,
+            remedies: HashMap::new(),
+            recording: None,
+            answered: 0,
         }
     }
 
-    /// Applies the chunk. A run of inserts at its end may still be open afterwards; [`Applier::finish`] closes it.
-    pub(super) async fn apply(&mut self, client: &Client, chunk: &Chunk, careful: bool) -> Result<(), Failure> {
-        let mut waiting: VecDeque<(Answer<'_>, &[Row])> = VecDeque::with_capacity(IN_FLIGHT);
+    /// Applies the chunk; with a book in the careful mode, and what does not fit is answered and goes into the book. A
+    /// run of inserts at its end may still be open afterwards; [`Applier::finish`] closes it.
+    pub(super) async fn apply(
+        &mut self,
+        client: &Client,
+        chunk: &Chunk,
+        careful: Option<&Book>,
+    ) -> Result<(), Failure> {
+        match careful {
+            Some(book) if self.policies.iter().any(|policy| *policy != Policy::Stop) => {
+                self.apply_and_answer(client, chunk, book).await
+            }
+            _ => self.apply_rows(client, chunk, &chunk.rows, careful.is_some()).await,
+        }
+    }
+
+    /// Applies some of the chunk's rows.
+    pub(super) async fn apply_rows(
+        &mut self,
+        client: &Client,
+        chunk: &Chunk,
+        all: &[Row],
+        careful: bool,
+    ) -> Result<(), Failure> {
+        let mut waiting: VecDeque<(Answer<'_>, &[Row])> = VecDeque::with_capacity(IN_FLIGHT.min(all.len()));
         let mut at = 0;
-        while let Some(row) = chunk.rows.get(at) {
+        while let Some(row) = all.get(at) {
             let shape = chunk.shape(row);
-            let run = chunk.rows[at..]
-                .iter()
-                .take_while(|next| next.shape == row.shape)
-                .count();
-            let rows = &chunk.rows[at..at + run];
+            let run = all[at..].iter().take_while(|next| next.shape == row.shape).count();
+            let rows = &all[at..at + run];
             let continues = self.open.as_ref().is_some_and(|open| open.shape.id == shape.id);
             if !continues {
                 self.close_copy().await?;
@@ -108,11 +163,11 @@ impl Applier {
                 Operation::Truncate => {
                     self.drain(chunk, &mut waiting, 0).await?;
                     // One after the other as the events came, so tables that refer to each other are emptied together.
-                    let run = chunk.rows[at..]
+                    let run = all[at..]
                         .iter()
                         .take_while(|next| chunk.shape(next).operation == Operation::Truncate)
                         .count();
-                    self.truncate(client, chunk, &chunk.rows[at..at + run]).await?;
+                    self.truncate(client, chunk, &all[at..at + run], careful).await?;
                     at += run;
                     continue;
                 }
@@ -200,38 +255,40 @@ impl Applier {
             Ok(1) => Ok(()),
             Ok(0) if chunk.shape(row).settling => Ok(()),
             Ok(count) => {
-                let table = &self.tables[chunk.shape(row).table].name;
-                let sentence = format!(
-                    "event {} of the provider {} of table {table}",
+                let shape = chunk.shape(row);
+                let error = Error::failure(format!(
+                    "event {} of the provider {} of table {}, and the subscriber has {} such row{}",
                     row.ev_id,
-                    self.deed(chunk, row)
-                );
-                let error = if count == 0 {
-                    Error::failure(format!("{sentence}, and the subscriber has no such row"))
-                } else {
-                    Error::failure(format!("{sentence}, and the subscriber has {count} such rows"))
-                };
-                Err(self.failure(chunk, row, error.hint(DIFFERS)))
+                    self.deed(chunk, row),
+                    self.tables[shape.table].name,
+                    if count == 0 { "no".to_owned() } else { count.to_string() },
+                    if count == 0 { "" } else { "s" }
+                ));
+                Err(Failure {
+                    conflict: Kind::of_missing(shape.operation).filter(|_| count == 0),
+                    ..Failure::of_row(error.of_one_table().hint(DIFFERS), shape)
+                })
             }
             Err(error) => {
-                let table = &self.tables[chunk.shape(row).table].name;
-                let error = Err::<(), _>(error).doing(|| {
-                    format!(
-                        "apply event {}, which {} of table {table}",
-                        row.ev_id,
-                        self.deed(chunk, row)
-                    )
-                });
-                match error {
-                    Ok(()) => Ok(()),
-                    Err(error)
-                        if error.get_hint().is_none()
-                            && error.sqlstate().is_some_and(|state| state.code().starts_with("23")) =>
-                    {
-                        Err(self.failure(chunk, row, error.hint(DIFFERS)))
-                    }
-                    Err(error) => Err(self.failure(chunk, row, error)),
+                let shape = chunk.shape(row);
+                let table = &self.tables[shape.table];
+                let what = format!(
+                    "apply event {}, which {} of table {}",
+                    row.ev_id,
+                    self.deed(chunk, row),
+                    table.name
+                );
+                let Err(mut error) = Err::<(), _>(error).doing(|| what) else {
+                    return Ok(());
+                };
+                let constraint = error.sqlstate().is_some_and(|state| state.code().starts_with("23"));
+                if constraint && error.get_hint().is_none() {
+                    error = error.hint(DIFFERS);
                 }
+                Err(Failure {
+                    conflict: Kind::of_error(shape, table, &error),
+                    ..Failure::of_row(error, shape)
+                })
             }
         }
     }
@@ -243,31 +300,15 @@ impl Applier {
         result: Result<u64, tokio_postgres::Error>,
     ) -> Result<(), Failure> {
         let Some(first) = rows.first() else { return Ok(()) };
-        let table = chunk.shape(first).table;
-        let what = || {
-            format!(
-                "apply event {} and following to table {}",
-                first.ev_id, self.tables[table].name
-            )
-        };
+        let shape = chunk.shape(first);
+        let table = &self.tables[shape.table].name;
+        let what = || format!("apply event {} and following to table {table}", first.ev_id);
         let error = match result.doing(what) {
             Ok(count) if count == rows.len() as u64 => return Ok(()),
             Ok(count) => Error::failure(format!("could not {}: {count} of {} rows were met", what(), rows.len())),
             Err(error) => error,
         };
-        Err(Failure {
-            unclear: !error.is_transient(),
-            error,
-            table: Some(table),
-        })
-    }
-
-    fn failure(&self, chunk: &Chunk, row: &Row, error: Error) -> Failure {
-        Failure {
-            error,
-            table: Some(chunk.shape(row).table),
-            unclear: false,
-        }
+        Err(Failure::of_some_row(error, shape))
     }
 
     /// "updates row (id)=(5)", for messages.
@@ -332,20 +373,34 @@ impl Applier {
         Ok(can)
     }
 
-    async fn truncate(&self, client: &Client, chunk: &Chunk, rows: &[Row]) -> Result<(), Failure> {
+    async fn truncate(&self, client: &Client, chunk: &Chunk, rows: &[Row], careful: bool) -> Result<(), Failure> {
         let mut tables: Vec<usize> = rows.iter().map(|row| chunk.shape(row).table).collect();
         tables.sort_unstable();
         tables.dedup();
         let names: Vec<String> = tables.iter().map(|&table| self.tables[table].name.quoted()).collect();
         let events = rows.first().map_or(0, |row| row.ev_id);
+        let what = || format!("apply event {events}, which truncates {}", names.join(", "));
+        let of = |table: Option<usize>, error| Failure {
+            table,
+            ..Failure::from(error)
+        };
+        if careful && tables.len() > 1 {
+            // Which of them is gone, or not ours to empty, the statement for all would not say.
+            for (&table, name) in tables.iter().zip(&names) {
+                client
+                    .batch_execute(&format!("lock table {name} in access exclusive mode"))
+                    .await
+                    .doing(what)
+                    .map_err(|error| of(Some(table), error))?;
+            }
+        }
         client
             .batch_execute(&format!("truncate {}", names.join(", ")))
             .await
-            .doing(|| format!("apply event {events}, which truncates {}", names.join(", ")))
+            .doing(what)
             .map_err(|error| Failure {
-                error,
-                table: tables.first().copied(),
-                unclear: false,
+                unclear: !careful && tables.len() > 1 && !error.is_transient(),
+                ..of(tables.first().copied(), error)
             })
     }
 
@@ -430,29 +485,17 @@ impl Applier {
             "{} rows were sent to table {table} of the subscriber, and {stored} were stored",
             open.rows
         ))
+        .of_one_table()
         .hint("A trigger on that table that fires always swallows rows: remove it.");
-        Err(Failure {
-            error,
-            table: Some(open.shape.table),
-            unclear: false,
-        })
+        Err(Failure::of_row(error, &open.shape))
     }
 
     fn copy_failure(&self, shape: &Shape, first_event: i64, error: tokio_postgres::Error) -> Failure {
         let table = &self.tables[shape.table].name;
-        match Err::<(), _>(error)
-            .doing(|| format!("insert the rows of event {first_event} and following into table {table}"))
-        {
-            Err(error) => Failure {
-                unclear: !error.is_transient(),
-                error,
-                table: Some(shape.table),
-            },
-            Ok(()) => Failure {
-                error: Error::failure("unknown"),
-                table: Some(shape.table),
-                unclear: true,
-            },
+        let what = || format!("insert the rows of event {first_event} and following into table {table}");
+        match Err::<(), _>(error).doing(what) {
+            Err(error) => Failure::of_some_row(error, shape),
+            Ok(()) => Error::failure("unknown").into(),
         }
     }
 }
@@ -468,16 +511,17 @@ async fn send<'a>(mut answer: Answer<'a>, rows: &'a [Row], waiting: &mut VecDequ
     waiting.push_back((answer, rows));
 }
 
-async fn prepared(client: &Client, shape: &Shape, table: &Table, row_sql: RowSql) -> Result<Prepared, Failure> {
+pub(super) async fn prepared(
+    client: &Client,
+    shape: &Shape,
+    table: &Table,
+    row_sql: RowSql,
+) -> Result<Prepared, Failure> {
     let statement = client
         .prepare(&row_sql.sql)
         .await
         .doing(|| format!("prepare to apply events of table {}", table.name))
-        .map_err(|error| Failure {
-            error,
-            table: Some(shape.table),
-            unclear: false,
-        })?;
+        .map_err(|error| Failure::of_row(error, shape))?;
     Ok(Prepared {
         statement,
         parameters: row_sql.parameters.into(),

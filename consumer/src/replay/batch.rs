@@ -11,6 +11,7 @@ use tokio_postgres::{Client, CopyOutStream, Statement};
 use wire::snapshot::Snapshot;
 
 use super::apply::{Applier, Failure};
+use super::conflict::Book;
 use super::copy::{self, Copies};
 use super::duty::{Duty, Tick};
 use super::event;
@@ -23,8 +24,9 @@ use super::setup::{Ready, Target};
 use super::stream::{Decoder, Summary};
 use super::table::{self, Name};
 use super::table_state::{self, State};
+use super::trouble;
 use super::{Ended, Memory, Portion};
-use crate::config::ReplayConfig;
+use crate::config::{Policy, ReplayConfig};
 use crate::connect::{End, connect};
 use crate::error::{Doing, Error, Result};
 use crate::failpoint::failpoint;
@@ -129,7 +131,7 @@ pub(super) async fn stream(
     }
     let mut reached = goal::reached(p, &ready).await?;
     let held = held::tables(&ready.subscriber.client, &ready.who).await?;
-    let decoder = Some(Decoder::new(&ready.targets, &held, config.chunk_bytes));
+    let decoder = Some(Decoder::new(&ready.targets, &held, &ready.parked, config.chunk_bytes));
     let draining = (0..ready.targets.len())
         .filter(|&i| {
             let target = &ready.targets[i];
@@ -190,6 +192,9 @@ pub(super) async fn stream(
                 || memory
                     .goal_tick
                     .is_some_and(|goal| stream.ready.tick >= goal && stream.settled()));
+        if caught_up {
+            stream.in_order(memory).await?;
+        }
         if caught_up || shutdown.requested() {
             if let Some(id) = to_finish {
                 stream.finish(id).await?;
@@ -223,6 +228,7 @@ pub(super) async fn stream(
                 if table_state::revision(s, who).await? != Some(stream.ready.revision) {
                     return Ok(Ended::TablesChanged);
                 }
+                stream.in_order(memory).await?;
                 idle.look(&stream.ready.provider.client, &config.queue).await?;
                 if memory.goal_tick.is_some() && !copies.running() {
                     // A tick from after the copies is what makes the tables ok.
@@ -382,8 +388,8 @@ impl Stream<'_> {
             let mut left = self.portion(&name).await?;
             if let Some(upto) = left {
                 let portion = Portion::Held(name.clone(), upto);
-                let careful = memory.careful.as_ref() == Some(&portion);
-                match self.apply_held(&name, upto, careful, config).await {
+                let careful = (memory.careful.as_ref() == Some(&portion)).then(|| self.book(upto));
+                match self.apply_held(&name, upto, careful.as_ref(), config).await {
                     Ok(Some(summary)) => {
                         memory.advanced = true;
                         memory.careful = None;
@@ -412,7 +418,7 @@ impl Stream<'_> {
         &mut self,
         name: &Name,
         upto: i64,
-        careful: bool,
+        careful: Option<&Book>,
         config: &ReplayConfig,
     ) -> Result<Option<Summary>, Failure> {
         let held = match self.held.take() {
@@ -437,9 +443,14 @@ impl Stream<'_> {
         let client = &self.ready.subscriber.client;
         held::applied(client, &self.ready.who, name, upto).await?;
         failpoint("before_held_commit");
-        self.ready.who.commit(client, self.ready.tick, "").await?;
+        self.ready
+            .who
+            .commit(client, self.ready.tick, "")
+            .await
+            .map_err(|error| self.of_constraint(error))?;
         failpoint("after_held_commit");
         self.held = Some(held);
+        self.tell_of_conflicts(upto);
         Ok(Some(summary))
     }
 
@@ -448,7 +459,11 @@ impl Stream<'_> {
         memory.failed_table = failure
             .table
             .map(|table| self.ready.targets[table].provider.name.clone());
-        if failure.unclear && memory.careful.as_ref() != Some(&portion) {
+        let answerable = !failure.error.is_transient()
+            && failure
+                .table
+                .is_some_and(|table| self.ready.targets[table].policy != Policy::Stop);
+        if (failure.unclear || answerable) && memory.careful.as_ref() != Some(&portion) {
             memory.careful = Some(portion);
             memory.again = true;
         }
@@ -505,8 +520,8 @@ impl Stream<'_> {
         // Whatever was waiting for it (setup.rs) is looked at again, also where the file is not for this subscriber.
         let mut executed = false;
         while let Some(part) = source.take() {
-            let careful = memory.careful == Some(Portion::Batch(batch.to));
-            let Some((read, execute)) = self.apply_events(part, Some(batch.to), careful).await? else {
+            let careful = (memory.careful == Some(Portion::Batch(batch.to))).then(|| self.book(batch.to));
+            let Some((read, execute)) = self.apply_events(part, Some(batch.to), careful.as_ref()).await? else {
                 return Ok(Applied::Stopped);
             };
             summary.events += read.events;
@@ -544,7 +559,12 @@ impl Stream<'_> {
     async fn execute(&mut self, execute: &Execute) -> Result<bool> {
         let (s, who) = (&self.ready.subscriber.client, &self.ready.who);
         let targets = &self.ready.targets;
-        if !execute::on_subscriber(s, who, self.execute_as.as_deref(), targets, execute).await? {
+        let names = |target: &Target| (target.provider.name.clone(), target.subscriber.name.clone());
+        // Those that are parked come back some day, and then have to fit.
+        let parked = self.ready.parked.iter();
+        let parked = parked.map(|entry| (entry.provider.clone(), entry.subscriber.clone()));
+        let tables: Vec<(Name, Name)> = targets.iter().map(names).chain(parked).collect();
+        if !execute::on_subscriber(s, who, self.execute_as.as_deref(), &tables, execute).await? {
             return Ok(false);
         }
         let mut revision = None;
@@ -552,7 +572,7 @@ impl Stream<'_> {
             let is_older = match &target.state {
                 State::InCopy | State::InChunks(_) => false,
                 State::CatchingUp(copied) => !copied.last().sees(execute.txid),
-                State::Ok => true,
+                State::Ok | State::Broken => true,
             };
             if !is_older {
                 let number = match revision {
@@ -579,8 +599,11 @@ impl Stream<'_> {
             }
         }
         let held = self.decoder.as_ref().map(Decoder::held).unwrap_or_default();
-        self.decoder = Some(Decoder::new(&self.ready.targets, &held, self.chunk_bytes));
-        self.applier = Applier::new(&self.ready.targets);
+        let ready = &self.ready;
+        self.decoder = Some(Decoder::new(&ready.targets, &held, &ready.parked, self.chunk_bytes));
+        let answered = self.applier.answered;
+        self.applier = Applier::new(&ready.targets);
+        self.applier.answered = answered;
         Ok(true)
     }
 
@@ -627,13 +650,13 @@ impl Stream<'_> {
         &mut self,
         source: CopyOutStream,
         tick: Option<i64>,
-        careful: bool,
+        careful: Option<&Book>,
     ) -> Result<Option<(Summary, Option<Execute>)>, Failure> {
         let mut decoder = self
             .decoder
             .take()
             .ok_or_else(|| Error::failure("a batch was begun inside another").transient())?;
-        decoder.careful = careful;
+        decoder.careful = careful.is_some();
         decoder.draining = tick.is_none();
         // One chunk waits while another is applied, and the reader holds a third.
         let (sender, mut chunks) = mpsc::channel(1);
@@ -667,9 +690,8 @@ impl Stream<'_> {
         let table = decoder.failed;
         self.decoder = Some(decoder);
         let read = outcome.map_err(|error| Failure {
-            error,
             table,
-            unclear: false,
+            ..Failure::from(error)
         })?;
         self.applier.finish().await?;
         Ok(Some(read))
@@ -691,7 +713,7 @@ impl Stream<'_> {
         }
     }
 
-    async fn commit(&mut self, batch: &Batch, memory: &mut Memory) -> Result<()> {
+    async fn commit(&mut self, batch: &Batch, memory: &mut Memory) -> Result<(), Failure> {
         let client = &self.ready.subscriber.client;
         let who = &self.ready.who;
         let decoder = self.decoder.as_ref();
@@ -699,14 +721,19 @@ impl Stream<'_> {
         for &table in &caught_up {
             table_state::caught_up(client, who, &self.ready.targets[table].provider.name).await?;
         }
-        if !memory.errors_wiped {
-            table_state::set_error(client, who, None, None).await?;
+        memory.parking.write(client, who).await?;
+        if !memory.in_order {
+            trouble::over(client, who).await?;
         }
         failpoint("before_commit");
         let beside = self.duty.as_ref().map(|duty| duty.commit(batch.to, &batch.time));
-        who.commit(client, batch.to, &beside.unwrap_or_default()).await?;
+        who.commit(client, batch.to, &beside.unwrap_or_default())
+            .await
+            .map_err(|error| self.of_constraint(error))?;
         failpoint("after_commit");
-        memory.errors_wiped = true;
+        memory.in_order = true;
+        memory.parking.done();
+        self.tell_of_conflicts(batch.to);
         for table in caught_up {
             if let Some(decoder) = &mut self.decoder {
                 decoder.stop_filtering(table);
@@ -715,6 +742,57 @@ impl Stream<'_> {
             target.state = State::Ok;
             tracing::info!(table = %target.provider.name, "table caught up");
         }
+        Ok(())
+    }
+
+    /// A constraint that is checked at the end of the transaction says which table it is of, and not which row.
+    fn of_constraint(&self, error: Error) -> Failure {
+        let table = error.table().and_then(|(schema, table)| {
+            let name = Name::new(schema, table);
+            self.ready
+                .targets
+                .iter()
+                .position(|target| target.subscriber.name == name)
+        });
+        Failure {
+            table,
+            ..Failure::from(error)
+        }
+    }
+
+    /// What the conflicts of a transaction that ends with this tick are recorded under.
+    fn book(&self, tick: i64) -> Book {
+        Book {
+            who: self.ready.who.clone(),
+            tick,
+        }
+    }
+
+    fn tell_of_conflicts(&mut self, tick: i64) {
+        let answered = std::mem::take(&mut self.applier.answered);
+        if answered > 0 {
+            tracing::warn!(
+                tick,
+                conflicts = answered,
+                "conflicts were answered as --on-conflict says, see pgcascade_replay.conflict on the subscriber"
+            );
+        }
+    }
+
+    /// There is nothing to apply, and nothing went wrong on the way to knowing that.
+    async fn in_order(&self, memory: &mut Memory) -> Result<()> {
+        if memory.in_order && memory.parking.is_empty() {
+            return Ok(());
+        }
+        let (client, who) = (&self.ready.subscriber.client, &self.ready.who);
+        if self.begin().await? != self.ready.revision {
+            return Err(Error::failure("the set of tables was changed").transient());
+        }
+        memory.parking.write(client, who).await?;
+        trouble::over(client, who).await?;
+        who.commit(client, self.ready.tick, "").await?;
+        memory.parking.done();
+        memory.in_order = true;
         Ok(())
     }
 }

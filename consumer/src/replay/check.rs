@@ -15,6 +15,7 @@ mod written;
 use futures_util::future;
 
 use super::findings::{Finding, Findings, Kind};
+use super::policy::Policies;
 use super::setup::{self, Look};
 use super::wish::Wish;
 use super::{duty, preflight, session, state};
@@ -26,6 +27,7 @@ use crate::error::{Doing, Result};
 /// Looks at both ends. What keeps an end from being looked at is a finding, too, and then the only one.
 pub(crate) async fn check(config: &ReplayConfig) -> Result<Vec<Finding>> {
     let wish = Wish::of_start(config)?;
+    let policies = Policies::of_start(config)?;
     let who = config.who();
     let mut findings = Findings::default();
     let (provider, subscriber) = future::join(
@@ -49,7 +51,8 @@ pub(crate) async fn check(config: &ReplayConfig) -> Result<Vec<Finding>> {
         state::check_version(s).await?;
     }
     let node = config.node.as_ref();
-    let mut survey = setup::survey((p, s), &who, node, &facts, Some(&wish), Look::of_start(config)).await?;
+    let look = Look::of_start(config, &policies);
+    let mut survey = setup::survey((p, s), &who, node, &facts, Some(&wish), look).await?;
     let position = match node {
         None => setup::check_position((p, s), &who, &facts, survey.queue_id, false).await,
         Some(node) if facts.subscriber.may_state => duty::check_place(p, s, node).await,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use wire::event_type::Operation;
 
 /// What rows of one table, one operation and one list of columns have in common.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Shape {
     /// Counts from 0; an index into what the applier prepares per shape.
     pub(super) id: usize,
@@ -30,6 +30,16 @@ pub(super) struct Shape {
     pub(super) event_type: Vec<u8>,
     /// The names as they come in the event, and whether the value is kept.
     pub(super) names: Vec<(Vec<u8>, bool)>,
+}
+
+impl Shape {
+    /// The same columns, to be applied by another operation.
+    pub(super) fn with_operation(&self, operation: Operation) -> Self {
+        Self {
+            operation,
+            ..self.clone()
+        }
+    }
 }
 
 /// One event; its values are `chunk.value(row, ..)`.
@@ -70,6 +80,9 @@ pub(super) struct Chunk {
     pub(super) shapes: Vec<Arc<Shape>>,
     /// Of each table: whether its rows are the net effect of a chunk, with at most one update or delete of a row.
     pub(super) net: Vec<bool>,
+    /// In the careful mode with policies, the event that each row came as, by the row's place.
+    originals: Vec<Option<Box<[u8]>>>,
+    original_bytes: usize,
     values: Vec<u8>,
     /// Start and end in `values`; `NULL` for both is NULL.
     fields: Vec<(u32, u32)>,
@@ -94,7 +107,7 @@ impl Chunk {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.values.len() + self.held_bytes
+        self.values.len() + self.held_bytes + self.original_bytes
     }
 
     /// Adds an event to be kept.
@@ -106,6 +119,17 @@ impl Chunk {
     /// How many events there are in it.
     pub(super) fn events(&self) -> usize {
         self.rows.len() + self.held.len()
+    }
+
+    /// Keeps what the row that was added last came as.
+    pub(super) fn keep_original(&mut self, data: Option<&[u8]>) {
+        self.original_bytes += data.map_or(0, <[u8]>::len);
+        self.originals.push(data.map(Box::from));
+    }
+
+    /// What the row at this place came as, if that was kept.
+    pub(super) fn original(&self, at: usize) -> Option<&[u8]> {
+        self.originals.get(at)?.as_deref()
     }
 
     /// Adds a value of the row that is being built.

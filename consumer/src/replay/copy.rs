@@ -177,7 +177,7 @@ pub(super) async fn start(
         let planned = match &target.state {
             State::InCopy => plan::make(ready, target, config).await?,
             State::InChunks(_) => plan::load(ready, target).await?,
-            State::CatchingUp(_) | State::Ok => continue,
+            State::CatchingUp(_) | State::Ok | State::Broken => continue,
         };
         let name = target.provider.name.to_string();
         progress.copy_started(&name, target.provider.rows, Some(target.provider.bytes));

@@ -21,8 +21,9 @@ use tokio::time::Instant;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
+use super::policy::Policies;
 use super::position::Who;
-use super::table::{Name, literal};
+use super::table::literal;
 use super::table_state::Entry;
 use super::wish::Wish;
 use super::{Ended, Memory, session, state};
@@ -37,6 +38,7 @@ use crate::shutdown::Shutdown;
 pub(super) async fn attempt(
     config: &NodeConfig,
     wish: &Wish,
+    policies: &Policies,
     shutdown: &Shutdown,
     progress: &Progress,
     memory: &mut Memory,
@@ -48,13 +50,14 @@ pub(super) async fn attempt(
         .ok_or_else(|| not_a_node(config))?;
     if node.paused || node.role == Role::Root {
         memory.connected = true;
-        return stand_by(session, node, config, shutdown).await;
+        return stand_by(session, node, config, shutdown, memory).await;
     }
     if node.role == Role::Branch {
-        settle(&session, &node).await?;
+        settle(&session, &node, memory).await?;
     }
     drop(session);
-    let outcome = Box::pin(super::attempt(&config.hop(&node)?, wish, shutdown, progress, memory)).await;
+    let hop = config.hop(&node)?;
+    let outcome = Box::pin(super::attempt(&hop, wish, policies, shutdown, progress, memory)).await;
     match outcome {
         // What it was about may be over: its provider may know it no more, and it may be the root.
         Err(error) if changed(config, &node).await => {
@@ -91,34 +94,31 @@ fn not_a_node(config: &NodeConfig) -> Error {
     .hint("Give --provider; or make the subscriber a node: consumer node create-root, create-branch or create-leaf.")
 }
 
-/// Leaves the reason why replay ended where `consumer status` finds it.
-pub(super) async fn record(config: &NodeConfig, table: Option<&Name>, error: &Error) {
-    let outcome = async {
-        let session = connect(&config.checked.subscriber, End::Subscriber, "pgcascade replay").await?;
-        if let Some(node) = cascade::load(&session.client, &config.checked.queue).await? {
-            node.set_error(&session.client, &error.to_string()).await?;
-            if table.is_some() {
-                super::record(&config.checked.subscriber, &who(&node), table, error).await;
-            }
-        }
-        Ok::<(), Error>(())
-    };
-    if let Err(error) = outcome.await {
-        tracing::debug!("the reason could not be recorded: {error}");
-    }
-}
-
-fn who(node: &Node) -> Who {
+pub(super) fn who(node: &Node) -> Who {
     Who {
         consumer: node.worker.clone(),
         queue: node.queue.clone(),
     }
 }
 
+/// Takes the worker's lock on the node.
+async fn lock(client: &Client, node: &Node, memory: &mut Memory) -> Result<()> {
+    memory.another_runs = true;
+    session::lock(client, End::Subscriber, &who(node), session::LOCK_PATIENCE_AGAIN).await?;
+    memory.another_runs = false;
+    Ok(())
+}
+
 /// Waits until the node has something to do.
-async fn stand_by(session: Session, node: Node, config: &NodeConfig, shutdown: &Shutdown) -> Result<Ended> {
+async fn stand_by(
+    session: Session,
+    node: Node,
+    config: &NodeConfig,
+    shutdown: &Shutdown,
+    memory: &mut Memory,
+) -> Result<Ended> {
     let client = &session.client;
-    session::lock(client, End::Subscriber, &who(&node), session::LOCK_PATIENCE_AGAIN).await?;
+    lock(client, &node, memory).await?;
     tracing::info!(
         node = node.name,
         queue = node.queue,
@@ -345,13 +345,13 @@ async fn was_root(client: &Client, node: &Node) -> Result<bool> {
 
 /// A branch that was the root until a moment ago: everything up to its last tick was written there, into tables that were
 /// captured. So that is the position, and they are in step.
-async fn settle(session: &Session, node: &Node) -> Result<()> {
+async fn settle(session: &Session, node: &Node, memory: &mut Memory) -> Result<()> {
     let client = &session.client;
     state::install(client).await?;
     if !was_root(client, node).await? {
         return Ok(());
     }
-    session::lock(client, End::Subscriber, &who(node), session::LOCK_PATIENCE_AGAIN).await?;
+    lock(client, node, memory).await?;
     let node = node.reload(client).await?;
     if !was_root(client, &node).await? {
         return Ok(());

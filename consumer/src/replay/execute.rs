@@ -24,7 +24,6 @@ use tokio_postgres::Client;
 use super::event::Event;
 use super::pattern::Pattern;
 use super::position::Who;
-use super::setup::Target;
 use super::state;
 use super::table::{Name, literal, quoted};
 use crate::backoff::Backoff;
@@ -315,12 +314,13 @@ impl Execute {
     }
 }
 
-/// Executes an event in the batch's transaction. False: it is none of this subscriber's business, or was executed already.
+/// Executes an event in the batch's transaction. `tables` are those of the set, by their names at both ends. False: it is none
+/// of this subscriber's business, or was executed already.
 pub(super) async fn on_subscriber(
     client: &Client,
     who: &Who,
     role: Option<&str>,
-    targets: &[Target],
+    tables: &[(Name, Name)],
     execute: &Execute,
 ) -> Result<bool> {
     let (file, id) = (&execute.file, execute.id);
@@ -328,8 +328,8 @@ pub(super) async fn on_subscriber(
     let mut named = Vec::new();
     for text in &execute.tables {
         let pattern = Pattern::parse(text)?;
-        let here = targets.iter().filter(|target| pattern.matches(&target.provider.name));
-        named.extend(here.map(|target| (text.clone(), target.subscriber.name.clone())));
+        let here = tables.iter().filter(|(provider, _)| pattern.matches(provider));
+        named.extend(here.map(|(_, subscriber)| (text.clone(), subscriber.clone())));
     }
     if named.is_empty() && !execute.tables.is_empty() {
         tracing::info!(file, "not executed, as none of its tables is replayed");

@@ -10,6 +10,7 @@ use std::fmt;
 use clap::ValueEnum;
 use serde::Serialize;
 
+use super::table::Name;
 use crate::connect::End;
 use crate::error::{Error, Result};
 
@@ -63,6 +64,7 @@ pub(crate) enum Kind {
     TableMissing,
     TypeMissing,
     TableNotEmpty,
+    TableBroken,
     CaptureLost,
     TriggerDisabled,
     TriggerForeign,
@@ -113,6 +115,7 @@ impl Kind {
             | Self::ServerVersion
             | Self::Encoding
             | Self::TickerUnseen
+            | Self::TableBroken
             | Self::WritersUncaptured
             | Self::OutputNotFixed
             | Self::WrittenUncaptured
@@ -146,6 +149,9 @@ pub(crate) struct Finding {
     pub(crate) sentence: String,
     #[serde(skip)]
     pub(crate) remedy: Remedy,
+    /// The tables that it is about, by their names on the provider; none: everything.
+    #[serde(skip)]
+    about: Vec<Name>,
 }
 
 /// What to do about it: words, or a statement with words around it.
@@ -209,7 +215,10 @@ impl fmt::Display for Remedy {
 
 /// The list.
 #[derive(Debug, Default)]
-pub(crate) struct Findings(Vec<Finding>);
+pub(crate) struct Findings {
+    list: Vec<Finding>,
+    about: Option<Name>,
+}
 
 impl Findings {
     /// Adds one, which is about the object at that end. What was said already (a schema has many tables) is said once.
@@ -221,17 +230,44 @@ impl Findings {
         remedy: impl Into<Remedy>,
     ) {
         let sentence = sentence.into();
-        if self.0.iter().any(|finding| finding.sentence == sentence) {
+        if let Some(finding) = self.list.iter_mut().find(|finding| finding.sentence == sentence) {
+            finding.about.extend(self.about.clone());
             return;
         }
-        self.0.push(Finding {
+        self.list.push(Finding {
             kind,
             severity: kind.severity(),
             end,
             object: object.to_string(),
             sentence,
             remedy: remedy.into(),
+            about: self.about.iter().cloned().collect(),
         });
+    }
+
+    /// What is added from now on stands in the way of this table alone, by its name on the provider; None: of
+    /// everything.
+    pub(super) fn about(&mut self, table: Option<&Name>) {
+        self.about = table.cloned();
+    }
+
+    /// Takes out what stops tables that may be left out, and nothing else: the tables, and the first sentence about
+    /// each.
+    pub(super) fn take_tables(&mut self, may: impl Fn(&Name) -> bool) -> Vec<(Name, String)> {
+        let mut tables: Vec<(Name, String)> = Vec::new();
+        self.list.retain(|finding| {
+            let theirs = !finding.about.is_empty() && finding.about.iter().all(&may);
+            if finding.severity != Severity::Stops || !theirs {
+                return true;
+            }
+            for table in &finding.about {
+                if !tables.iter().any(|(other, _)| other == table) {
+                    tables.push((table.clone(), finding.sentence.clone()));
+                }
+            }
+            false
+        });
+        tables
     }
 
     /// Adds what another part reported as an error with a hint; an error that may be gone the next time stays one.
@@ -251,20 +287,25 @@ impl Findings {
         }
     }
 
+    /// Whether there is nothing but this.
+    pub(super) fn all(&self, kind: Kind) -> bool {
+        self.list.iter().all(|finding| finding.kind == kind)
+    }
+
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.list.len()
     }
 
     /// All of it, what stops replication first.
     pub(crate) fn into_list(mut self) -> Vec<Finding> {
-        self.0.sort_by_key(|finding| finding.severity);
-        self.0
+        self.list.sort_by_key(|finding| finding.severity);
+        self.list
     }
 
     /// The warnings, or an error if anything stops replication.
     pub(super) fn into_warnings(self) -> Result<Vec<Finding>> {
         let (mut stops, warnings): (Vec<_>, Vec<_>) = self
-            .0
+            .list
             .into_iter()
             .partition(|finding| finding.severity == Severity::Stops);
         match stops.len() {
@@ -332,10 +373,44 @@ mod tests {
     #[test]
     fn warnings_stop_nothing() {
         let mut findings = two();
-        findings.0.remove(0);
+        findings.list.remove(0);
         let warnings = findings.into_warnings().unwrap();
         assert_eq!(warnings.len(), 1);
         assert_eq!(two().into_list()[1].object, "b");
+    }
+
+    #[test]
+    fn what_stops_a_table_can_be_taken_out() {
+        let (a, b) = (Name::new("public", "a"), Name::new("public", "b"));
+        let mut findings = Findings::default();
+        let schema = (End::Subscriber, &"schema s" as &dyn fmt::Display);
+        for table in [&a, &b] {
+            findings.about(Some(table));
+            findings.add(Kind::SchemaRight, schema, "no rights", "grant");
+            findings.add(
+                Kind::TableMissing,
+                (End::Subscriber, table),
+                format!("no {table}"),
+                "make it",
+            );
+            findings.add(
+                Kind::NoKey,
+                (End::Provider, table),
+                format!("no key {table}"),
+                "add one",
+            );
+        }
+        findings.about(None);
+        findings.add(Kind::ReaderRight, (End::Provider, &"role r"), "no right", "grant");
+        // What stands in the way of b, too, stays.
+        assert_eq!(
+            findings.take_tables(|name| *name == a),
+            [(a.clone(), format!("no {a}"))]
+        );
+        let taken = findings.take_tables(|_| true);
+        assert_eq!(taken, [(a, "no rights".to_owned()), (b, "no rights".to_owned())]);
+        let left: Vec<Kind> = findings.into_list().iter().map(|finding| finding.kind).collect();
+        assert_eq!(left, [Kind::ReaderRight, Kind::NoKey, Kind::NoKey]);
     }
 
     /// docs/check.md has a line for each kind, with its severity, and consumer/tests/check.rs provokes it.

@@ -2,7 +2,8 @@
 //!
 //! [`run`] is called by `main` and returns when it is told to stop, when `--until-caught-up` is reached, or with an
 //! error that needs somebody to look. Everything transient (a lost connection, a deadlock, a server that restarts) it
-//! survives by starting again from the position, which is cheap, because that is all the state there is:
+//! survives by starting again from the position, which is cheap, because that is all the state there is. With
+//! `--on-error park` it survives a table's errors, too, by going on without that table. Each attempt:
 //!
 //! 1. setup.rs opens and checks both sessions and makes what is missing; copy.rs fills new tables, beside all that follows,
 //!    and held.rs keeps their events until then;
@@ -26,6 +27,7 @@ mod batch;
 mod check;
 mod chunk;
 mod collapse;
+mod conflict;
 mod copy;
 mod create;
 pub(crate) mod duty;
@@ -36,7 +38,9 @@ mod findings;
 pub(crate) mod goal;
 mod held;
 mod idle;
+mod parking;
 pub(crate) mod pattern;
+mod policy;
 pub(crate) mod position;
 mod preflight;
 mod session;
@@ -47,21 +51,22 @@ mod stream;
 pub(crate) mod table;
 mod table_state;
 mod triggers;
+mod trouble;
 mod wish;
 
 use std::collections::HashSet;
 
 use crate::backoff::Backoff;
 use crate::config::{Job, ReplayConfig};
-use crate::connect::{End, connect};
-use crate::conninfo::ConnInfo;
-use crate::error::{Error, Result};
+use crate::error::{Class, Result};
 use crate::progress::Progress;
 use crate::shutdown::Shutdown;
 pub(crate) use check::check;
 pub(crate) use duty::hop;
 pub(crate) use findings::{Finding, Severity};
+use parking::Parking;
 pub(crate) use pattern::Pattern;
+use policy::Policies;
 pub(crate) use position::Who;
 pub(crate) use session::{LOCK_PATIENCE, LOCK_PATIENCE_AGAIN, lock};
 pub(crate) use table::Name;
@@ -81,12 +86,16 @@ struct Memory {
     again: bool,
     /// The table that the last failure was about.
     failed_table: Option<Name>,
+    /// Tables whose events could not be applied.
+    parking: Parking,
     /// What `--table` means is in the set of tables.
     tables_added: bool,
     /// The warnings that were logged.
     warned: HashSet<String>,
-    /// Errors of an earlier run are wiped from the table states.
-    errors_wiped: bool,
+    /// Nothing on the subscriber says that replay fails.
+    in_order: bool,
+    /// Another replay of the consumer runs: what keeps this one from running is not the consumer's trouble.
+    another_runs: bool,
     /// What `--until-caught-up` has to reach: the provider's snapshot at the start.
     goal: Option<wire::snapshot::Snapshot>,
     /// The same for a node of a cascade: its provider's last tick at the start.
@@ -104,16 +113,28 @@ enum Portion {
 
 /// Replays until stopped.
 pub(crate) async fn run(job: Job, shutdown: Shutdown, progress: Progress) -> Result<()> {
-    let (wish, retry_max) = match &job {
-        Job::Hop(config) => (Wish::of_start(config)?, config.retry_max),
-        Job::Node(config) => (Wish::of_start(&config.checked)?, config.checked.retry_max),
+    let config = match &job {
+        Job::Hop(config) => config,
+        Job::Node(config) => &config.checked,
     };
+    let wish = Wish::of_start(config)?;
+    let policies = Policies::of_start(config)?;
     let mut memory = Memory::default();
-    let mut backoff = Backoff::new(retry_max);
+    let mut backoff = Backoff::new(config.retry_max);
     loop {
         let outcome = match &job {
-            Job::Hop(config) => Box::pin(attempt(config, &wish, &shutdown, &progress, &mut memory)).await,
-            Job::Node(config) => Box::pin(duty::attempt(config, &wish, &shutdown, &progress, &mut memory)).await,
+            Job::Hop(config) => Box::pin(attempt(config, &wish, &policies, &shutdown, &progress, &mut memory)).await,
+            Job::Node(config) => {
+                Box::pin(duty::attempt(
+                    config,
+                    &wish,
+                    &policies,
+                    &shutdown,
+                    &progress,
+                    &mut memory,
+                ))
+                .await
+            }
         };
         let error = match outcome {
             Ok(Ended::Done) => return Ok(()),
@@ -128,19 +149,29 @@ pub(crate) async fn run(job: Job, shutdown: Shutdown, progress: Progress) -> Res
             }
             Err(error) => error,
         };
+        let table = memory.failed_table.take();
         if std::mem::take(&mut memory.again) {
             tracing::warn!("{error}; the batch is applied again row by row, to find the row");
             continue;
         }
-        if !error.is_transient() || !memory.connected {
-            match (&job, memory.failed_table.take()) {
-                (Job::Hop(config), Some(table)) => {
-                    record(&config.subscriber, &config.who(), Some(&table), &error).await
-                }
-                (Job::Hop(_), None) => {}
-                (Job::Node(config), table) => duty::record(config, table.as_ref(), &error).await,
+        match (error.class(), table) {
+            (Class::Retry, _) if memory.connected => {}
+            (Class::Park, Some(table)) if config.park && memory.parking.add(&table, error.to_string()) => {
+                tracing::warn!(
+                    %table,
+                    detail = error.get_detail(),
+                    "{error}; the batch is applied again without the table"
+                );
+                memory.careful = None;
+                continue;
             }
-            return Err(error);
+            (_, table) => {
+                // Before anything was reached it is a mistake in the configuration, unless a node tells what to reach.
+                if (memory.connected || matches!(job, Job::Node(_))) && !memory.another_runs {
+                    trouble::record(&job, &error, table.as_ref(), None).await;
+                }
+                return Err(error);
+            }
         }
         if std::mem::take(&mut memory.advanced) {
             backoff.reset();
@@ -150,9 +181,16 @@ pub(crate) async fn run(job: Job, shutdown: Shutdown, progress: Progress) -> Res
             retry_in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
             "{error}"
         );
-        // Both are cancel-safe.
+        memory.in_order = false;
+        let pausing = async {
+            tokio::join!(
+                tokio::time::sleep(pause),
+                trouble::record(&job, &error, None, Some(pause))
+            );
+        };
+        // Cancel-safe, all of it.
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
+            () = pausing => {}
             () = shutdown.wait() => return Ok(()),
         }
     }
@@ -174,27 +212,16 @@ enum Ended {
 async fn attempt(
     config: &ReplayConfig,
     wish: &Wish,
+    policies: &Policies,
     shutdown: &Shutdown,
     progress: &Progress,
     memory: &mut Memory,
 ) -> Result<Ended> {
-    let ready = setup::prepare(config, wish, memory).await?;
+    let ready = setup::prepare(config, wish, policies, memory).await?;
     let mut copies = copy::start(&ready, config, shutdown, progress).await?;
     let outcome = batch::stream(ready, &mut copies, config, shutdown, progress, memory).await;
     copies.stop().await;
     outcome
-}
-
-/// Leaves the reason where `consumer status` finds it. The failure itself is reported by the caller; this one is not
-/// worth another.
-async fn record(subscriber: &ConnInfo, who: &Who, table: Option<&Name>, error: &Error) {
-    let outcome = async {
-        let session = connect(subscriber, End::Subscriber, "pgcascade replay").await?;
-        table_state::set_error(&session.client, who, table, Some(&error.to_string())).await
-    };
-    if let Err(error) = outcome.await {
-        tracing::debug!("the reason could not be recorded: {error}");
-    }
 }
 
 impl Memory {
@@ -202,5 +229,8 @@ impl Memory {
     fn hop_changed(&mut self) {
         self.careful = None;
         self.again = false;
+        self.failed_table = None;
+        self.parking = Parking::default();
+        self.another_runs = false;
     }
 }

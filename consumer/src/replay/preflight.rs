@@ -76,6 +76,7 @@ pub(super) async fn provider(
     for entry in entries {
         let name = &entry.provider;
         let object: (End, &dyn Display) = (End::Provider, name);
+        findings.about(Some(name));
         let Some(table) = tables.get(name) else {
             findings.add(
                 Kind::TableMissing,
@@ -126,6 +127,7 @@ pub(super) async fn provider(
         let found = captured.get(&table.oid).map_or(&[][..], Vec::as_slice);
         all_captured &= external || capture(entry, &entry.captures(table, node), table, found, role, findings);
     }
+    findings.about(None);
     if !all_captured && !row.get::<_, bool>("may_capture") {
         findings.add(
             Kind::CaptureRight,
@@ -251,6 +253,7 @@ pub(super) async fn branch(
             continue;
         }
         may_capture &= row.get::<_, bool>("may_capture");
+        findings.about(Some(&entry.provider));
         if !subscriber.may("trigger") {
             let name = &subscriber.name;
             findings.add(
@@ -261,6 +264,7 @@ pub(super) async fn branch(
             );
         }
     }
+    findings.about(None);
     if !may_capture {
         findings.add(
             Kind::CaptureRight,
@@ -304,6 +308,7 @@ pub(super) fn missing(missing: &[Table], entries: &[Entry], create: bool, findin
         let Some(entry) = entries.iter().find(|entry| entry.subscriber == *name) else {
             continue;
         };
+        findings.about(Some(&entry.provider));
         let make = Remedy::run(End::Subscriber, create::statement(table));
         // One that had rows must not come back without them.
         if !entry.is_new && entry.state != State::InCopy {
@@ -323,6 +328,26 @@ pub(super) fn missing(missing: &[Table], entries: &[Entry], create: bool, findin
                 make.words("let replay make it with --create, or"),
             );
         }
+    }
+    findings.about(None);
+}
+
+/// Those that are left out until they are copied again.
+pub(super) fn broken(entries: &[Entry], findings: &mut Findings) {
+    for entry in entries.iter().filter(|entry| entry.state == State::Broken) {
+        let name = &entry.provider;
+        findings.add(
+            Kind::TableBroken,
+            (End::Subscriber, &entry.subscriber),
+            format!(
+                "table {name} is broken, so its events are left out: {}",
+                entry.error.as_deref().unwrap_or("its error was removed")
+            ),
+            format!(
+                "put that right, then: consumer table resync {}",
+                literal(&name.quoted())
+            ),
+        );
     }
 }
 
@@ -405,6 +430,7 @@ pub(super) async fn subscriber_tables(
     {
         let name = &subscriber.name;
         let object: (End, &dyn Display) = (End::Subscriber, name);
+        findings.about(Some(&entry.provider));
         if !matches!(subscriber.kind.as_str(), "r" | "p") {
             findings.add(
                 Kind::NotATable,
@@ -465,6 +491,7 @@ pub(super) async fn subscriber_tables(
             );
         }
     }
+    findings.about(None);
     Ok(())
 }
 

@@ -24,6 +24,8 @@ use tokio_postgres::Client;
 
 use super::filter::Filter;
 use super::findings::{Finding, Findings, Kind};
+use super::parking::{self, Parking};
+use super::policy::Policies;
 use super::position::{Position, Subscription, Who};
 use super::preflight::{self, Pair};
 use super::session::{self, ProviderFacts, SubscriberFacts};
@@ -32,7 +34,7 @@ use super::table_state::{self, Entry, State};
 use super::wish::Wish;
 use super::{Memory, create, duty, execute, state, triggers};
 use crate::cascade::{Node, Role};
-use crate::config::ReplayConfig;
+use crate::config::{Policy, ReplayConfig};
 use crate::connect::{End, Session, connect};
 use crate::error::{Doing, Error, Result};
 
@@ -53,6 +55,8 @@ pub(super) struct Ready {
     /// A file was executed on the provider and is still to come: until then the tables may differ, and none is copied.
     pub(super) pending: bool,
     pub(super) targets: Vec<Target>,
+    /// Tables of the set whose events are left out.
+    pub(super) parked: Vec<Entry>,
 }
 
 /// A table that is replayed.
@@ -66,6 +70,7 @@ pub(super) struct Target {
     pub(super) with_indexes: bool,
     /// See [`Entry`].
     pub(super) revision: i64,
+    pub(super) policy: Policy,
 }
 
 /// The two sessions, and what they are.
@@ -103,7 +108,11 @@ pub(super) async fn open(config: &ReplayConfig, program: &str) -> Result<Ends> {
     let facts = facts(p, s).await?;
     let mut findings = Findings::default();
     session::check_ends(&facts.provider, &facts.subscriber, &mut findings);
-    findings.into_warnings()?;
+    // After a failover the address may lead to a standby for a while.
+    let passes = findings.all(Kind::Standby);
+    findings
+        .into_warnings()
+        .map_err(|error| if passes { error.transient() } else { error })?;
     session::set_up_sessions(p, s).await?;
     Ok(Ends {
         provider,
@@ -116,42 +125,61 @@ pub(super) async fn open(config: &ReplayConfig, program: &str) -> Result<Ends> {
 
 /// How the set of tables is looked at.
 #[derive(Clone, Copy)]
-pub(super) struct Look {
+pub(super) struct Look<'a> {
     /// Make the tables that the subscriber lacks.
     pub(super) create: bool,
     /// Rows on the subscriber do not matter.
     pub(super) truncate: bool,
     /// At the tables that are added, not at those that are there.
     pub(super) new_only: bool,
+    /// Policies that must be of some table.
+    pub(super) policies: Option<&'a Policies>,
+    /// Leave out tables that were replayed and do not pass the checks any more, and these; None: that is an error.
+    pub(super) parking: Option<&'a Parking>,
 }
 
-impl Look {
+impl<'a> Look<'a> {
     /// As replay does at its start.
-    pub(super) fn of_start(config: &ReplayConfig) -> Self {
+    pub(super) fn of_start(config: &ReplayConfig, policies: &'a Policies) -> Self {
         Self {
             create: config.create,
             truncate: config.truncate,
             new_only: false,
+            policies: Some(policies),
+            parking: None,
         }
     }
 }
 
 /// Does all of it but the copies.
-pub(super) async fn prepare(config: &ReplayConfig, wish: &Wish, memory: &mut Memory) -> Result<Ready> {
+pub(super) async fn prepare(
+    config: &ReplayConfig,
+    wish: &Wish,
+    policies: &Policies,
+    memory: &mut Memory,
+) -> Result<Ready> {
     let ends = open(config, "replay").await?;
     let patience = if memory.connected {
         session::LOCK_PATIENCE_AGAIN
     } else {
         session::LOCK_PATIENCE
     };
+    memory.another_runs = true;
     session::lock(&ends.provider.client, End::Provider, &ends.who, patience).await?;
     session::lock(&ends.subscriber.client, End::Subscriber, &ends.who, patience).await?;
+    memory.another_runs = false;
     memory.connected = true;
 
     // --table is `table add` at the start: what was removed since stays away until the next.
-    let wish = if memory.tables_added { None } else { Some(wish) };
-    let base = ends.make(wish, Look::of_start(config)).await?;
+    let at_start = !memory.tables_added;
+    let look = Look {
+        policies: at_start.then_some(policies),
+        parking: config.park.then_some(&memory.parking),
+        ..Look::of_start(config, policies)
+    };
+    let base = ends.make(at_start.then_some(wish), look).await?;
     memory.tables_added = !base.pending;
+    memory.parking.begin(base.revision);
     for warning in base.warnings {
         if memory.warned.insert(warning.sentence.clone()) {
             tracing::warn!("{}; {}", warning.sentence, warning.remedy);
@@ -174,9 +202,10 @@ pub(super) async fn prepare(config: &ReplayConfig, wish: &Wish, memory: &mut Mem
             replace_rows: entry.replace_rows,
             with_indexes: entry.with_indexes,
             revision: entry.revision,
+            policy: policies.of(&entry.provider),
         });
     }
-    if targets.is_empty() {
+    if targets.is_empty() && base.parked.is_empty() {
         tracing::warn!("the set of tables is empty; consumer table add fills it");
     }
     ends.provider
@@ -195,6 +224,7 @@ pub(super) async fn prepare(config: &ReplayConfig, wish: &Wish, memory: &mut Mem
         revision: base.revision,
         pending: base.pending,
         targets,
+        parked: base.parked,
     })
 }
 
@@ -202,6 +232,8 @@ pub(super) async fn prepare(config: &ReplayConfig, wish: &Wish, memory: &mut Mem
 pub(super) struct Survey {
     /// Those that are looked at, in the order of their names.
     pub(super) entries: Vec<Entry>,
+    /// Those of the set that are left out.
+    pub(super) parked: Vec<Entry>,
     /// Of the set as it is recorded; None: not yet.
     revision: Option<i64>,
     pub(super) at_provider: HashMap<Name, Table>,
@@ -268,7 +300,7 @@ pub(super) async fn survey(
     node: Option<&Node>,
     facts: &Facts,
     wish: Option<&Wish>,
-    look: Look,
+    look: Look<'_>,
 ) -> Result<Survey> {
     let tick = match node {
         Some(node) => Some(node.tick),
@@ -308,6 +340,17 @@ pub(super) async fn survey(
             "give --table, or: consumer table add",
         );
     }
+    if let Some(policies) = look.policies.filter(|_| !pending) {
+        policies.check(&entries, &mut findings);
+    }
+    preflight::broken(&entries, &mut findings);
+    let is_parked = |entry: &Entry| {
+        entry.state == State::Broken
+            || look
+                .parking
+                .is_some_and(|parking| parking.has(&entry.provider, revision))
+    };
+    let (parked, entries): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(is_parked);
     let names: Vec<Name> = entries.iter().map(|entry| entry.provider.clone()).collect();
     let at_provider = table::inspect(p, End::Provider, &names).await?;
     let role = &facts.provider.role;
@@ -328,6 +371,7 @@ pub(super) async fn survey(
     }
     let mut survey = Survey {
         entries,
+        parked,
         revision,
         at_provider,
         parts,
@@ -389,6 +433,7 @@ pub(super) struct Base {
     pending: bool,
     /// Those that were looked at.
     pub(super) entries: Vec<Entry>,
+    parked: Vec<Entry>,
     at_provider: HashMap<Name, Table>,
     at_subscriber: HashMap<Name, Table>,
     /// What does not keep it from being replayed.
@@ -397,7 +442,7 @@ pub(super) struct Base {
 
 impl Ends {
     /// Checks everything, then makes what is missing and adds the tables that are wished for.
-    pub(super) async fn make(&self, wish: Option<&Wish>, look: Look) -> Result<Base> {
+    pub(super) async fn make(&self, wish: Option<&Wish>, look: Look<'_>) -> Result<Base> {
         let (s, key) = (&self.subscriber.client, self.who.tables_lock_key());
         let what = || "lock the set of tables on the subscriber".to_owned();
         s.execute("select pg_catalog.pg_advisory_lock($1)", &[&key])
@@ -410,7 +455,7 @@ impl Ends {
         Ok(base)
     }
 
-    async fn make_locked(&self, wish: Option<&Wish>, look: Look) -> Result<Base> {
+    async fn make_locked(&self, wish: Option<&Wish>, look: Look<'_>) -> Result<Base> {
         let (p, s, who, facts) = (&self.provider.client, &self.subscriber.client, &self.who, &self.facts);
         if facts.subscriber.may_state {
             state::bring_up_to_date(s, &facts.subscriber).await?;
@@ -420,6 +465,9 @@ impl Ends {
         if node.is_none() {
             // A lost position first: whatever else is missing, putting it right would not help.
             check_position((p, s), who, facts, survey.queue_id, look.new_only).await?;
+        }
+        if look.parking.is_some() {
+            parking::leave_out(s, who, &mut survey).await?;
         }
         let warnings = std::mem::take(&mut survey.findings).into_warnings()?;
 
@@ -447,6 +495,7 @@ impl Ends {
         let external = preflight::external(p, who).await?;
         let Survey {
             mut entries,
+            parked,
             mut revision,
             pending,
             at_provider,
@@ -486,6 +535,7 @@ impl Ends {
             revision: revision.unwrap_or(0),
             pending,
             entries,
+            parked,
             at_provider,
             at_subscriber,
             warnings,

@@ -16,14 +16,15 @@ use wire::event_type::{self, Operation};
 use wire::snapshot::Snapshot;
 use wire::urlenc;
 
-use super::chunk::{Chunk, Held, Shape};
+use super::chunk::{Chunk, Held, Mark, Shape};
 use super::collapse::{Collapse, Freedom};
 use super::event::{self, Event};
 use super::execute::{self, Execute};
 use super::filter::Filter;
 use super::setup::Target;
 use super::table::Name;
-use super::table_state::{Copied, State};
+use super::table_state::{Copied, Entry, State};
+use crate::config::Policy;
 use crate::error::{Doing, Error, Result};
 
 /// However small the events are: what is pipelined on the subscriber is bounded, too.
@@ -63,7 +64,7 @@ pub(super) struct Decoder {
     routes: Vec<Route>,
     by_name: HashMap<Vec<u8>, usize>,
     shapes: Vec<Arc<Shape>>,
-    /// Tables and types of events that are not for us, to say so once.
+    /// Tables and types of events that are not for us, to say so once; and parked tables, of which the start speaks.
     ignored: HashSet<Vec<u8>>,
     collapse: Collapse,
     /// In the careful mode every event is applied, in its order.
@@ -72,14 +73,16 @@ pub(super) struct Decoder {
     pub(super) draining: bool,
     /// There was an event of the cascade itself, see duty.rs.
     pub(super) told: bool,
+    /// Some table has a policy, so that the careful mode needs the events as they came.
+    keeps_originals: bool,
     /// The table whose event could not be read.
     pub(super) failed: Option<usize>,
     chunk_bytes: usize,
 }
 
 impl Decoder {
-    /// `held` are the tables of which events are kept on the subscriber.
-    pub(super) fn new(targets: &[Target], held: &HashSet<Name>, chunk_bytes: usize) -> Self {
+    /// `held` are the tables of which events are kept on the subscriber, `parked` those whose events are left out.
+    pub(super) fn new(targets: &[Target], held: &HashSet<Name>, parked: &[Entry], chunk_bytes: usize) -> Self {
         let routes: Vec<Route> = targets
             .iter()
             .map(|target| Route {
@@ -110,7 +113,7 @@ impl Decoder {
                         from: from.clone(),
                         to: None,
                     }),
-                    State::InCopy | State::Ok => None,
+                    State::InCopy | State::Ok | State::Broken => None,
                 },
                 hold: matches!(target.state, State::InCopy | State::InChunks(_))
                     || held.contains(&target.provider.name),
@@ -127,11 +130,12 @@ impl Decoder {
             routes,
             by_name,
             shapes: Vec::new(),
-            ignored: HashSet::new(),
+            ignored: parked.iter().map(|entry| entry.provider.on_the_wire()).collect(),
             collapse: Collapse::default(),
             careful: false,
             draining: false,
             told: false,
+            keeps_originals: targets.iter().any(|target| target.policy != Policy::Stop),
             failed: None,
             chunk_bytes,
         }
@@ -287,7 +291,7 @@ impl Decoder {
         if let Some(shape) = self.routes[route].last[kind] {
             match fill(&self.shapes[shape], event, chunk) {
                 Ok(true) => {
-                    chunk.add_row(mark, event.id, shape);
+                    self.add(chunk, mark, event, shape);
                     return Ok(());
                 }
                 Ok(false) => {
@@ -300,11 +304,18 @@ impl Decoder {
         self.routes[route].last[kind] = Some(shape);
         match fill(&self.shapes[shape], event, chunk) {
             Ok(true) => {
-                chunk.add_row(mark, event.id, shape);
+                self.add(chunk, mark, event, shape);
                 Ok(())
             }
             Ok(false) => Err(self.unreadable(route, event, "it changed its columns while it was read")),
             Err(what) => Err(self.unreadable(route, event, &what)),
+        }
+    }
+
+    fn add(&self, chunk: &mut Chunk, mark: Mark, event: &Event<'_>, shape: usize) {
+        chunk.add_row(mark, event.id, shape);
+        if self.careful && self.keeps_originals {
+            chunk.keep_original(event.data);
         }
     }
 
@@ -364,6 +375,7 @@ impl Decoder {
                         "table {} on the subscriber has no column \"{column}\", which event {} of the provider has",
                         self.routes[route].name, event.id
                     ))
+                    .of_one_table()
                     .hint(
                         "Add the column on the subscriber, then start replay again; nothing of the batch was applied.",
                     ));
@@ -422,6 +434,7 @@ impl Decoder {
             "event {} of table {} cannot be read: {why}",
             event.id, self.routes[route].name
         ))
+        .of_one_table()
         .hint("Events of replayed tables are written by pgq.logutriga; see it with: consumer tail")
     }
 }

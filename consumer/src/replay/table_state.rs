@@ -1,12 +1,14 @@
 //! How far each table is: `pgcascade_replay.table_state` on the subscriber.
 //!
-//! A table begins as `in-copy`; its events are kept (held.rs). The end of the copy makes it `catching-up` and records the
-//! provider's snapshot that was copied; the kept events are applied then, before those that come, and the events which that
-//! snapshot sees are skipped, because they are in the copy. Of a table that was copied in
-//! chunks there are two: one from before the first chunk and one from after the last; what only the second sees may be in
-//! the copy or not. The first batch that ends after everything the (last) snapshot had to wait for makes it `ok`. Each
-//! change is in the transaction of the data that it speaks of. The rows are also the set of tables that are replayed, which
-//! `--table` at the start and `consumer table` change (administer.rs); each such change raises `position.revision`.
+//! A table begins as `in-copy`; its events are kept (held.rs). The end of the copy makes it `catching-up` and records
+//! the provider's snapshot that was copied; the kept events are applied then, before those that come, and the events
+//! which that snapshot sees are skipped, because they are in the copy. Of a table that was copied in chunks there are
+//! two: one from before the first chunk and one from after the last; what only the second sees may be in the copy or
+//! not. The first batch that ends after everything the (last) snapshot had to wait for makes it `ok`. Each change is in
+//! the transaction of the data that it speaks of. One whose event could not be applied, with `--on-error park`, becomes
+//! `broken` in the transaction of the first batch that went on without it, and only a new copy ends that. The rows are
+//! also the set of tables that are replayed, which `--table` at the start and `consumer table` change (administer.rs);
+//! each such change raises `position.revision`.
 
 use std::str::FromStr;
 
@@ -31,6 +33,8 @@ pub(super) enum State {
     CatchingUp(Copied),
     /// All events are applied.
     Ok,
+    /// None is, since one could not be.
+    Broken,
 }
 
 /// What a copy holds.
@@ -115,8 +119,14 @@ pub(super) async fn load(subscriber: &Client, who: &Who) -> Result<Vec<Entry>> {
                 from,
                 to: snapshot("copy_end_snapshot")?,
             }),
-            (_, Some(from)) => State::InChunks(from),
-            (_, None) => State::InCopy,
+            ("broken", _) => State::Broken,
+            ("in-copy", Some(from)) => State::InChunks(from),
+            ("in-copy", None) => State::InCopy,
+            (other, _) => {
+                return Err(Error::failure(format!(
+                    "the state of table {provider} on the subscriber is \"{other}\", which cannot be"
+                )));
+            }
         };
         let columns = match (row.get("only_columns"), row.get("except_columns")) {
             (Some(only), _) => Columns::Only(only),
@@ -312,24 +322,41 @@ pub(super) async fn caught_up(subscriber: &Client, who: &Who, provider: &Name) -
     Ok(())
 }
 
-/// Writes why replay stopped at this table, or, without a text, that nothing of that is left.
-pub(super) async fn set_error(
-    subscriber: &Client,
-    who: &Who,
-    provider: Option<&Name>,
-    error: Option<&str>,
-) -> Result<()> {
-    let schema = provider.map(|name| name.schema.as_str());
-    let table = provider.map(|name| name.table.as_str());
+/// The table's events are left out from this batch on; to be called in its transaction.
+pub(super) async fn park(subscriber: &Client, who: &Who, provider: &Name, error: &str) -> Result<()> {
+    let what = || format!("park table {provider} on the subscriber");
+    let parked = subscriber
+        .execute(
+            "with chunks as (delete from pgcascade_replay.copy_chunk
+                              where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4),
+                  held as (delete from pgcascade_replay.held_event
+                            where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4)
+             update pgcascade_replay.table_state
+                set state = 'broken', copy_snapshot = null, copy_end_snapshot = null, error = $5,
+                    updated = pg_catalog.clock_timestamp()
+              where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4",
+            &[&who.consumer, &who.queue, &provider.schema, &provider.table, &error],
+        )
+        .await
+        .doing(what)?;
+    if parked == 1 {
+        Ok(())
+    } else {
+        Err(Error::failure(format!("could not {}: its state is gone", what())))
+    }
+}
+
+/// Writes why replay failed at this table.
+pub(super) async fn set_error(subscriber: &Client, who: &Who, provider: &Name, error: &str) -> Result<()> {
     subscriber
         .execute(
             "update pgcascade_replay.table_state
                 set error = $5, updated = pg_catalog.clock_timestamp()
               where consumer = $1 and queue = $2 and error is distinct from $5
-                and provider_schema = coalesce($3, provider_schema) and provider_table = coalesce($4, provider_table)",
-            &[&who.consumer, &who.queue, &schema, &table, &error],
+                and provider_schema = $3 and provider_table = $4",
+            &[&who.consumer, &who.queue, &provider.schema, &provider.table, &error],
         )
         .await
-        .doing(|| "record the states of the tables on the subscriber".to_owned())?;
+        .doing(|| format!("record the state of table {provider} on the subscriber"))?;
     Ok(())
 }

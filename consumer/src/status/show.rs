@@ -87,6 +87,17 @@ fn block(out: &mut String, consumer: &Consumer) {
     if let Some(error) = &consumer.error {
         let _ = writeln!(out, "  ERROR     {error}");
     }
+    if let Some(failure) = &consumer.failure {
+        let since = failure.since.as_deref().unwrap_or("an unknown time");
+        let what = match &failure.next_attempt {
+            Some(next) => {
+                let attempts = failure.attempts.unwrap_or(0);
+                format!("RETRYING  since {since}, {attempts} failed so far, next at {next}")
+            }
+            None => format!("STOPPED   since {since}"),
+        };
+        let _ = writeln!(out, "  {what}: {}", failure.error);
+    }
     tables(out, &consumer.tables);
 }
 
@@ -101,6 +112,9 @@ fn tables(out: &mut String, tables: &[Table]) {
         let _ = write!(out, "  table     {name:<width$}  {:<11}", table.state);
         if let Some(rows) = table.copied_rows {
             let _ = write!(out, "  {rows} rows copied");
+        }
+        if table.conflicts > 0 {
+            let _ = write!(out, "  {} conflicts", table.conflicts);
         }
         if table.subscriber_table != table.table {
             let _ = write!(out, "  into {}", table.subscriber_table);

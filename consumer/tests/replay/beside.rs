@@ -17,7 +17,7 @@ const CHANGES: [&str; 6] = [
 ];
 
 /// `small` is replayed, and `big` is about to be: its copy stops at its rows, with its snapshot taken.
-async fn begun(pair: &Pair, points: &str) -> (Running, String) {
+pub(crate) async fn begun(pair: &Pair, points: &str) -> (Running, String) {
     pair.provider
         .run("create table small (id int primary key); insert into small values (1)")
         .await;
@@ -31,6 +31,12 @@ async fn begun(pair: &Pair, points: &str) -> (Running, String) {
         .args(&["--table", "small", "--table", "big", "--create"])
         .failpoints(&format!("in_copy=pause:{go_on}{points}"))
         .spawn();
+    it_reads(pair).await;
+    (running, go_on)
+}
+
+/// Waits until the copy of `big` has its snapshot.
+pub(crate) async fn it_reads(pair: &Pair) {
     eventually("its copy reads", async || {
         pair.provider
             .text("select count(*) from pg_stat_activity where query like 'copy \"public\".\"big\"%' and datname = current_database()")
@@ -38,10 +44,9 @@ async fn begun(pair: &Pair, points: &str) -> (Running, String) {
             == "1"
     })
     .await;
-    (running, go_on)
 }
 
-async fn change(pair: &Pair) {
+pub(crate) async fn change(pair: &Pair) {
     for sql in CHANGES {
         pair.provider.run(sql).await;
     }

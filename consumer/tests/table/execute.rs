@@ -325,3 +325,57 @@ async fn beside_a_copy() {
     assert_eq!(pair.subscriber.text("select distinct n from late").await, "1");
     pair.drop().await;
 }
+
+/// Conflicts on both sides of a file, answered in one batch; and a file for a table that is parked, which has to fit when it
+/// comes back.
+#[tokio::test]
+async fn beside_conflicts_and_a_parked_table() {
+    let pair = pair().await;
+    let (p, s) = (&pair.provider, &pair.subscriber);
+    p.run(
+        "create table t (id int primary key, v text); insert into t select i, 'a' from generate_series(1, 30) i;
+         create table parked (id int primary key, v text); insert into parked values (1, 'a')",
+    )
+    .await;
+    pair.catch_up(&["--table", "t", "--table", "parked", "--create"]).await;
+    s.run("delete from parked; delete from t where id in (1, 2)").await;
+    p.run("update parked set v = 'b'").await;
+    pair.catch_up(&["--on-error", "park"]).await;
+    let states = s.text(STATES).await;
+    assert!(states.starts_with("parked broken, t "), "{states}");
+
+    p.run("update t set v = 'b' where id = 1").await;
+    let both = file(
+        &pair,
+        "both.sql",
+        "alter table t add column w int not null default 7; alter table parked add column w int not null default 7",
+    );
+    let parked = file(
+        &pair,
+        "parked.sql",
+        "--*-- Local-Table: parked\nalter table @parked@ alter column w set default 8",
+    );
+    executed(&pair, &[&both, &parked]);
+    p.run("update t set w = 1 where id = 2; insert into parked values (2, 'b')")
+        .await;
+    let output = pair
+        .catch_up(&[&ROLE[..], &["--on-conflict", "overwrite"]].concat())
+        .await;
+    assert!(output.stderr.contains("conflicts=2"), "{}", output.stderr);
+    assert_eq!(
+        s.text("select string_agg(row_key || ' ' || outcome, ', ' order by ev_id) from pgcascade_replay.conflict")
+            .await,
+        "(id)=(1) inserted, (id)=(2) inserted"
+    );
+    pair.assert_equal("t").await;
+    assert_eq!(
+        s.text("select count(*) from pgcascade_replay.executed").await,
+        "2",
+        "{}",
+        output.stderr
+    );
+    done(&pair, &["resync", "parked"]);
+    pair.catch_up(&[]).await;
+    pair.assert_equal("parked").await;
+    pair.drop().await;
+}

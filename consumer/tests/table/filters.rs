@@ -166,3 +166,78 @@ async fn parts_of_tables() {
     assert_eq!(said.code, Some(0), "{}", said.stderr);
     pair.drop().await;
 }
+
+/// Updates that a filter turns into inserts and deletes are no conflicts, whatever rows they meet; what remains one is.
+#[tokio::test]
+async fn filters_and_conflicts() {
+    for policy in ["skip", "overwrite"] {
+        let pair = pair().await;
+        pair.provider
+            .run(
+                "create table t (id int primary key, region text, v text);
+                 create table other (id int primary key, n int);
+                 insert into t select i, case i % 2 when 0 then 'eu' else 'us' end, 'v' || i
+                   from generate_series(1, 40) i;
+                 insert into other values (1, 0)",
+            )
+            .await;
+        done(&pair, &["add", "t", "--create", "--where", "region = 'eu'"]);
+        done(&pair, &["add", "other", "--create"]);
+        pair.catch_up(&[]).await;
+        let (p, s) = (&pair.provider, &pair.subscriber);
+        // The conflict of another table has all of it applied row by row.
+        s.run("delete from other").await;
+        p.run(
+            "begin; update other set n = 1; update t set region = 'eu' where id in (1, 3);
+             update t set v = 'x' where id in (5, 8); update t set region = 'us' where id = 10;
+             delete from t where id in (7, 12); insert into t values (50, 'eu', 'new');
+             update t set region = 'us' where id = 1; update t set region = 'eu' where id in (1, 9); commit",
+        )
+        .await;
+        let arguments = ["--on-conflict", policy];
+        let recorded = "select string_agg(concat_ws(' ', provider_table, kind, outcome, row_key), ', ' order by ev_id)
+                          from pgcascade_replay.conflict";
+        pair.catch_up(&arguments).await;
+        let outcome = if policy == "skip" { "skipped" } else { "inserted" };
+        assert_eq!(
+            s.text(recorded).await,
+            format!("other update_missing {outcome} (id)=(1)")
+        );
+        let theirs = "select string_agg(t::text, ' ' order by id) from t where region = 'eu'";
+        let ours = "select string_agg(t::text, ' ' order by id) from t";
+        assert_eq!(s.text(ours).await, p.text(theirs).await);
+
+        // A row that is there already, one that is gone, and a value that is taken when a row comes into the filter.
+        s.run("truncate pgcascade_replay.conflict; create unique index on t (v)")
+            .await;
+        s.run(
+            "insert into t values (60, 'eu', 'mine'); delete from t where id = 14;
+             insert into t values (-1, 'eu', 'v11')",
+        )
+        .await;
+        p.run("insert into t values (60, 'eu', 'theirs'); delete from t where id = 14")
+            .await;
+        pair.catch_up(&arguments).await;
+        p.run("update t set region = 'eu' where id = 11").await;
+        let output = pair
+            .replay()
+            .args(&["--on-conflict", policy, "--until-caught-up"])
+            .output()
+            .await;
+        let exists = if policy == "skip" { "skipped" } else { "updated" };
+        let mut expected = format!("t insert_exists {exists} (id)=(60), t delete_missing skipped (id)=(14)");
+        if policy == "skip" {
+            assert_eq!(output.code(), Some(0), "{}", output.stderr);
+            expected.push_str(", t update_exists skipped (id)=(11)");
+        } else {
+            assert_eq!(output.code(), Some(1), "{}", output.stderr);
+            assert!(
+                output.stderr.contains("something else is in the way"),
+                "{}",
+                output.stderr
+            );
+        }
+        assert_eq!(s.text(recorded).await, expected);
+        pair.drop().await;
+    }
+}

@@ -53,6 +53,8 @@ pub(super) async fn run(args: AddArgs) -> Result<()> {
         create: args.create,
         truncate: false,
         new_only: true,
+        policies: None,
+        parking: None,
     };
     let base = ends.make(Some(&wish), look).await?;
     for warning in &base.warnings {

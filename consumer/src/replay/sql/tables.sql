@@ -3,8 +3,8 @@
 select c.oid, n.nspname::text as schema, c.relname::text as name, c.relkind::text as kind, c.relhassubclass as has_children,
        c.reltuples::float8 as rows, pg_catalog.pg_relation_size(c.oid) as bytes,
        pg_catalog.row_security_active(c.oid) as row_security,
-       exists (select from pg_catalog.pg_trigger t
-                where t.tgrelid = c.oid and t.tgenabled in ('R', 'A') and not t.tgisinternal) as fires_triggers,
+       -- Also those of foreign keys that somebody enforces during replay.
+       exists (select from pg_catalog.pg_trigger t where t.tgrelid = c.oid and t.tgenabled in ('R', 'A')) as fires_triggers,
        array(select p.privilege
                from pg_catalog.unnest('{select,insert,update,delete,truncate,trigger}'::text[]) p(privilege)
               where pg_catalog.has_table_privilege(c.oid, p.privilege)) as privileges,
