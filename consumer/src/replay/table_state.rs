@@ -277,7 +277,7 @@ pub(super) async fn copied(
     rows: u64,
 ) -> Result<()> {
     let rows = i64::try_from(rows).unwrap_or(i64::MAX);
-    let changed = subscriber
+    let ended = subscriber
         .execute(
             "update pgcascade_replay.table_state
                 set state = 'catching-up', copy_snapshot = $5, copy_end_snapshot = $6, copied_rows = $7, error = null,
@@ -297,14 +297,15 @@ pub(super) async fn copied(
         )
         .await
         .doing(|| format!("record the state of table {provider} on the subscriber"))?;
-    if changed == 1 {
-        Ok(())
-    } else {
-        Err(Error::failure(format!(
-            "the state of table {provider} on the subscriber was changed while it was copied"
-        ))
-        .transient())
-    }
+    if ended == 1 { Ok(()) } else { Err(changed(provider)) }
+}
+
+/// Somebody took the table out, or had it start over: the copy at hand is of no use.
+pub(super) fn changed(provider: &Name) -> Error {
+    Error::failure(format!(
+        "the state of table {provider} on the subscriber was changed while it was copied"
+    ))
+    .transient()
 }
 
 /// Everything that the copy left to the events is applied; to be called in the batch's transaction.

@@ -9,6 +9,7 @@ use tokio_postgres::Client;
 use super::super::collapse::Freedom;
 use super::super::setup::{Ready, Target};
 use super::super::table::{Table, literal, quoted};
+use super::super::table_state;
 use crate::config::ReplayConfig;
 use crate::error::{Doing, Result};
 
@@ -107,14 +108,25 @@ pub(super) async fn make(ready: &Ready, target: &Target, config: &ReplayConfig) 
             .await
             .doing(what)?;
     }
-    subscriber
+    let begun = subscriber
         .execute(
             "update pgcascade_replay.table_state set copy_snapshot = $5, updated = pg_catalog.clock_timestamp()
-              where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4 and state = 'in-copy'",
-            &[&ready.who.consumer, &ready.who.queue, &name.schema, &name.table, &from],
+              where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4 and state = 'in-copy'
+                and revision = $6",
+            &[
+                &ready.who.consumer,
+                &ready.who.queue,
+                &name.schema,
+                &name.table,
+                &from,
+                &target.revision,
+            ],
         )
         .await
         .doing(what)?;
+    if begun != 1 {
+        return Err(table_state::changed(name));
+    }
     subscriber.batch_execute("commit").await.doing(what)?;
     load(ready, target).await
 }
