@@ -346,6 +346,17 @@ impl Pair {
         output
     }
 
+    /// Waits until that many tables have their copies and the events from meanwhile. When they are ok depends on other
+    /// tests' transactions, too.
+    pub(crate) async fn until_past_copies(&self, tables: usize) {
+        let past = "select (select count(*) from pgcascade_replay.table_state where state in ('catching-up', 'ok'))
+                           - (select count(*) from pgcascade_replay.held_event)";
+        eventually("the tables are past their copies", async || {
+            self.subscriber.text(past).await == tables.to_string()
+        })
+        .await;
+    }
+
     /// Fails with the two lists of rows that differ.
     pub(crate) async fn assert_equal(&self, table: &str) {
         let query = format!("select t::text from {table} t order by t::text collate \"C\"");

@@ -352,13 +352,7 @@ async fn nothing_is_lost_or_doubled_when_a_copy_meets_writers() {
         .args(&["--table", "t", "--table", "journal", "--create"])
         .spawn();
     running.until_it_says("streaming").await;
-    // When they are ok depends on other tests' transactions, too.
-    let past = "select (select count(*) from pgcascade_replay.table_state where state in ('catching-up', 'ok'))
-                       - (select count(*) from pgcascade_replay.held_event)";
-    eventually("both are past their copies", async || {
-        pair.subscriber.text(past).await == "2"
-    })
-    .await;
+    pair.until_past_copies(2).await;
     let then = written.load(Ordering::Relaxed);
     eventually("some more was written", async || {
         written.load(Ordering::Relaxed) > then + 50

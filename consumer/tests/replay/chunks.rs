@@ -158,8 +158,7 @@ async fn chunks_meet_writers() {
         assert_eq!(output.code(), None, "{points} was not reached: {}", output.stderr);
     }
     let running = pair.replay().args(&arguments).spawn();
-    running.until_it_says("table caught up table=public.t").await;
-    running.until_it_says("table caught up table=public.other").await;
+    pair.until_past_copies(2).await;
     stop.store(true, Ordering::Relaxed);
     let transactions = writing.await.unwrap();
     running.stop().await;
