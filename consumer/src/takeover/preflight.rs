@@ -221,7 +221,11 @@ impl Found {
                 Some("ok") => {}
                 Some(state) => self.add(
                     format!("table {table} is {state} on \"{}\"", self.new),
-                    "wait until it is ok: consumer status",
+                    if state == "broken" {
+                        "have it copied again: consumer table resync; or leave it behind with --ignore-table"
+                    } else {
+                        "wait until it is ok: consumer status"
+                    },
                 ),
             }
             let here = captured.get(name).copied().unwrap_or(0);

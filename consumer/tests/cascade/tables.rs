@@ -167,3 +167,68 @@ async fn files_are_executed_in_all_nodes() {
     }
     tree.drop(&["leaf", "branch", "root"]).await;
 }
+
+/// A table that breaks on a branch and on a leaf: the branch hands on its events nevertheless.
+#[tokio::test]
+async fn a_table_of_a_node_that_breaks() {
+    let tree = Tree::new().await;
+    let root = tree.connect("root").await;
+    let branch = tree.add("branch", "branch", "root").await;
+    tree.catch_up("branch").await;
+    let leaf = tree.add("leaf", "leaf", "branch").await;
+    tree.catch_up("leaf").await;
+    for node in [&branch, &leaf] {
+        node.run("set session_replication_role = replica; delete from t where id = 7; reset session_replication_role")
+            .await;
+    }
+    write(&root, 1).await;
+    let states = "select string_agg(provider_table || ' ' || replace(state, 'catching-up', 'ok'), ', ' order by 1)
+                    from pgcascade_replay.table_state";
+    let failing = "select error like '%row (id)=(7) of table public.t%' and next_attempt is null
+                     from pgcascade_replay.position";
+    let copied = "select copied_rows is not null and state <> 'in-copy' from pgcascade_replay.table_state
+                   where provider_table = 't'";
+    let journal = "select count(*) from journal";
+    for (name, db) in [("branch", &branch), ("leaf", &leaf)] {
+        let stopped = tree.replay(name).arg("--until-caught-up").output().await;
+        assert_eq!(stopped.code(), Some(1), "{name}: {}", stopped.stderr);
+        assert_eq!(db.text(failing).await, "t", "{name}");
+        let parked = tree
+            .replay(name)
+            .args(&["--on-error", "park", "--until-caught-up"])
+            .output()
+            .await;
+        assert_eq!(parked.code(), Some(0), "{name}: {}", parked.stderr);
+        assert_eq!(db.text(states).await, "journal ok, t broken", "{name}");
+        assert_eq!(db.text(failing).await, "<null>", "{name}");
+        assert_eq!(db.text(journal).await, root.text(journal).await, "{name}");
+    }
+    tree.assert_same_queue(&branch, &root).await;
+    // It cannot become the root like that.
+    let takeover = Replay::command(&["takeover", "branch", "--queue", "q", "--db", &tree.conninfo("root")]);
+    let refused = takeover.output().await;
+    assert_eq!(refused.code(), Some(1), "{}", refused.stderr);
+    for text in ["table public.t is broken on ", "consumer table resync"] {
+        assert!(refused.stderr.contains(text), "{text}: {}", refused.stderr);
+    }
+
+    let replays: Vec<_> = ["branch", "leaf"].map(|name| tree.replay(name).spawn()).into();
+    for (name, db) in [("branch", &branch), ("leaf", &leaf)] {
+        table(&tree, name, 0, &["resync", "t"]).await;
+        until(db, copied, "t").await;
+        // What makes it ok is a tick.
+        write(&root, if name == "branch" { 100 } else { 200 }).await;
+        until(
+            db,
+            "select state from pgcascade_replay.table_state where provider_table = 't'",
+            "ok",
+        )
+        .await;
+        tree.wait(name).await;
+        tree.assert_same_rows(&root, db).await;
+    }
+    for replay in replays {
+        replay.stop().await;
+    }
+    tree.drop(&["leaf", "branch", "root"]).await;
+}
