@@ -51,6 +51,13 @@ pub(crate) struct ReplaySettings {
     /// rows is refused.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub(crate) truncate: Option<bool>,
+    /// Leave the subscriber's sequences alone. Otherwise those of identity and serial columns are kept ahead of the
+    /// provider's.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub(crate) no_sequences: Option<bool>,
+    /// With --until-caught-up: at the end set those sequences to exactly what the provider's are. Stop writers first.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub(crate) exact_sequences: Option<bool>,
     /// Exit with 0 as soon as everything up to the provider's last tick at the start is applied.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub(crate) until_caught_up: Option<bool>,
@@ -132,6 +139,10 @@ pub(crate) struct ReplayConfig {
     pub(crate) copy: bool,
     /// Empty the subscriber's table before it is copied.
     pub(crate) truncate: bool,
+    /// Keep the sequences of the subscriber's columns ahead.
+    pub(crate) sequences: bool,
+    /// Set them exactly at the end.
+    pub(crate) exact_sequences: bool,
     /// Exit 0 once everything up to the last tick at the start is applied.
     pub(crate) until_caught_up: bool,
     /// How many bytes of events are held before they are sent to the subscriber.
@@ -229,6 +240,8 @@ impl ReplaySettings {
             create: self.create.or(file.create),
             no_copy: self.no_copy.or(file.no_copy),
             truncate: self.truncate.or(file.truncate),
+            no_sequences: self.no_sequences.or(file.no_sequences),
+            exact_sequences: self.exact_sequences.or(file.exact_sequences),
             until_caught_up: self.until_caught_up.or(file.until_caught_up),
             chunk_bytes: self.chunk_bytes.or(file.chunk_bytes),
             jobs: self.jobs.or(file.jobs),
@@ -285,6 +298,19 @@ impl ReplaySettings {
             return Err(Error::usage("--no-copy and --truncate contradict each other")
                 .hint("--truncate empties a table in order to copy it; leave one of the two out."));
         }
+        let sequences = !self.no_sequences.unwrap_or(false);
+        let exact_sequences = self.exact_sequences.unwrap_or(false);
+        let until_caught_up = self.until_caught_up.unwrap_or(false);
+        if exact_sequences && !sequences {
+            return Err(
+                Error::usage("--exact-sequences and --no-sequences contradict each other")
+                    .hint("Leave one of the two out."),
+            );
+        }
+        if exact_sequences && !until_caught_up {
+            return Err(Error::usage("--exact-sequences needs --until-caught-up")
+                .hint("It sets the sequences at the end; a replay that goes on keeps them ahead."));
+        }
         let chunk_bytes = within("chunk-bytes", self.chunk_bytes.unwrap_or(4 << 20), 64 << 10, 256 << 20)?;
         let seconds = |flag, given: Option<u64>, default| {
             within(flag, given.unwrap_or(default), 1, 3600).map(Duration::from_secs)
@@ -298,7 +324,9 @@ impl ReplaySettings {
             create: self.create.unwrap_or(false),
             copy: !no_copy,
             truncate,
-            until_caught_up: self.until_caught_up.unwrap_or(false),
+            sequences,
+            exact_sequences,
+            until_caught_up,
             chunk_bytes: usize::try_from(chunk_bytes).unwrap_or(4 << 20),
             execute_as: match self.execute_as.as_deref() {
                 role @ Some(_) => Some(name("execute-as", role)?),

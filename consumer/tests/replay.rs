@@ -25,6 +25,8 @@ mod errors;
 mod findings;
 #[path = "replay/refusals.rs"]
 mod refusals;
+#[path = "replay/sequences.rs"]
+mod sequences;
 #[path = "replay/servers.rs"]
 mod servers;
 #[path = "replay/sets.rs"]

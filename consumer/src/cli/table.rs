@@ -91,6 +91,9 @@ pub(crate) struct AddArgs {
     /// Do not copy the rows that are already there: the subscriber's tables hold them, or do not need them.
     #[arg(long)]
     pub(crate) no_copy: bool,
+    /// Replay runs with --no-sequences: no rights on sequences are needed.
+    #[arg(long)]
+    pub(crate) no_sequences: bool,
     /// Replace the rows that the subscriber's tables have. Without this a table that has rows is refused.
     #[arg(long, conflicts_with = "no_copy")]
     pub(crate) replace: bool,

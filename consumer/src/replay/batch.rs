@@ -19,6 +19,7 @@ use super::execute::{self, Execute};
 use super::goal;
 use super::held;
 use super::idle::Idle;
+use super::sequences::Values;
 use super::session;
 use super::setup::{Ready, Target};
 use super::stream::{Decoder, Summary};
@@ -54,6 +55,8 @@ struct Batch {
     /// Where the sequence of event ids stood then.
     event_seq: i64,
     lag: BatchReport,
+    /// Where the provider's sequences stood after its last tick.
+    sequences: Values,
     /// The query for the events; None when there can be none.
     events: Option<String>,
 }
@@ -94,6 +97,8 @@ struct Stream<'a> {
     draining: Vec<usize>,
     /// Reads kept events; opened when there are some.
     held: Option<Client>,
+    /// A copy came, whose values no sequence was moved for.
+    copied: bool,
     /// What a node does besides.
     duty: Option<Duty>,
     shutdown: &'a Shutdown,
@@ -101,7 +106,7 @@ struct Stream<'a> {
 
 /// Streams until told to stop, or until caught up where that was asked for.
 pub(super) async fn stream(
-    ready: Ready,
+    mut ready: Ready,
     copies: &mut Copies,
     config: &ReplayConfig,
     shutdown: &Shutdown,
@@ -130,6 +135,7 @@ pub(super) async fn stream(
         session::look_up_by_index(&ready.subscriber.client).await?;
     }
     let mut reached = goal::reached(p, &ready).await?;
+    ready.sequences.begin(&ready.subscriber.client).await?;
     let held = held::tables(&ready.subscriber.client, &ready.who).await?;
     let decoder = Some(Decoder::new(&ready.targets, &held, &ready.parked, config.chunk_bytes));
     let draining = (0..ready.targets.len())
@@ -157,6 +163,8 @@ pub(super) async fn stream(
         execute_as: config.execute_as.clone(),
         draining,
         held: None,
+        // What was copied before has values, too.
+        copied: true,
         duty,
         shutdown,
     };
@@ -166,6 +174,9 @@ pub(super) async fn stream(
     loop {
         while let Some(done) = arrived(copies.next_now().await, &stream.ready, memory)? {
             stream.copied(done, memory);
+        }
+        if std::mem::take(&mut stream.copied) {
+            stream.move_sequences().await?;
         }
         stream.drain(config, memory).await?;
         // After the copies, so that what is reached shows their tables whole.
@@ -198,6 +209,10 @@ pub(super) async fn stream(
         if caught_up || shutdown.requested() {
             if let Some(id) = to_finish {
                 stream.finish(id).await?;
+            }
+            if caught_up && config.exact_sequences {
+                let (p, s) = (&stream.ready.provider.client, &stream.ready.subscriber.client);
+                stream.ready.sequences.set_exactly(p, s).await?;
             }
             tracing::info!(
                 tick = stream.ready.tick,
@@ -361,9 +376,19 @@ impl Stream<'_> {
         }
     }
 
+    /// Keeps the subscriber's sequences ahead, outside of a batch.
+    async fn move_sequences(&mut self) -> Result<()> {
+        let values = self.ready.sequences.read(&self.ready.provider.client).await?;
+        self.ready
+            .sequences
+            .advance(&self.ready.subscriber.client, &values)
+            .await
+    }
+
     /// A copy is complete.
     fn copied(&mut self, done: copy::Done, memory: &mut Memory) {
         memory.advanced = true;
+        self.copied = true;
         if let Some(decoder) = &mut self.decoder {
             decoder.copied(done.target, done.copied.clone());
         }
@@ -477,13 +502,13 @@ impl Stream<'_> {
                 self.ready.tick, offer.from, offer.to
             )));
         }
-        let row = self
-            .ready
-            .provider
-            .client
-            .query_one(&self.open_batch, &[&offer.id])
-            .await
-            .doing(|| format!("open batch {} on the provider", offer.id))?;
+        let client = &self.ready.provider.client;
+        let (row, sequences) = future::join(
+            client.query_one(&self.open_batch, &[&offer.id]),
+            self.ready.sequences.read(client),
+        )
+        .await;
+        let row = row.doing(|| format!("open batch {} on the provider", offer.id))?;
         let text: String = row.get("snapshot");
         let snapshot = text
             .parse()
@@ -503,6 +528,7 @@ impl Stream<'_> {
                 lag_seconds: row.get("lag_seconds"),
                 ..BatchReport::default()
             },
+            sequences: sequences?,
             events: row.get("events"),
         })
     }
@@ -725,6 +751,7 @@ impl Stream<'_> {
         if !memory.in_order {
             trouble::over(client, who).await?;
         }
+        self.ready.sequences.advance(client, &batch.sequences).await?;
         failpoint("before_commit");
         let beside = self.duty.as_ref().map(|duty| duty.commit(batch.to, &batch.time));
         who.commit(client, batch.to, &beside.unwrap_or_default())

@@ -18,7 +18,7 @@ use super::findings::{Finding, Findings, Kind};
 use super::policy::Policies;
 use super::setup::{self, Look};
 use super::wish::Wish;
-use super::{duty, preflight, session, state};
+use super::{duty, preflight, sequences, session, state};
 use crate::config::ReplayConfig;
 use crate::connect::{End, Session, connect};
 use crate::conninfo::ConnInfo;
@@ -74,7 +74,7 @@ pub(crate) async fn check(config: &ReplayConfig) -> Result<Vec<Finding>> {
     around::storage(s, End::Subscriber, &survey.tables(End::Subscriber), &mut findings).await?;
     around::acting(s, &pairs, &mut findings).await?;
     around::foreign_keys(s, config, &survey, &mut findings).await?;
-    around::sequences(p, s, &pairs, &mut findings).await?;
+    sequences::check_places(p, s, config.sequences, &survey.tables_of_both(), &mut findings).await?;
     if facts.subscriber.may_state {
         around::other_consumers(s, &who, &pairs, &mut findings).await?;
         // What is replayed to a branch is changed there without an event of its own.

@@ -46,6 +46,7 @@ pub(crate) enum Kind {
     TriggerRight,
     SchemaRight,
     TableRight,
+    SequenceRight,
     ReplicaRole,
     StateRight,
     RowSecurity,

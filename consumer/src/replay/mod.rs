@@ -43,6 +43,7 @@ pub(crate) mod pattern;
 mod policy;
 pub(crate) mod position;
 mod preflight;
+mod sequences;
 mod session;
 mod setup;
 pub(crate) mod state;

@@ -28,6 +28,7 @@ use super::parking::{self, Parking};
 use super::policy::Policies;
 use super::position::{Position, Subscription, Who};
 use super::preflight::{self, Pair};
+use super::sequences::{self, Sequences};
 use super::session::{self, ProviderFacts, SubscriberFacts};
 use super::table::{self, Name, Table};
 use super::table_state::{self, Entry, State};
@@ -57,6 +58,7 @@ pub(super) struct Ready {
     pub(super) targets: Vec<Target>,
     /// Tables of the set whose events are left out.
     pub(super) parked: Vec<Entry>,
+    pub(super) sequences: Sequences,
 }
 
 /// A table that is replayed.
@@ -136,6 +138,8 @@ pub(super) struct Look<'a> {
     pub(super) policies: Option<&'a Policies>,
     /// Leave out tables that were replayed and do not pass the checks any more, and these; None: that is an error.
     pub(super) parking: Option<&'a Parking>,
+    /// Whether the subscriber's sequences are kept ahead.
+    pub(super) sequences: bool,
 }
 
 impl<'a> Look<'a> {
@@ -147,6 +151,7 @@ impl<'a> Look<'a> {
             new_only: false,
             policies: Some(policies),
             parking: None,
+            sequences: config.sequences,
         }
     }
 }
@@ -205,6 +210,13 @@ pub(super) async fn prepare(
             policy: policies.of(&entry.provider),
         });
     }
+    let sequences = if config.sequences {
+        let pairs = targets.iter().map(|target| (&*target.provider, &*target.subscriber));
+        let pairs: Vec<sequences::Pair<'_>> = pairs.collect();
+        sequences::match_up(&ends.provider.client, &ends.subscriber.client, &pairs).await?
+    } else {
+        Sequences::default()
+    };
     if targets.is_empty() && base.parked.is_empty() {
         tracing::warn!("the set of tables is empty; consumer table add fills it");
     }
@@ -225,6 +237,7 @@ pub(super) async fn prepare(
         pending: base.pending,
         targets,
         parked: base.parked,
+        sequences,
     })
 }
 
@@ -269,6 +282,11 @@ impl Survey {
             })
         };
         self.entries.iter().filter_map(pair).collect()
+    }
+
+    pub(super) fn tables_of_both(&self) -> Vec<sequences::Pair<'_>> {
+        let pairs = self.pairs().into_iter();
+        pairs.map(|pair| (pair.provider, pair.subscriber)).collect()
     }
 
     /// The tables that the subscriber lacks, as they are to be made there.
@@ -391,6 +409,10 @@ pub(super) async fn survey(
     if let Some(node) = node.filter(|node| node.role == Role::Branch) {
         let more = !survey.missing().is_empty();
         preflight::branch(s, role, who, node, &survey.pairs(), more, &mut findings).await?;
+    }
+    if look.sequences {
+        let ends = ((p, &*facts.provider.role), (s, role.as_str()));
+        sequences::check(ends.0, ends.1, &survey.tables_of_both(), &mut findings).await?;
     }
     survey.findings = findings;
     Ok(survey)

@@ -2,8 +2,8 @@
 //!
 //! Values are text in the provider's fixed formats, and the subscriber reads them with its own columns' input
 //! functions: parameters are sent as text, without a type, so that a column of any type takes them. What is not
-//! written: columns that the subscriber generates, and, on update, columns that are GENERATED ALWAYS AS IDENTITY
-//! (PostgreSQL would take nothing but DEFAULT for them).
+//! written: columns that the subscriber generates. A column that is GENERATED ALWAYS AS IDENTITY can only be inserted, as
+//! UPDATE takes nothing but DEFAULT for it: where one may change, outside the key, an update is a delete and an insert.
 
 use std::error::Error as StdError;
 
@@ -108,6 +108,9 @@ pub(super) fn set_sql(shape: &Shape, table: &Table) -> Option<RowSql> {
         .iter()
         .map(|name| table.column(name)?.cast_type.as_deref())
         .collect::<Option<_>>()?;
+    if rewrites(shape, table) {
+        return None;
+    }
     let value = |at: usize, number: usize| format!("s.c{}::{}", number + 1, casts[at]);
     let (parameters, verb) = match shape.operation {
         Operation::Update => {
@@ -172,7 +175,46 @@ fn insert(shape: &Shape, table: &Table) -> RowSql {
     }
 }
 
+/// Whether an update has a value for a column that no UPDATE can set. (That of a key does not change: the trigger makes
+/// a delete and an insert of it.)
+fn rewrites(shape: &Shape, table: &Table) -> bool {
+    shape.operation == Operation::Update
+        && (0..shape.columns.len()).any(|i| {
+            let column = table.column(&shape.columns[i]);
+            !shape.key.contains(&i) && column.is_some_and(|column| column.identity == "a")
+        })
+}
+
+/// An update that replaces the row. What only the subscriber has in it stays.
+fn rewrite(shape: &Shape, table: &Table) -> RowSql {
+    let mut parameters = shape.key.clone();
+    parameters.extend((0..shape.columns.len()).filter(|i| !shape.key.contains(i)));
+    let ours = table
+        .columns
+        .iter()
+        .filter(|column| !column.generated && !shape.columns.contains(&column.name));
+    let ours: Vec<String> = ours.map(|column| quoted(&column.name)).collect();
+    let columns = parameters.iter().map(|&i| quoted(&shape.columns[i]));
+    let values = (1..=parameters.len()).map(|i| format!("${i}"));
+    let sql = format!(
+        "with gone as (delete from {0}{1} where {2} returning *)
+         insert into {1} ({3}) overriding system value select {4} from gone",
+        only(table),
+        table.name.quoted(),
+        condition(shape, table, "", |_, number| format!("${}", number + 1)),
+        columns.chain(ours.iter().cloned()).collect::<Vec<_>>().join(", "),
+        values
+            .chain(ours.iter().map(|column| format!("gone.{column}")))
+            .collect::<Vec<_>>()
+            .join(", "),
+    );
+    RowSql { sql, parameters }
+}
+
 fn update(shape: &Shape, table: &Table) -> RowSql {
+    if rewrites(shape, table) {
+        return rewrite(shape, table);
+    }
     let (parameters, set) = update_parameters(shape, table);
     let assignments: Vec<String> = set
         .iter()

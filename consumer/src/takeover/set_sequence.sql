@@ -1,4 +1,5 @@
--- Moves the sequence of a column to where it stands on the old root, never back.
+-- Sets the sequence of a column to where it stands on the old root. Replay kept it ahead of that; nothing has drawn from it for a row,
+-- as the tables were closed here until now.
 -- $1: schema, $2: table, $3: column, $4: value
 select pg_catalog.setval(s.oid::regclass, $4)
   from pg_catalog.pg_class c
@@ -8,7 +9,5 @@ select pg_catalog.setval(s.oid::regclass, $4)
                              and d.refobjsubid = a.attnum
                              and d.classid = 'pg_catalog.pg_class'::regclass and d.deptype in ('a', 'i')
   join pg_catalog.pg_class s on s.oid = d.objid and s.relkind = 'S'
-  join pg_catalog.pg_sequence q on q.seqrelid = s.oid
  where n.nspname = $1 and c.relname = $2
-   and coalesce(case when q.seqincrement > 0 then $4 > pg_catalog.pg_sequence_last_value(s.oid::regclass)
-                     else $4 < pg_catalog.pg_sequence_last_value(s.oid::regclass) end, true)
+   and pg_catalog.pg_sequence_last_value(s.oid::regclass) is distinct from $4

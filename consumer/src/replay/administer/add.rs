@@ -55,6 +55,7 @@ pub(super) async fn run(args: AddArgs) -> Result<()> {
         new_only: true,
         policies: None,
         parking: None,
+        sequences: config.sequences && !args.no_sequences,
     };
     let base = ends.make(Some(&wish), look).await?;
     for warning in &base.warnings {

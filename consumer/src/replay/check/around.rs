@@ -1,5 +1,5 @@
 //! What there is around the tables that acts on their rows, or fails them: triggers and rules that fire in replica mode,
-//! foreign keys, sequences, other consumers, and tables that a crash empties or that have children.
+//! foreign keys, other consumers, and tables that a crash empties or that have children.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,7 +9,7 @@ use super::super::findings::{Findings, Kind, Remedy};
 use super::super::position::Who;
 use super::super::preflight::Pair;
 use super::super::setup::Survey;
-use super::super::table::{Name, Table, literal, quoted};
+use super::super::table::{Name, Table, quoted};
 use super::super::table_state::State;
 use crate::config::ReplayConfig;
 use crate::connect::End;
@@ -148,65 +148,6 @@ pub(super) async fn foreign_keys(
         }
     }
     Ok(())
-}
-
-/// Sequences of the subscriber that are behind: who writes there after a takeover gets values that are taken.
-pub(super) async fn sequences(
-    provider: &Client,
-    subscriber: &Client,
-    pairs: &[Pair<'_>],
-    findings: &mut Findings,
-) -> Result<()> {
-    let theirs = owned(provider, End::Provider, pairs.iter().map(|pair| pair.provider.oid)).await?;
-    let ours = owned(
-        subscriber,
-        End::Subscriber,
-        pairs.iter().map(|pair| pair.subscriber.oid),
-    )
-    .await?;
-    for pair in pairs {
-        let (from, to) = (pair.provider, pair.subscriber);
-        for column in &from.columns {
-            let Some((_, Some(ahead))) = theirs.get(&(from.oid, column.name.clone())) else {
-                continue;
-            };
-            let Some((sequence, behind)) = ours.get(&(to.oid, column.name.clone())) else {
-                continue;
-            };
-            if behind.is_none_or(|value| value < *ahead) {
-                findings.add(
-                    Kind::SequenceBehind,
-                    (End::Subscriber, sequence),
-                    format!(
-                        "sequence {sequence} of the subscriber is at {}, the provider's at {ahead}: the subscriber would draw values \
-                         that are taken",
-                        behind.map_or_else(|| "its start".to_owned(), |value| value.to_string())
-                    ),
-                    Remedy::run(
-                        End::Subscriber,
-                        format!("select pg_catalog.setval({}, {ahead})", literal(&sequence.quoted())),
-                    ),
-                );
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The sequence of each column that owns one, and its last value.
-type Owned = HashMap<(u32, String), (Name, Option<i64>)>;
-
-async fn owned(client: &Client, end: End, oids: impl Iterator<Item = u32>) -> Result<Owned> {
-    let oids: Vec<u32> = oids.collect();
-    let rows = client
-        .query(include_str!("sequences.sql"), &[&oids])
-        .await
-        .doing(|| format!("read the sequences of the {end}"))?;
-    let read = |row: &tokio_postgres::Row| {
-        let name = Name::new(row.get::<_, &str>("schema"), row.get::<_, &str>("name"));
-        ((row.get("table"), row.get("column")), (name, row.get("last_value")))
-    };
-    Ok(rows.iter().map(read).collect())
 }
 
 /// Tables that another consumer fills, too.

@@ -64,7 +64,12 @@ fn can_be_cut(provider: &Table, subscriber: &Table) -> bool {
                     .all(|operator| operator.as_deref() == Some("pg_catalog.="))
         })
     };
-    !key.is_empty() && by(provider) && by(subscriber) && Freedom::of(subscriber, key) == Freedom::Net
+    // A row that is there already could not be given its value of such a column.
+    let settable = subscriber
+        .columns
+        .iter()
+        .all(|column| column.identity != "a" || key.contains(&column.name));
+    !key.is_empty() && by(provider) && by(subscriber) && settable && Freedom::of(subscriber, key) == Freedom::Net
 }
 
 /// Decides, and writes down the chunks if there are any.
