@@ -366,7 +366,13 @@ async fn writers_and_replay_are_no_difference_and_hide_none() {
     let ends = Ends::of(&pair);
     pair.provider
         .run(
-            "create table busy (id int primary key, v int); insert into busy select g, g from generate_series(0, 3000) g;
+            "create table busy (id int primary key, v int) partition by range (id);
+             create table busy_low partition of busy for values from (minvalue) to (200);
+             create table busy_high partition of busy for values from (200) to (10000) partition by hash (id);
+             create table busy_h0 partition of busy_high for values with (modulus 2, remainder 0);
+             create table busy_h1 partition of busy_high for values with (modulus 2, remainder 1);
+             create table busy_rest partition of busy default;
+             insert into busy select g, g from generate_series(0, 3000) g;
              create table busy_words (w text collate \"POSIX\" primary key, v int); insert into busy_words select 'w' || g, g from generate_series(0, 2000) g;
              create table busy_log (n int, v text)",
         )
@@ -389,7 +395,16 @@ async fn writers_and_replay_are_no_difference_and_hide_none() {
         })
         .collect();
     // Whether hot rows settle while they are written is a matter of luck; that none is called different is not.
-    for _ in 0..5 {
+    for round in 0..5 {
+        // The first events of a partition that nobody has heard of.
+        let from = 100_000 + 1000 * round;
+        pair.provider
+            .run(&format!(
+                "create table busy_{from} partition of busy for values from ({from}) to ({from} + 1000);
+                 insert into busy select g, g from generate_series({from}, {from} + 50) g;
+                 update busy set id = id - 50000 where id in ({from} + 1, {from} + 2)"
+            ))
+            .await;
         let (_, text, stderr) = run(
             "compare",
             &ends.provider,
@@ -475,6 +490,55 @@ async fn without_replay_only_rows_without_events_are_judged() {
     assert_eq!(differences(&report, "public.t"), [""; 0]);
     assert_eq!(table(&report, "public.t")["result"], "unsettled");
     pair.catch_up(&["--table", "t"]).await;
+    ends.compare(0, &["--wait", "0"]).await;
+    pair.drop().await;
+}
+
+#[tokio::test]
+async fn events_of_partitions_are_the_tables() {
+    let pair = pair().await;
+    let ends = Ends::of(&pair);
+    pair.provider
+        .run(
+            "create schema \"Odd.S\"; create table t (id int primary key, v text) partition by range (id);
+             create table \"Odd.S\".\"a, b\" partition of t for values from (0) to (100);
+             create table t_2 partition of t for values from (100) to (200) partition by list (id);
+             create table t_100 partition of t_2 for values in (100); create table t_rest partition of t_2 default;
+             create table t_gone partition of t for values from (200) to (300);
+             insert into t select g, 'a' from generate_series(1, 250) g",
+        )
+        .await;
+    pair.subscriber.run("create table t (id int primary key, v text)").await;
+    pair.catch_up(&["--table", "t"]).await;
+    pair.provider
+        .run(
+            "update t set v = 'b' where id in (1, 100, 101); update t set id = 0 where id = 102; delete from t where id = 2;
+             create table t_new partition of t for values from (300) to (400); insert into t values (300, 'c');
+             alter table t_rest rename to \"renamed, too\"; insert into t values (199, 'd') on conflict (id) do update set v = 'd';
+             delete from t where id >= 200 and id < 300; drop table t_gone",
+        )
+        .await;
+    pair.subscriber
+        .run("update t set v = 'damage' where id in (1, 40)")
+        .await;
+    let report = ends.compare(1, &["--wait", "0"]).await;
+    assert_eq!(differences(&report, "public.t"), ["changed 40 v"]);
+    assert_eq!(table(&report, "public.t")["unsettled"], 8 + 51);
+    let (exit, _, stderr) = run(
+        "repair",
+        &ends.provider,
+        &ends.subscriber,
+        &["--apply", "--wait", "0", "--json"],
+    )
+    .await;
+    assert_eq!(exit, Some(1), "rows are on their way: {stderr}");
+    pair.catch_up(&[]).await;
+    ends.compare(0, &["--wait", "0"]).await;
+    pair.provider.run("truncate t_100").await;
+    let report = ends.compare(1, &["--wait", "0"]).await;
+    assert_eq!(differences(&report, "public.t"), [""; 0]);
+    assert_eq!(table(&report, "public.t")["result"], "unsettled");
+    pair.catch_up(&[]).await;
     ends.compare(0, &["--wait", "0"]).await;
     pair.drop().await;
 }

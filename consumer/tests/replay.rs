@@ -23,6 +23,8 @@ mod crashes;
 mod errors;
 #[path = "replay/findings.rs"]
 mod findings;
+#[path = "replay/partitions.rs"]
+mod partitions;
 #[path = "replay/refusals.rs"]
 mod refusals;
 #[path = "replay/sequences.rs"]

@@ -12,6 +12,8 @@ mod cluster;
 mod execute;
 #[path = "table/filters.rs"]
 mod filters;
+#[path = "table/partitions.rs"]
+mod partitions;
 
 use std::process::{Command, Stdio};
 
@@ -49,7 +51,12 @@ fn table_of(pair: &Pair, consumer: &str, arguments: &[&str]) -> Said {
 
 #[track_caller]
 fn done(pair: &Pair, arguments: &[&str]) -> String {
-    let said = table(pair, arguments);
+    done_of(pair, "c", arguments)
+}
+
+#[track_caller]
+fn done_of(pair: &Pair, consumer: &str, arguments: &[&str]) -> String {
+    let said = table_of(pair, consumer, arguments);
     assert_eq!(said.code, Some(0), "{arguments:?}: {}", said.stderr);
     said.stdout
 }

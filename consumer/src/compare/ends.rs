@@ -19,6 +19,7 @@ use super::shape::Shape;
 use super::{Mend, Scope};
 use crate::connect::{End, connect};
 use crate::error::{Doing, Error, Result};
+use crate::replay::Name;
 
 /// One worker's sessions.
 pub(super) struct Ends {
@@ -277,6 +278,40 @@ impl Ends {
         .await
     }
 
+    /// The names that events of a table have: its own, and those of the partitions that it has, or had when replay looked.
+    async fn names_of_events(&self, scope: &Scope, shape: &Shape) -> Result<Vec<String>> {
+        let name = &shape.provider.name;
+        let mut names = vec![name.clone()];
+        if shape.provider_table.kind == "p" {
+            let what = |end| move || format!("read the partitions of table {name} of the {end}");
+            let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
+                [&scope.who.queue, &scope.who.consumer, &name.schema, &name.table];
+            let (there, known) = future::join(
+                self.provider
+                    .query(include_str!("partitions.sql"), &[&shape.provider_table.oid]),
+                self.subscriber.query(
+                    "select partition_schema, partition_table from pgcascade_replay.partition
+                      where queue = $1 and consumer = $2 and provider_schema = $3 and provider_table = $4",
+                    &parameters,
+                ),
+            )
+            .await;
+            let (there, known) = (there.doing(what(End::Provider))?, known.doing(what(End::Subscriber))?);
+            names.extend(
+                there
+                    .iter()
+                    .chain(&known)
+                    .map(|row| Name::new(row.get::<_, &str>(0), row.get::<_, &str>(1))),
+            );
+        }
+        names.sort();
+        names.dedup();
+        Ok(names
+            .iter()
+            .map(|name| String::from_utf8_lossy(&name.on_the_wire()).into_owned())
+            .collect())
+    }
+
     /// Which of these rows have events that the provider's transaction sees and the moment's tick does not.
     pub(super) async fn flying(
         &self,
@@ -289,18 +324,18 @@ impl Ends {
             return Ok(Flying::Any);
         };
         let what = || format!("read queue \"{}\"", scope.who.queue);
-        let name = String::from_utf8_lossy(&shape.provider.name.on_the_wire()).into_owned();
+        let names = self.names_of_events(scope, shape).await?;
         let number = |xid: u64| i64::try_from(xid).unwrap_or(i64::MAX);
         let in_progress: Vec<i64> = sees.in_progress.iter().copied().map(number).collect();
         // By value, and not a range from xmin on: that one may be as old as the oldest transaction that was open.
         let sql = format!(
-            "select ev_type, ev_data, ev_id from {0} where ev_txid >= $1 and ev_extra1 = $3
+            "select ev_type, ev_data, ev_id from {0} where ev_txid >= $1 and ev_extra1 = any ($3)
              union all
-             select ev_type, ev_data, ev_id from {0} where ev_txid = any ($2) and ev_extra1 = $3",
+             select ev_type, ev_data, ev_id from {0} where ev_txid = any ($2) and ev_extra1 = any ($3)",
             scope.events
         );
         let statement = self.provider.prepare(&sql).await.doing(what)?;
-        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 3] = [&number(sees.xmax), &in_progress, &name];
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 3] = [&number(sees.xmax), &in_progress, &names];
         let mut rows = pin!(self.provider.query_raw(&statement, parameters).await.doing(what)?);
         let mut firsts = Some(HashMap::new());
         while let Some(row) = rows.try_next().await.doing(what)? {

@@ -163,11 +163,18 @@ impl Applier {
                 Operation::Truncate => {
                     self.drain(chunk, &mut waiting, 0).await?;
                     // One after the other as the events came, so tables that refer to each other are emptied together.
-                    let run = all[at..]
-                        .iter()
-                        .take_while(|next| chunk.shape(next).operation == Operation::Truncate)
-                        .count();
-                    self.truncate(client, chunk, &all[at..at + run], careful).await?;
+                    let run = if let Some(sql) = &shape.part {
+                        self.truncate_part(client, shape.table, row.ev_id, sql).await?;
+                        1
+                    } else {
+                        let is_one = |next: &&Row| {
+                            let shape = chunk.shape(next);
+                            shape.operation == Operation::Truncate && shape.part.is_none()
+                        };
+                        let run = all[at..].iter().take_while(is_one).count();
+                        self.truncate(client, chunk, &all[at..at + run], careful).await?;
+                        run
+                    };
                     at += run;
                     continue;
                 }
@@ -401,6 +408,20 @@ impl Applier {
             .map_err(|error| Failure {
                 unclear: !careful && tables.len() > 1 && !error.is_transient(),
                 ..of(tables.first().copied(), error)
+            })
+    }
+
+    async fn truncate_part(&self, client: &Client, table: usize, event: i64, sql: &str) -> Result<(), Failure> {
+        client
+            .batch_execute(sql)
+            .await
+            .doing(|| {
+                let name = &self.tables[table].name;
+                format!("apply event {event}, which truncates a partition of table {name}")
+            })
+            .map_err(|error| Failure {
+                table: Some(table),
+                ..Failure::from(error)
             })
     }
 

@@ -57,6 +57,8 @@ struct Batch {
     lag: BatchReport,
     /// Where the provider's sequences stood after its last tick.
     sequences: Values,
+    /// The partitioned tables have the same partitions after its last tick as when the tables were looked at.
+    same_partitions: bool,
     /// The query for the events; None when there can be none.
     events: Option<String>,
 }
@@ -240,7 +242,9 @@ pub(super) async fn stream(
             if stream.draining.is_empty() {
                 progress.idle();
                 let (s, who) = (&stream.ready.subscriber.client, &stream.ready.who);
-                if table_state::revision(s, who).await? != Some(stream.ready.revision) {
+                if table_state::revision(s, who).await? != Some(stream.ready.revision)
+                    || !stream.ready.partitions.holds(&stream.ready.provider.client).await?
+                {
                     return Ok(Ended::TablesChanged);
                 }
                 stream.in_order(memory).await?;
@@ -263,6 +267,9 @@ pub(super) async fn stream(
             continue;
         }
         let batch = stream.open(&offer).await?;
+        if !batch.same_partitions {
+            return Ok(Ended::TablesChanged);
+        }
         match stream.apply(&batch, memory).await {
             Ok(outcome @ (Applied::Committed(summary) | Applied::Executed(summary))) => {
                 stream.ready.tick = batch.to;
@@ -503,9 +510,10 @@ impl Stream<'_> {
             )));
         }
         let client = &self.ready.provider.client;
-        let (row, sequences) = future::join(
+        let (row, sequences, same_partitions) = future::join3(
             client.query_one(&self.open_batch, &[&offer.id]),
             self.ready.sequences.read(client),
+            self.ready.partitions.holds(client),
         )
         .await;
         let row = row.doing(|| format!("open batch {} on the provider", offer.id))?;
@@ -529,6 +537,7 @@ impl Stream<'_> {
                 ..BatchReport::default()
             },
             sequences: sequences?,
+            same_partitions: same_partitions?,
             events: row.get("events"),
         })
     }

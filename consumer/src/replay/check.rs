@@ -16,6 +16,7 @@ use futures_util::future;
 
 use super::findings::{Finding, Findings, Kind};
 use super::policy::Policies;
+use super::preflight::Pair;
 use super::setup::{self, Look};
 use super::wish::Wish;
 use super::{duty, preflight, sequences, session, state};
@@ -70,9 +71,19 @@ pub(crate) async fn check(config: &ReplayConfig) -> Result<Vec<Finding>> {
     capture::settings(p, &mut findings).await?;
     let pairs = survey.pairs();
     shape::shapes(p, s, &pairs, &mut findings).await?;
-    around::storage(p, End::Provider, &survey.tables(End::Provider), &mut findings).await?;
-    around::storage(s, End::Subscriber, &survey.tables(End::Subscriber), &mut findings).await?;
-    around::acting(s, &pairs, &mut findings).await?;
+    for pair in &pairs {
+        let Pair {
+            entry,
+            provider,
+            subscriber,
+        } = pair;
+        survey
+            .partitions
+            .check_places(entry, provider, subscriber, &mut findings);
+    }
+    around::storage(p, End::Provider, &survey, &mut findings).await?;
+    around::storage(s, End::Subscriber, &survey, &mut findings).await?;
+    around::acting(s, &survey, &mut findings).await?;
     around::foreign_keys(s, config, &survey, &mut findings).await?;
     sequences::check_places(p, s, config.sequences, &survey.tables_of_both(), &mut findings).await?;
     if facts.subscriber.may_state {

@@ -26,6 +26,8 @@ pub(super) struct Shape {
     /// The copy may hold these changes already, and later ones too: an insert of a row that is there replaces it, and a
     /// row that is not there need not be updated or deleted.
     pub(super) settling: bool,
+    /// Of the TRUNCATE of a partition: the statement for it.
+    pub(super) part: Option<String>,
     /// The event type as it came.
     pub(super) event_type: Vec<u8>,
     /// The names as they come in the event, and whether the value is kept.
@@ -63,6 +65,8 @@ impl Row {
 pub(super) struct Held {
     /// Which target.
     pub(super) table: usize,
+    /// Its name in the event: that of a partition.
+    pub(super) name: Vec<u8>,
     pub(super) id: i64,
     pub(super) txid: u64,
     pub(super) event_type: Vec<u8>,
@@ -112,7 +116,7 @@ impl Chunk {
 
     /// Adds an event to be kept.
     pub(super) fn hold(&mut self, held: Held) {
-        self.held_bytes += held.event_type.len() + held.data.as_ref().map_or(0, Vec::len);
+        self.held_bytes += held.name.len() + held.event_type.len() + held.data.as_ref().map_or(0, Vec::len);
         self.held.push(held);
     }
 
@@ -195,6 +199,7 @@ pub(super) mod tests {
                 key: key.to_vec(),
                 by_primary_key: true,
                 settling: false,
+                part: None,
                 event_type: Vec::new(),
                 names: Vec::new(),
             })

@@ -39,6 +39,7 @@ impl Freedom {
         if table.fires_triggers {
             Self::Watched
         } else if the_key.is_none()
+            || table.constrains_below
             || table
                 .indexes
                 .iter()

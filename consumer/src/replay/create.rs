@@ -1,37 +1,38 @@
 //! Making tables that the subscriber lacks (`--create`).
 //!
 //! What is made is what replay needs and a reader of the copy expects: schema, columns with type, collation, NOT NULL,
-//! default, identity or generation expression, primary key and unique constraints; all missing tables in one
-//! transaction, before anything is copied. The other plain indexes follow after the copy (copy.rs), because rows go
-//! into a table with few indexes faster. Left out: foreign keys and checks (the provider has enforced them), triggers,
-//! and defaults that need an object of the provider's own, such as the sequence of a serial column. For a copy that is
-//! like the original in everything, `pg_dump --schema-only` is the tool.
+//! default, identity or generation expression, the sequences of identity and serial columns, primary key, unique and check
+//! constraints, and what is below a partitioned table; all missing tables in one transaction, before anything is copied. The
+//! other plain indexes follow after the copy (copy.rs), because rows go into a table with few indexes faster. Left out:
+//! foreign keys (the provider has enforced them), triggers, and defaults and checks that need an object of the provider's
+//! own. For a copy that is like the original in everything, `pg_dump --schema-only` is the tool.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use tokio_postgres::Client;
 
 use super::findings::{Findings, Kind};
+use super::partitions::Partition;
+use super::sequences::{self, Definition};
 use super::table::{Name, Table, literal, quoted};
 use crate::connect::End;
 use crate::error::{Doing, Result};
 
 /// Adds a finding for every type and collation that the tables need and the subscriber lacks.
-pub(super) async fn check(subscriber: &Client, tables: &[Table], findings: &mut Findings) -> Result<()> {
+pub(super) async fn check(subscriber: &Client, missing: &[Missing], findings: &mut Findings) -> Result<()> {
+    let tables = || missing.iter().map(|missing| &missing.table);
     let mut types = BTreeSet::new();
-    for column in tables.iter().flat_map(|table| &table.columns) {
+    for column in tables().flat_map(|table| &table.columns) {
         types.insert(column.bare_type.as_str());
     }
     let types: Vec<&str> = types.into_iter().collect();
-    let missing = subscriber
+    let lacking = subscriber
         .query("select t.name from pg_catalog.unnest($1::text[]) t(name) where pg_catalog.to_regtype(t.name) is null order by 1", &[&types])
         .await
         .doing(|| "look for the tables' types on the subscriber".to_owned())?;
-    for row in missing {
+    for row in lacking {
         let name: String = row.get(0);
-        let user = tables
-            .iter()
-            .find(|table| table.columns.iter().any(|column| column.bare_type == name));
+        let user = tables().find(|table| table.columns.iter().any(|column| column.bare_type == name));
         let table = user.map_or_else(String::new, |table| {
             format!(", which table {} has a column of,", table.name)
         });
@@ -45,34 +46,72 @@ pub(super) async fn check(subscriber: &Client, tables: &[Table], findings: &mut 
     Ok(())
 }
 
+/// A table that the subscriber lacks.
+#[derive(Debug)]
+pub(super) struct Missing {
+    /// The part of the provider's that is replayed, by its name on the subscriber.
+    pub(super) table: Table,
+    /// What is below it, from the top down.
+    pub(super) parts: Vec<Partition>,
+}
+
+/// What belongs to missing tables beside what [`Table`] says.
+#[derive(Debug, Default)]
+pub(super) struct Extras {
+    /// By table and column.
+    sequences: HashMap<(u32, String), Definition>,
+    /// Name and definition of each, by table.
+    checks: HashMap<u32, Vec<(String, String)>>,
+}
+
+pub(super) async fn extras(provider: &Client, missing: &[Missing], with_sequences: bool) -> Result<Extras> {
+    let mut extras = Extras::default();
+    let tables = || missing.iter().map(|missing| &missing.table);
+    if with_sequences {
+        extras.sequences = sequences::definitions(provider, tables()).await?;
+    }
+    let oids: Vec<u32> = tables().map(|table| table.oid).collect();
+    let rows = provider
+        .query(include_str!("sql/checks.sql"), &[&oids])
+        .await
+        .doing(|| "read the check constraints of the provider".to_owned())?;
+    for row in rows {
+        let (oid, columns): (u32, Vec<String>) = (row.get("table"), row.get("columns"));
+        let has_them = |table: &Table| columns.iter().all(|column| table.column(column).is_some());
+        if tables().any(|table| table.oid == oid && has_them(table)) {
+            let checks = extras.checks.entry(oid).or_default();
+            checks.push((row.get("name"), row.get("definition")));
+        }
+    }
+    Ok(extras)
+}
+
 /// Makes the tables.
-pub(super) async fn create(subscriber: &Client, tables: &[Table]) -> Result<()> {
+pub(super) async fn create(subscriber: &Client, tables: &[Missing], extras: &Extras) -> Result<()> {
     let what = || "make the missing tables on the subscriber".to_owned();
     subscriber.batch_execute("begin").await.doing(what)?;
-    let schemas: BTreeSet<&str> = tables.iter().map(|table| table.name.schema.as_str()).collect();
+    let schemas: BTreeSet<&str> = tables
+        .iter()
+        .map(|missing| missing.table.name.schema.as_str())
+        .collect();
     for schema in schemas {
-        subscriber
-            .batch_execute(&format!(
-                "do $$ begin if pg_catalog.to_regnamespace({0}) is null then create schema {1}; end if; end $$",
-                literal(&quoted(schema)),
-                quoted(schema)
-            ))
-            .await
-            .doing(|| format!("make schema {} on the subscriber", quoted(schema)))?;
+        make_schema(subscriber, schema).await?;
     }
-    for table in tables {
+    for Missing { table, parts } in tables {
         subscriber
-            .batch_execute(&ddl(table))
+            .batch_execute(&ddl(table, extras))
             .await
             .doing(|| format!("make table {} on the subscriber", table.name))?;
+        partitions(subscriber, parts).await?;
     }
     subscriber.batch_execute("commit").await.doing(what)?;
-    for table in tables {
+    for Missing { table, .. } in tables {
         tracing::info!(table = %table.name, "table made on the subscriber");
         for column in table
             .columns
             .iter()
             .filter(|column| !column.generated && !column.portable)
+            .filter(|column| !extras.sequences.contains_key(&(table.oid, column.name.clone())))
         {
             if let Some(expression) = &column.expression {
                 tracing::info!(
@@ -87,28 +126,88 @@ pub(super) async fn create(subscriber: &Client, tables: &[Table]) -> Result<()> 
 }
 
 /// What makes a table like this one, for somebody to run.
-pub(super) fn statement(table: &Table) -> String {
-    let schema = &table.name.schema;
-    let make_schema = match schema.as_str() {
-        "public" => String::new(),
-        _ => format!("create schema if not exists {}; ", quoted(schema)),
-    };
-    make_schema + &ddl(table)
+pub(super) fn statement(missing: &Missing) -> String {
+    let mut sql = in_schema(&missing.table.name) + &ddl(&missing.table, &Extras::default());
+    for part in &missing.parts {
+        sql.push_str(&format!("; {}", partition_statement(part)));
+    }
+    sql
 }
 
-/// The CREATE TABLE for a table like this one.
-fn ddl(table: &Table) -> String {
+/// What makes a partition like this one, for somebody to run.
+pub(super) fn partition_statement(part: &Partition) -> String {
+    in_schema(&part.name) + &partition_ddl(part)
+}
+
+fn in_schema(name: &Name) -> String {
+    match name.schema.as_str() {
+        "public" => String::new(),
+        schema => format!("create schema if not exists {}; ", quoted(schema)),
+    }
+}
+
+fn partition_ddl(part: &Partition) -> String {
+    let (name, parent) = (part.name.quoted(), part.parent.quoted());
+    let by = partition_by(part.part_key.as_deref());
+    format!("create table {name} partition of {parent} {}{by}", part.bound)
+}
+
+fn partition_by(key: Option<&str>) -> String {
+    key.map_or_else(String::new, |key| format!(" partition by {key}"))
+}
+
+/// Makes partitions, which are given from the top down.
+pub(super) async fn partitions(subscriber: &Client, parts: &[Partition]) -> Result<()> {
+    for part in parts {
+        make_schema(subscriber, &part.name.schema).await?;
+        subscriber
+            .batch_execute(&partition_ddl(part))
+            .await
+            .doing(|| format!("make partition {} on the subscriber", part.name))?;
+        tracing::info!(partition = %part.name, "partition made on the subscriber");
+    }
+    Ok(())
+}
+
+async fn make_schema(subscriber: &Client, schema: &str) -> Result<()> {
+    subscriber
+        .batch_execute(&format!(
+            "do $$ begin if pg_catalog.to_regnamespace({0}) is null then create schema {1}; end if; end $$",
+            literal(&quoted(schema)),
+            quoted(schema)
+        ))
+        .await
+        .doing(|| format!("make schema {} on the subscriber", quoted(schema)))
+}
+
+/// The statements for a table like this one.
+fn ddl(table: &Table, extras: &Extras) -> String {
     let mut lines = Vec::new();
+    let (mut before, mut after) = (String::new(), String::new());
     for column in &table.columns {
+        let sequence = extras.sequences.get(&(table.oid, column.name.clone()));
+        let sequence = sequence.map(|sequence| (sequence.name_beside(&table.name).quoted(), sequence));
+        let identity = sequence.as_ref().map_or_else(String::new, |(name, sequence)| {
+            format!(" (sequence name {name} {})", sequence.options)
+        });
         let mut line = format!("{} {}", quoted(&column.name), column.type_name);
         if let Some(collation) = &column.collation {
             line.push_str(&format!(" collate {collation}"));
         }
         match (column.identity.as_str(), &column.expression) {
-            ("a", _) => line.push_str(" generated always as identity"),
-            ("d", _) => line.push_str(" generated by default as identity"),
+            ("a", _) => line.push_str(&format!(" generated always as identity{identity}")),
+            ("d", _) => line.push_str(&format!(" generated by default as identity{identity}")),
             (_, Some(expression)) if column.generated => {
-                line.push_str(&format!(" generated always as ({expression}) stored"))
+                let kind = if column.is_virtual { "virtual" } else { "stored" };
+                line.push_str(&format!(" generated always as ({expression}) {kind}"))
+            }
+            (_, Some(expression)) if expression.contains("nextval(") && sequence.is_some() => {
+                let Some((name, sequence)) = &sequence else { continue };
+                let Definition { type_name, options, .. } = sequence;
+                before.push_str(&format!("create sequence {name} as {type_name} {options}; "));
+                line.push_str(&format!(" default pg_catalog.nextval({})", literal(name)));
+                let column = format!("{}.{}", table.name.quoted(), quoted(&column.name));
+                after.push_str(&format!("; alter sequence {name} owned by {column}"));
             }
             (_, Some(expression)) if column.portable => line.push_str(&format!(" default {expression}")),
             _ => {}
@@ -125,7 +224,12 @@ fn ddl(table: &Table) -> String {
             lines.push(format!("constraint {} {definition}", quoted(name)));
         }
     }
-    format!("create table {} ({})", table.name.quoted(), lines.join(", "))
+    for (name, definition) in extras.checks.get(&table.oid).into_iter().flatten() {
+        lines.push(format!("constraint {} {definition}", quoted(name)));
+    }
+    let by = partition_by(table.part_key.as_deref());
+    let name = table.name.quoted();
+    format!("{before}create table {name} ({}){by}{after}", lines.join(", "))
 }
 
 /// The plain indexes of the provider's table that belong to no constraint, as statements for the subscriber, with their

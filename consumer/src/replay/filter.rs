@@ -86,6 +86,14 @@ impl Filter {
                 "correct --only or --except",
             );
         }
+        for column in table.part_columns.iter().filter(|column| self.leaves_out(column)) {
+            findings.add(
+                Kind::Filter,
+                object,
+                format!("column \"{column}\" of table {name} cannot be left out, as the table is partitioned by it"),
+                "correct --only or --except",
+            );
+        }
         let Some(condition) = self.condition() else {
             return Ok(());
         };

@@ -63,6 +63,7 @@ pub(crate) enum Kind {
     Filter,
     NotATable,
     TableMissing,
+    PartitionMissing,
     TypeMissing,
     TableNotEmpty,
     TableBroken,
@@ -120,6 +121,7 @@ impl Kind {
             | Self::WritersUncaptured
             | Self::OutputNotFixed
             | Self::WrittenUncaptured
+            | Self::PartitionMissing
             | Self::NoKey
             | Self::TypeNarrower
             | Self::GeneratedThere

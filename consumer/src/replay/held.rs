@@ -26,6 +26,7 @@ pub(super) async fn keep(subscriber: &Client, who: &Who, tick: i64, names: &[&Na
     let held = &chunk.held;
     let schemas: Vec<&str> = held.iter().map(|event| names[event.table].schema.as_str()).collect();
     let tables: Vec<&str> = held.iter().map(|event| names[event.table].table.as_str()).collect();
+    let sources: Vec<&[u8]> = held.iter().map(|event| event.name.as_slice()).collect();
     let ids: Vec<i64> = held.iter().map(|event| event.id).collect();
     let txids: Vec<i64> = held.iter().map(|event| event.txid.cast_signed()).collect();
     let types: Vec<&[u8]> = held.iter().map(|event| event.event_type.as_slice()).collect();
@@ -34,10 +35,10 @@ pub(super) async fn keep(subscriber: &Client, who: &Who, tick: i64, names: &[&Na
     subscriber
         .execute(
             "insert into pgcascade_replay.held_event
-               (consumer, queue, provider_schema, provider_table, tick, ev_id, ev_txid, ev_type, ev_data, ev_extra2)
-             select $1, $2, e.schema, e.name, $3, e.id, e.txid, e.type, e.data, e.extra2
-               from unnest($4::text[], $5::text[], $6::int8[], $7::int8[], $8::bytea[], $9::bytea[], $10::bytea[])
-                    e (schema, name, id, txid, type, data, extra2)",
+               (consumer, queue, provider_schema, provider_table, tick, ev_id, ev_txid, ev_type, ev_data, ev_extra1, ev_extra2)
+             select $1, $2, e.schema, e.name, $3, e.id, e.txid, e.type, e.data, e.source, e.extra2
+               from unnest($4::text[], $5::text[], $6::int8[], $7::int8[], $8::bytea[], $9::bytea[], $10::bytea[],
+                           $11::bytea[]) e (schema, name, id, txid, type, data, source, extra2)",
             &[
                 &who.consumer,
                 &who.queue,
@@ -48,6 +49,7 @@ pub(super) async fn keep(subscriber: &Client, who: &Who, tick: i64, names: &[&Na
                 &txids,
                 &types,
                 &data,
+                &sources,
                 &extra2,
             ],
         )
@@ -94,7 +96,7 @@ pub(super) async fn portion(subscriber: &Client, who: &Who, table: &Name) -> Res
 pub(super) fn portion_query(who: &Who, table: &Name, upto: i64) -> String {
     let name: String = table.on_the_wire().iter().map(|byte| format!("{byte:02x}")).collect();
     format!(
-        "copy (select ev_id, ev_txid, ev_type, ev_data, '\\x{name}'::bytea, ev_extra2
+        "copy (select ev_id, ev_txid, ev_type, ev_data, coalesce(ev_extra1, '\\x{name}'), ev_extra2
                  from pgcascade_replay.held_event
                 where {} order by tick, ev_id) to stdout (format binary)",
         condition(who, table, upto)

@@ -39,6 +39,7 @@ pub(crate) mod goal;
 mod held;
 mod idle;
 mod parking;
+mod partitions;
 pub(crate) mod pattern;
 mod policy;
 pub(crate) mod position;
@@ -140,7 +141,7 @@ pub(crate) async fn run(job: Job, shutdown: Shutdown, progress: Progress) -> Res
         let error = match outcome {
             Ok(Ended::Done) => return Ok(()),
             Ok(Ended::TablesChanged) => {
-                tracing::info!("the set of tables was changed");
+                tracing::info!("the set of tables was changed, or their partitions were");
                 continue;
             }
             Ok(Ended::Executed) => continue,
@@ -201,7 +202,7 @@ pub(crate) async fn run(job: Job, shutdown: Shutdown, progress: Progress) -> Res
 enum Ended {
     /// Told to stop, or caught up.
     Done,
-    /// Somebody changed the set of tables: to begin again with the new one.
+    /// The set of tables, or of their partitions, is another one: to begin again with that.
     TablesChanged,
     /// A file was executed: to begin again with the tables as they are now.
     Executed,

@@ -1,39 +1,91 @@
 //! The patterns of `--table` and `consumer table`: their grammar, and the tables that they mean.
 //!
 //! `schema.table` or `table`, either part with `*` and `?`; unquoted letters are folded to lower case as in SQL, and
-//! what is in double quotes stands for itself. A pattern without a schema means schema public. Only ordinary tables are
-//! meant: another kind of relation is an error if it is named in full, and is passed over by a wildcard.
+//! what is in double quotes stands for itself. A pattern without a schema means schema public. Only tables are meant:
+//! another kind of relation is an error if it is named in full, and is passed over by a wildcard. A partition is part of its
+//! table if that is meant, too, and a table of its own if not.
 
+use std::collections::HashSet;
 use std::fmt;
 
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Row};
 
 use super::findings::{Findings, Kind};
 use super::table::{Name, kind_name};
 use crate::connect::End;
 use crate::error::{Doing, Error, Result};
 
-/// The tables that the patterns mean on the provider, in the order of their names. A pattern that means
-/// none, or that names something which is not an ordinary table, is a finding.
-pub(super) async fn resolve(provider: &Client, patterns: &[Pattern], findings: &mut Findings) -> Result<Vec<Name>> {
-    let relations = relations(provider).await?;
-    let mut names = Vec::new();
+/// Something that a pattern could mean.
+#[derive(Debug)]
+pub(super) struct Relation {
+    pub(super) name: Name,
+    /// `pg_class.relkind`.
+    kind: String,
+    /// Of a partition: the tables that it is part of.
+    pub(super) above: Vec<Name>,
+}
+
+impl Relation {
+    /// Whether it has rows that can be replayed.
+    pub(super) fn is_table(&self) -> bool {
+        matches!(self.kind.as_str(), "r" | "p")
+    }
+}
+
+/// Everything that a pattern can mean on the provider.
+pub(super) async fn relations(provider: &Client) -> Result<Vec<Relation>> {
+    let rows = provider
+        .query(include_str!("sql/relations.sql"), &[])
+        .await
+        .doing(|| "list the tables of the provider".to_owned())?;
+    let relation = |row: &Row| {
+        let schemas: Vec<&str> = row.get(3);
+        let names: Vec<&str> = row.get(4);
+        let above = schemas.into_iter().zip(names);
+        Relation {
+            name: Name::new(row.get::<_, &str>(0), row.get::<_, &str>(1)),
+            kind: row.get(2),
+            above: above.map(|(schema, name)| Name::new(schema, name)).collect(),
+        }
+    };
+    Ok(rows.iter().map(relation).collect())
+}
+
+/// The tables of which these are partitions.
+pub(super) fn above(relations: &[Relation], is_one: impl Fn(&Name) -> bool) -> HashSet<&Name> {
+    let ones = relations.iter().filter(|relation| is_one(&relation.name));
+    ones.flat_map(|relation| &relation.above).collect()
+}
+
+/// The tables that the patterns mean, in the order of their names. A pattern that means none, or that names something which
+/// is not a table, is a finding. `in_parts` are tables of which some partitions are replayed by themselves: a wildcard means
+/// their other partitions.
+pub(super) fn resolve<'a>(
+    relations: &'a [Relation],
+    in_parts: &HashSet<&Name>,
+    patterns: &[Pattern],
+    findings: &mut Findings,
+) -> Vec<&'a Relation> {
+    let mut meant: Vec<&Relation> = Vec::new();
     for pattern in patterns {
         let before = findings.len();
         let mut found = false;
-        for (name, relkind) in relations.iter().filter(|(name, _)| pattern.matches(name)) {
-            if relkind == "r" {
+        for relation in relations.iter().filter(|relation| pattern.matches(&relation.name)) {
+            let Relation { name, kind, .. } = relation;
+            if relation.is_table() {
                 found = true;
-                names.push(name.clone());
+                if pattern.is_literal() || !in_parts.contains(name) {
+                    meant.push(relation);
+                }
             } else if pattern.is_literal() {
                 findings.add(
                     Kind::NotATable,
                     (End::Provider, name),
-                    format!("{name} on the provider is a {}", kind_name(relkind)),
-                    "leave it out: only ordinary tables can be replayed",
+                    format!("{name} on the provider is a {}", kind_name(kind)),
+                    "leave it out: only tables can be replayed",
                 );
             } else {
-                tracing::debug!(table = %name, "skipped: a {}", kind_name(relkind));
+                tracing::debug!(table = %name, "skipped: a {}", kind_name(kind));
             }
         }
         if !found && findings.len() == before {
@@ -50,21 +102,14 @@ pub(super) async fn resolve(provider: &Client, patterns: &[Pattern], findings: &
             );
         }
     }
-    names.sort();
-    names.dedup();
-    Ok(names)
-}
-
-/// Everything that a pattern can mean on the provider, and its kind.
-pub(super) async fn relations(provider: &Client) -> Result<Vec<(Name, String)>> {
-    let rows = provider
-        .query(include_str!("sql/relations.sql"), &[])
-        .await
-        .doing(|| "list the tables of the provider".to_owned())?;
-    Ok(rows
+    meant.sort_by(|a, b| a.name.cmp(&b.name));
+    meant.dedup_by(|a, b| a.name == b.name);
+    let names: HashSet<&Name> = meant.iter().map(|relation| &relation.name).collect();
+    meant
         .iter()
-        .map(|row| (Name::new(row.get::<_, &str>(0), row.get::<_, &str>(1)), row.get(2)))
-        .collect())
+        .copied()
+        .filter(|relation| !relation.above.iter().any(|table| names.contains(table)))
+        .collect()
 }
 
 /// One pattern.

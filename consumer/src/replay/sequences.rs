@@ -15,6 +15,7 @@
 use std::collections::{HashMap, HashSet};
 
 use tokio_postgres::Client;
+use tokio_postgres::types::Type;
 
 use super::findings::{Findings, Kind, Remedy};
 use super::table::{Name, Table, literal, quoted};
@@ -40,6 +41,10 @@ struct Sequence {
     least: i64,
     most: i64,
     cycles: bool,
+    type_name: String,
+    options: String,
+    /// In the schema of its table.
+    beside: bool,
 }
 
 /// A table of the provider, with the columns that are replayed, and the subscriber's.
@@ -184,6 +189,44 @@ pub(super) async fn match_up(provider: &Client, subscriber: &Client, pairs: &[Pa
     Ok(Sequences(kept))
 }
 
+/// How a sequence that belongs to a column is made.
+#[derive(Debug)]
+pub(super) struct Definition {
+    name: Name,
+    beside: bool,
+    pub(super) type_name: String,
+    pub(super) options: String,
+}
+
+impl Definition {
+    /// Its name, if its table has that one.
+    pub(super) fn name_beside(&self, table: &Name) -> Name {
+        if self.beside {
+            Name::new(table.schema.as_str(), self.name.table.as_str())
+        } else {
+            self.name.clone()
+        }
+    }
+}
+
+/// Those of the provider's tables, by table and column.
+pub(super) async fn definitions<'a>(
+    provider: &Client,
+    tables: impl Iterator<Item = &'a Table>,
+) -> Result<HashMap<(u32, String), Definition>> {
+    let owned = owned(provider, End::Provider, tables).await?;
+    let definition = |sequence: Sequence| Definition {
+        name: sequence.name,
+        beside: sequence.beside,
+        type_name: sequence.type_name,
+        options: sequence.options,
+    };
+    Ok(owned
+        .into_iter()
+        .map(|(column, sequence)| (column, definition(sequence)))
+        .collect())
+}
+
 /// Those of columns that the tables have here: one that is left out is not replayed, and its sequence is the subscriber's own.
 async fn owned<'a>(client: &Client, end: End, tables: impl Iterator<Item = &'a Table>) -> Result<Owned> {
     let tables: HashMap<u32, &Table> = tables.map(|table| (table.oid, table)).collect();
@@ -208,6 +251,9 @@ async fn owned<'a>(client: &Client, end: End, tables: impl Iterator<Item = &'a T
             least: row.get("least"),
             most: row.get("most"),
             cycles: row.get("cycles"),
+            type_name: row.get("type"),
+            options: row.get("options"),
+            beside: row.get("beside"),
         };
         owned.insert((oid, column), sequence);
     }
@@ -253,8 +299,9 @@ impl Sequences {
         let (oids, places): (Vec<u32>, Vec<i64>) = moved.iter().map(|&(i, to)| (self.0[i].ours.oid, to)).unzip();
         subscriber
             .execute(
-                "select pg_catalog.setval(s.oid::pg_catalog.regclass, s.place)
-                   from rows from (pg_catalog.unnest($1::oid[]), pg_catalog.unnest($2::int8[])) s (oid, place)",
+                "select pg_catalog.setval(c.oid, s.place)
+                   from rows from (pg_catalog.unnest($1::oid[]), pg_catalog.unnest($2::int8[])) s (oid, place)
+                   join pg_catalog.pg_class c on c.oid = s.oid and c.relkind = 'S'",
                 &[&oids, &places],
             )
             .await
@@ -295,7 +342,7 @@ impl Sequences {
 
 async fn last_values(client: &Client, end: End, oids: &[u32]) -> Result<Values> {
     let rows = client
-        .query(LAST_VALUES, &[&oids])
+        .query_typed(LAST_VALUES, &[(&oids, Type::OID_ARRAY)])
         .await
         .doing(|| format!("read the sequences of the {end}"))?;
     Ok(rows
@@ -346,6 +393,9 @@ mod tests {
             least,
             most,
             cycles,
+            type_name: "bigint".to_owned(),
+            options: String::new(),
+            beside: true,
         }
     }
 

@@ -22,9 +22,11 @@ use std::sync::Arc;
 use futures_util::future;
 use tokio_postgres::Client;
 
+use super::create::{self, Missing};
 use super::filter::Filter;
 use super::findings::{Finding, Findings, Kind};
 use super::parking::{self, Parking};
+use super::partitions::{Fingerprint, Leaf, Partitions};
 use super::policy::Policies;
 use super::position::{Position, Subscription, Who};
 use super::preflight::{self, Pair};
@@ -33,7 +35,7 @@ use super::session::{self, ProviderFacts, SubscriberFacts};
 use super::table::{self, Name, Table};
 use super::table_state::{self, Entry, State};
 use super::wish::Wish;
-use super::{Memory, create, duty, execute, state, triggers};
+use super::{Memory, duty, execute, state, triggers};
 use crate::cascade::{Node, Role};
 use crate::config::{Policy, ReplayConfig};
 use crate::connect::{End, Session, connect};
@@ -59,6 +61,7 @@ pub(super) struct Ready {
     /// Tables of the set whose events are left out.
     pub(super) parked: Vec<Entry>,
     pub(super) sequences: Sequences,
+    pub(super) partitions: Fingerprint,
 }
 
 /// A table that is replayed.
@@ -73,6 +76,8 @@ pub(super) struct Target {
     /// See [`Entry`].
     pub(super) revision: i64,
     pub(super) policy: Policy,
+    /// Of a partitioned table: the names that its events have.
+    pub(super) leaves: Vec<Leaf>,
 }
 
 /// The two sessions, and what they are.
@@ -200,6 +205,7 @@ pub(super) async fn prepare(
             return Err(Error::failure(format!("table {} was dropped meanwhile", entry.provider)).transient());
         };
         targets.push(Target {
+            leaves: base.partitions.leaves(provider, subscriber),
             provider: Arc::new(entry.filter.part_of(provider)),
             subscriber: Arc::new(subscriber.clone()),
             state: entry.state,
@@ -238,6 +244,7 @@ pub(super) async fn prepare(
         targets,
         parked: base.parked,
         sequences,
+        partitions: base.partitions.fingerprint,
     })
 }
 
@@ -253,6 +260,7 @@ pub(super) struct Survey {
     /// What of them is replayed.
     parts: HashMap<Name, Table>,
     pub(super) at_subscriber: HashMap<Name, Table>,
+    pub(super) partitions: Partitions,
     /// None: not made yet.
     pub(super) queue_id: Option<i32>,
     /// See [`Ready`]. Then nothing is added to the set, either.
@@ -270,6 +278,20 @@ impl Survey {
                 End::Subscriber | End::Node => self.at_subscriber.get(&entry.subscriber),
             })
             .collect()
+    }
+
+    /// Where the rows are at one end: the tables, and the leaves of those that are partitioned, by oid.
+    pub(super) fn stored(&self, end: End) -> HashMap<u32, &Name> {
+        let mut stored = HashMap::new();
+        for table in self.tables(end) {
+            if table.kind == "p" {
+                let below = self.partitions.below(end, table).iter().filter(|part| part.is_leaf);
+                stored.extend(below.map(|part| (part.oid, &part.name)));
+            } else {
+                stored.insert(table.oid, &table.name);
+            }
+        }
+        stored
     }
 
     /// The tables that are at both ends.
@@ -290,7 +312,7 @@ impl Survey {
     }
 
     /// The tables that the subscriber lacks, as they are to be made there.
-    fn missing(&self) -> Vec<Table> {
+    fn missing(&self) -> Vec<Missing> {
         let mut missing = Vec::new();
         for entry in &self.entries {
             if !self.at_subscriber.contains_key(&entry.subscriber)
@@ -298,7 +320,8 @@ impl Survey {
             {
                 let mut table = part.clone();
                 table.name = entry.subscriber.clone();
-                missing.push(table);
+                let parts = self.partitions.for_subscriber(entry, part);
+                missing.push(Missing { table, parts });
             }
         }
         missing
@@ -307,7 +330,30 @@ impl Survey {
     async fn look_at_subscriber(&mut self, s: &Client) -> Result<()> {
         let names: Vec<Name> = self.entries.iter().map(|entry| entry.subscriber.clone()).collect();
         self.at_subscriber = table::inspect(s, End::Subscriber, &names).await?;
-        Ok(())
+        self.partitions.look_there(s, self.at_subscriber.values()).await
+    }
+
+    /// Makes what is missing, and what is missing below what is there.
+    async fn create(&mut self, p: &Client, s: &Client, sequences: bool) -> Result<()> {
+        let missing = self.missing();
+        let mut made = !missing.is_empty();
+        if made {
+            let extras = create::extras(p, &missing, sequences).await?;
+            create::create(s, &missing, &extras).await?;
+        }
+        // A file that was executed and is still to come may make partitions, too.
+        let pairs = if self.pending { Vec::new() } else { self.pairs() };
+        for pair in pairs {
+            let parts = self.partitions.missing(pair.entry, pair.provider, pair.subscriber);
+            made |= !parts.is_empty();
+            match create::partitions(s, &parts).await {
+                Err(error) if error.is_transient() => return Err(error),
+                // Somebody divided the table otherwise; its rows have a place, or an event will say that they do not.
+                Err(error) => tracing::warn!("{error}"),
+                Ok(()) => {}
+            }
+        }
+        if made { self.look_at_subscriber(s).await } else { Ok(()) }
     }
 }
 
@@ -371,6 +417,8 @@ pub(super) async fn survey(
     let (parked, entries): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(is_parked);
     let names: Vec<Name> = entries.iter().map(|entry| entry.provider.clone()).collect();
     let at_provider = table::inspect(p, End::Provider, &names).await?;
+    let remembered = facts.subscriber.may_state.then_some(s);
+    let partitions = Partitions::look(p, remembered, who, at_provider.values()).await?;
     let role = &facts.provider.role;
     let queue_id = preflight::provider(p, role, who, node, &entries, &at_provider, &mut findings).await?;
     preflight::subscriber_rights(s, &facts.subscriber, &mut findings).await?;
@@ -385,6 +433,9 @@ pub(super) async fn survey(
         if let Some(node) = node {
             preflight::whole(node, entry, &mut findings);
         }
+        partitions
+            .check(p, role, (entry, table), &entries, &mut findings)
+            .await?;
         parts.insert(entry.provider.clone(), entry.filter.part_of(table));
     }
     let mut survey = Survey {
@@ -394,6 +445,7 @@ pub(super) async fn survey(
         at_provider,
         parts,
         at_subscriber: HashMap::new(),
+        partitions,
         queue_id,
         pending,
         findings,
@@ -458,6 +510,7 @@ pub(super) struct Base {
     parked: Vec<Entry>,
     at_provider: HashMap<Name, Table>,
     at_subscriber: HashMap<Name, Table>,
+    partitions: Partitions,
     /// What does not keep it from being replayed.
     pub(super) warnings: Vec<Finding>,
 }
@@ -493,10 +546,8 @@ impl Ends {
         }
         let warnings = std::mem::take(&mut survey.findings).into_warnings()?;
 
-        let missing = survey.missing();
-        if !missing.is_empty() {
-            create::create(s, &missing).await?;
-            survey.look_at_subscriber(s).await?;
+        if look.create {
+            survey.create(p, s, look.sequences).await?;
         }
         if !facts.subscriber.installed {
             state::bring_up_to_date(s, &facts.subscriber).await?;
@@ -522,6 +573,7 @@ impl Ends {
             pending,
             at_provider,
             at_subscriber,
+            partitions,
             ..
         } = survey;
         if let Some(node) = node {
@@ -529,7 +581,12 @@ impl Ends {
         }
         if !external {
             let tables = entries.iter().map(|entry| (entry, at_provider.get(&entry.provider)));
-            self.capture(p, End::Provider, tables).await?;
+            self.capture(p, End::Provider, tables.clone()).await?;
+            for table in tables.filter_map(|(_, table)| table) {
+                for part in partitions.without_truncate(table) {
+                    triggers::make_of_partition(p, who, part).await?;
+                }
+            }
         }
         if node.is_some_and(|node| node.role == Role::Branch) {
             // What is replayed does not fire them; they are there for the day on which this is the root, and until then
@@ -550,6 +607,9 @@ impl Ends {
             }
             s.batch_execute("commit").await.doing(what)?;
         }
+        let partitions = partitions
+            .remember((p, s), who, &entries, (&at_provider, &at_subscriber))
+            .await?;
         Ok(Base {
             tick,
             queue_id,
@@ -560,6 +620,7 @@ impl Ends {
             parked,
             at_provider,
             at_subscriber,
+            partitions,
             warnings,
         })
     }
@@ -581,7 +642,7 @@ impl Ends {
                 client,
                 end,
                 &self.who,
-                table,
+                &table.name,
                 &triggers::lacking(&wanted, &found),
                 &found,
             )

@@ -13,16 +13,17 @@ use super::session::{self, SubscriberFacts};
 use crate::error::{Doing, Error, Result};
 
 /// What each version adds to the one before.
-const STEPS: [&str; 6] = [
+const STEPS: [&str; 7] = [
     include_str!("sql/state.sql"),
     include_str!("sql/state_2.sql"),
     include_str!("sql/state_3.sql"),
     include_str!("sql/state_4.sql"),
     include_str!("sql/state_5.sql"),
     include_str!("sql/state_6.sql"),
+    include_str!("sql/state_7.sql"),
 ];
 
-/// The version stands in the comment as "(version 2)"; without a comment, nothing was added yet.
+/// The version stands in the comment as "(version 7)"; without a comment, nothing was added yet.
 const VERSION: &str = "select coalesce(pg_catalog.substring(pg_catalog.obj_description(n.oid, 'pg_namespace'), 'version (\\d+)')::int4, 1)
                          from pg_catalog.pg_namespace n where n.nspname = 'pgcascade_replay'";
 

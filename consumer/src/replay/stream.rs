@@ -45,6 +45,8 @@ struct Route {
     /// Every column of the subscriber: is it stored (not generated)? Names as bytes in the event's encoding.
     columns: HashMap<Vec<u8>, (String, bool)>,
     primary_key: Vec<String>,
+    /// The statements for the TRUNCATE of a partition, by its name as the event has it; None if there is none.
+    parts: HashMap<Vec<u8>, Option<String>>,
     /// Columns of the provider that the subscriber need not have.
     left_out: HashSet<Vec<u8>>,
     /// What of the table is replayed.
@@ -99,6 +101,11 @@ impl Decoder {
                         )
                     })
                     .collect(),
+                parts: target
+                    .leaves
+                    .iter()
+                    .map(|leaf| (leaf.name.on_the_wire(), leaf.truncate.clone()))
+                    .collect(),
                 left_out: target
                     .provider
                     .columns
@@ -121,11 +128,14 @@ impl Decoder {
                 last: [None; 8],
             })
             .collect();
-        let by_name = routes
-            .iter()
-            .enumerate()
-            .map(|(i, route)| (route.name.on_the_wire(), i))
-            .collect();
+        let mut by_name: HashMap<Vec<u8>, usize> = HashMap::new();
+        for (i, route) in routes.iter().enumerate() {
+            // A table by its own name comes before one that has, or had, a partition of that name.
+            by_name.insert(route.name.on_the_wire(), i);
+            for part in route.parts.keys() {
+                by_name.entry(part.clone()).or_insert(i);
+            }
+        }
         Self {
             routes,
             by_name,
@@ -262,6 +272,7 @@ impl Decoder {
         if self.routes[route].hold && !self.draining {
             chunk.hold(Held {
                 table: route,
+                name: event.table.unwrap_or_default().to_vec(),
                 id: event.id,
                 txid: event.txid,
                 event_type: event.event_type.to_vec(),
@@ -288,7 +299,10 @@ impl Decoder {
             settling |= becomes.is_some();
         }
         let kind = kind + 4 * usize::from(settling);
-        if let Some(shape) = self.routes[route].last[kind] {
+        // Those of partitions look all the same.
+        if kind % 4 < 3
+            && let Some(shape) = self.routes[route].last[kind]
+        {
             match fill(&self.shapes[shape], event, chunk) {
                 Ok(true) => {
                     self.add(chunk, mark, event, shape);
@@ -350,9 +364,20 @@ impl Decoder {
                 names.push(name.into_owned());
             }
         }
+        let part = match self.routes[route].parts.get(event.table.unwrap_or_default()) {
+            Some(part) if parsed.operation == Operation::Truncate => Some(part.clone().ok_or_else(|| {
+                self.unreadable(
+                    route,
+                    event,
+                    "it truncates a partition by hash, and the subscriber has none with the same rows that the role may truncate",
+                )
+            })?),
+            _ => None,
+        };
         if let Some(shape) = self.shapes.iter().find(|shape| {
             shape.table == route
                 && shape.operation == parsed.operation
+                && shape.part == part
                 && shape.settling == settling
                 && shape.event_type == event.event_type
                 && shape.names.iter().map(|(name, _)| name).eq(names.iter())
@@ -423,6 +448,7 @@ impl Decoder {
             key,
             by_primary_key,
             settling,
+            part,
             event_type: event.event_type.to_vec(),
             names: kept,
         }));

@@ -88,6 +88,8 @@ pub(crate) struct Column {
     /// `a` always, `d` by default, empty.
     pub(crate) identity: String,
     pub(crate) generated: bool,
+    /// Generated when it is read.
+    pub(crate) is_virtual: bool,
     /// The default, or the expression of a generated column.
     pub(crate) expression: Option<String>,
     /// Whether that depends on nothing but what every server has.
@@ -131,6 +133,10 @@ pub(crate) struct Table {
     pub(crate) name: Name,
     /// `pg_class.relkind`.
     pub(crate) kind: String,
+    /// How it is partitioned, if it is.
+    pub(crate) part_key: Option<String>,
+    /// The columns that decide on a row's partition, on whatever level.
+    pub(crate) part_columns: Vec<String>,
     pub(crate) has_children: bool,
     /// The planner's estimate; None when it has none.
     pub(crate) rows: Option<u64>,
@@ -138,6 +144,8 @@ pub(crate) struct Table {
     pub(crate) row_security: bool,
     /// Has triggers that fire in replica mode, too.
     pub(crate) fires_triggers: bool,
+    /// One of its partitions has a unique or exclusion constraint of its own.
+    pub(crate) constrains_below: bool,
     privileges: Vec<String>,
     pub(crate) schema_usage: bool,
     pub(crate) columns: Vec<Column>,
@@ -235,6 +243,8 @@ fn table(row: &Row) -> Result<Table, tokio_postgres::Error> {
             table: row.try_get("name")?,
         },
         kind: row.try_get("kind")?,
+        part_key: row.try_get("part_key")?,
+        part_columns: row.try_get("part_columns")?,
         has_children: row.try_get("has_children")?,
         // -1: never analysed. An `as` from a float saturates.
         #[expect(
@@ -246,6 +256,7 @@ fn table(row: &Row) -> Result<Table, tokio_postgres::Error> {
         bytes: u64::try_from(row.try_get::<_, i64>("bytes")?).unwrap_or(0),
         row_security: row.try_get("row_security")?,
         fires_triggers: row.try_get("fires_triggers")?,
+        constrains_below: row.try_get("constrains_below")?,
         privileges: row.try_get("privileges")?,
         schema_usage: row.try_get("schema_usage")?,
         columns: Vec::new(),
@@ -262,6 +273,7 @@ fn column(row: &Row) -> Result<Column, tokio_postgres::Error> {
         not_null: row.try_get("not_null")?,
         identity: row.try_get("identity")?,
         generated: !row.try_get::<_, &str>("generated")?.is_empty(),
+        is_virtual: row.try_get::<_, &str>("generated")? == "v",
         expression: row.try_get("expression")?,
         portable: row.try_get("portable")?,
         collation: row.try_get("collation")?,

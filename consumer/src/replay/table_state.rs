@@ -257,7 +257,9 @@ pub(super) async fn remove(subscriber: &Client, who: &Who, provider: &Name) -> R
             "with chunks as (delete from pgcascade_replay.copy_chunk
                               where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4),
                   held as (delete from pgcascade_replay.held_event
-                            where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4)
+                            where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4),
+                  parts as (delete from pgcascade_replay.partition
+                             where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4)
              delete from pgcascade_replay.table_state
               where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4",
             &[&who.consumer, &who.queue, &provider.schema, &provider.table],

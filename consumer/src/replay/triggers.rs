@@ -7,10 +7,10 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Row};
 
 use super::position::Who;
-use super::table::{Table, literal, quoted};
+use super::table::{Name, Table, literal, quoted};
 use crate::connect::End;
 use crate::error::{Doing, Result};
 
@@ -171,7 +171,7 @@ pub(super) async fn make(
     client: &Client,
     end: End,
     who: &Who,
-    table: &Table,
+    table: &Name,
     lacking: &[Capture],
     found: &[Found],
 ) -> Result<()> {
@@ -205,7 +205,7 @@ pub(super) async fn make(
             "create {or_replace}trigger {} after {} on {} for each {level} execute function pgq.logutriga({});",
             quoted(&name),
             events.join(" or "),
-            table.name.quoted(),
+            table.quoted(),
             arguments.join(", ")
         ));
     }
@@ -213,24 +213,55 @@ pub(super) async fn make(
     client
         .batch_execute(&format!("begin; set local lock_timeout = '5s'; {sql} commit"))
         .await
-        .doing(|| format!("make the capture triggers on table {} of the {end}", table.name))?;
-    tracing::info!(table = %table.name, "capture triggers made on the {end}");
+        .doing(|| format!("make the capture triggers on table {table} of the {end}"))?;
+    tracing::info!(%table, "capture triggers made on the {end}");
     Ok(())
 }
 
-/// Drops what [`make`] makes. Triggers of other names are somebody else's.
+/// Makes what a partition lacks: its row triggers come from the table above, the one for TRUNCATE does not.
+pub(super) async fn make_of_partition(provider: &Client, who: &Who, partition: &Name) -> Result<()> {
+    let truncate = Capture {
+        events: TRUNCATE,
+        ignored: Vec::new(),
+        arguments: Vec::new(),
+    };
+    // One that somebody disabled has the name.
+    let disabled = Found {
+        name: name(who, "_truncate"),
+        enabled: false,
+        capture: truncate.clone(),
+    };
+    make(provider, End::Provider, who, partition, &[truncate], &[disabled]).await
+}
+
+/// Drops what [`make`] makes, on partitions, too. Triggers of other names are somebody else's, and what came from a table
+/// above is that one's.
 pub(super) async fn drop(provider: &Client, who: &Who, table: &Table) -> Result<()> {
-    let sql: String = ["", "_update", "_truncate"]
-        .iter()
-        .map(|suffix| {
-            let (trigger, table) = (quoted(&name(who, suffix)), table.name.quoted());
-            format!("drop trigger if exists {trigger} on {table};")
-        })
-        .collect();
+    let what = || format!("drop the capture triggers on table {} of the provider", table.name);
+    let [row, update, truncate] = ["", "_update", "_truncate"].map(|suffix| name(who, suffix));
+    let rows = provider
+        .query(
+            "select n.nspname::text, c.relname::text, t.tgname::text
+               from pg_catalog.pg_trigger t
+               join pg_catalog.pg_class c on c.oid = t.tgrelid
+               join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+              where t.tgparentid = 0
+                and (t.tgrelid = $1 and t.tgname in ($2, $3, $4)
+                     or t.tgrelid in (select p.relid from pg_catalog.pg_partition_tree($1) p) and t.tgname = $4)
+              order by c.oid = $1 desc, 1, 2, 3",
+            &[&table.oid, &row, &update, &truncate],
+        )
+        .await
+        .doing(what)?;
+    let drop = |row: &Row| {
+        let on = Name::new(row.get::<_, &str>(0), row.get::<_, &str>(1));
+        format!("drop trigger if exists {} on {};", quoted(row.get(2)), on.quoted())
+    };
+    let sql: String = rows.iter().map(drop).collect();
     provider
         .batch_execute(&format!("begin; set local lock_timeout = '5s'; {sql} commit"))
         .await
-        .doing(|| format!("drop the capture triggers on table {} of the provider", table.name))?;
+        .doing(what)?;
     tracing::info!(table = %table.name, "capture triggers dropped on the provider");
     Ok(())
 }

@@ -5,7 +5,7 @@ use tokio_postgres::Client;
 
 use super::filter::Filter;
 use super::findings::{Findings, Kind};
-use super::pattern::{self, Pattern};
+use super::pattern::{self, Pattern, Relation};
 use super::table::{Name, literal};
 use super::table_state::{Entry, State};
 use crate::config::ReplayConfig;
@@ -79,12 +79,42 @@ impl Wish {
         present: &[Entry],
         findings: &mut Findings,
     ) -> Result<Vec<Entry>> {
-        let names = pattern::resolve(provider, &self.patterns, findings).await?;
+        let relations = pattern::relations(provider).await?;
+        let in_set = |name: &Name| present.iter().any(|entry| entry.provider == *name);
+        let in_parts = pattern::above(&relations, in_set);
         let mut entries: Vec<Entry> = Vec::new();
-        for name in &names {
+        for Relation {
+            name, above: tables, ..
+        } in pattern::resolve(&relations, &in_parts, &self.patterns, findings)
+        {
+            let by_name = |pattern: &&Pattern| pattern.is_literal() && pattern.matches(name);
+            let is_named = self.patterns.iter().any(|pattern| by_name(&pattern));
+            if let Some(table) = present.iter().find(|entry| tables.contains(&entry.provider)) {
+                if is_named {
+                    findings.add(
+                        Kind::InSet,
+                        (End::Provider, name),
+                        format!("partition {name} is replayed already, with table {}", table.provider),
+                        "leave it out",
+                    );
+                }
+                continue;
+            }
+            if in_parts.contains(name) && !in_set(name) {
+                let parts = relations
+                    .iter()
+                    .filter(|part| part.above.contains(name) && in_set(&part.name));
+                let parts: Vec<String> = parts.map(|part| literal(&part.name.to_string())).collect();
+                findings.add(
+                    Kind::InSet,
+                    (End::Provider, name),
+                    format!("partitions of table {name} are replayed by themselves"),
+                    format!("take them out first: consumer table remove {}", parts.join(" ")),
+                );
+                continue;
+            }
             if let Some(entry) = present.iter().find(|entry| entry.provider == *name) {
-                let by_name = |pattern: &&Pattern| pattern.is_literal() && pattern.matches(name);
-                if self.all_new && self.patterns.iter().any(|pattern| by_name(&pattern)) {
+                if self.all_new && is_named {
                     let shown = literal(&entry.provider.to_string());
                     findings.add(
                         Kind::InSet,

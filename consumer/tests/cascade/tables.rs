@@ -232,3 +232,46 @@ async fn a_table_of_a_node_that_breaks() {
     }
     tree.drop(&["leaf", "branch", "root"]).await;
 }
+
+#[tokio::test]
+async fn a_partitioned_table_goes_from_the_root_to_its_leaves() {
+    const PARTED: &str = "create table parted (id int primary key, v text) partition by range (id);
+                          create table parted_1 partition of parted for values from (0) to (100)";
+    let tree = Tree::new().await;
+    let root = tree.connect("root").await;
+    let branch = tree.add("branch", "branch", "root").await;
+    let near = tree.add("leaf", "near", "root").await;
+    tree.add("leaf", "far", "branch").await;
+    for name in ["branch", "near", "far"] {
+        tree.catch_up(name).await;
+    }
+    root.run(PARTED).await;
+    branch.run(PARTED).await;
+    // Its events have the names of the root's partitions; what the branch has by these names is another matter.
+    for (name, end) in [("branch", "provider"), ("branch", "subscriber"), ("far", "provider")] {
+        let refused = table(&tree, name, 1, &["add", "parted"]).await;
+        let text = format!("table public.parted of the {end} is partitioned, so that a branch of a cascade cannot");
+        assert!(refused.stderr.contains(&text), "{name}: {}", refused.stderr);
+    }
+    table(&tree, "near", 0, &["add", "parted", "--create"]).await;
+    root.run(
+        "insert into parted values (1, 'a'), (2, 'b');
+         create table parted_2 partition of parted for values from (100) to (200);
+         insert into parted values (100, 'c'); update parted set id = 101 where id = 1",
+    )
+    .await;
+    tree.catch_up("near").await;
+    let rows = "select * from parted order by id";
+    assert_eq!(near.text(rows).await, root.text(rows).await);
+    for name in ["near", "far", "branch"] {
+        tree.node(0, &format!("drop {name}"), &["--db", &tree.conninfo(name)])
+            .await;
+    }
+    tree.manage(0, "drop root").await;
+    assert_eq!(
+        root.text("select count(*) from pg_trigger where tgname like 'pgcascade_capture%'")
+            .await,
+        "0"
+    );
+    tree.drop(&["far", "near", "branch", "root"]).await;
+}

@@ -156,6 +156,27 @@ async fn an_identity_beside_the_key_is_replayed() {
         "58",
         "what only the subscriber has stays"
     );
+    if pair
+        .provider
+        .text("select current_setting('server_version_num')::int >= 180000")
+        .await
+        == "t"
+    {
+        pair.provider
+            .run(
+                "create table virtual (id int primary key, a int, twice int generated always as (a * 2) virtual);
+                 insert into virtual values (1, 5)",
+            )
+            .await;
+        pair.catch_up(&["--table", "t", "--table", "virtual", "--create"]).await;
+        pair.provider
+            .run("update virtual set a = 6; insert into virtual values (2, null)")
+            .await;
+        pair.catch_up(&["--table", "t", "--table", "virtual"]).await;
+        pair.assert_equal("virtual").await;
+        let kind = "select attgenerated from pg_attribute where attrelid = 'virtual'::regclass and attname = 'twice'";
+        assert_eq!(pair.subscriber.text(kind).await, "v");
+    }
     // A row that is not there is noticed all the same.
     pair.subscriber.run("delete from t where k = 20").await;
     pair.provider.run("update t set id = default where k = 20").await;

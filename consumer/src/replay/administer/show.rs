@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::super::filter::Columns;
-use super::super::pattern;
+use super::super::pattern::{self, Relation};
 use super::super::table::Name;
 use super::super::table_state::Entry;
 use super::{completed, open};
@@ -93,11 +93,21 @@ pub(super) async fn missing(args: MissingArgs) -> Result<()> {
     let set = open(&settings, false).await?;
     let provider = connect(&target, End::Provider, "consumer table").await?;
     let relations = pattern::relations(&provider.client).await?;
-    let entry = |name: &Name| set.entries.iter().find(|entry| entry.provider == *name);
+    let in_set = |name: &Name| set.entries.iter().any(|entry| entry.provider == *name);
+    // Tables of which some partitions are replayed by themselves: the others are missing then, and not the table.
+    let in_parts = pattern::above(&relations, in_set);
+    let is_missing = |relation: &&Relation| {
+        let Relation { name, above, .. } = relation;
+        relation.is_table()
+            && !in_set(name)
+            && !above.iter().any(in_set)
+            && !in_parts.contains(name)
+            && above.iter().all(|table| in_parts.contains(table))
+    };
     let mut tables: Vec<(Name, Option<&Entry>)> = relations
-        .into_iter()
-        .filter(|(name, kind)| kind == "r" && entry(name).is_none())
-        .map(|(name, _)| (name, None))
+        .iter()
+        .filter(is_missing)
+        .map(|relation| (relation.name.clone(), None))
         .collect();
     let incomplete = |entry: &&Entry| entry.state_name != "ok" || entry.error.is_some();
     let incomplete = set.entries.iter().filter(incomplete);

@@ -16,33 +16,31 @@ use crate::connect::End;
 use crate::error::{Doing, Result};
 
 /// Tables whose rows are not, or not for good, where they seem to be.
-pub(super) async fn storage(client: &Client, end: End, tables: &[&Table], findings: &mut Findings) -> Result<()> {
-    let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
-    let unlogged: HashSet<u32> = client
+pub(super) async fn storage(client: &Client, end: End, survey: &Survey, findings: &mut Findings) -> Result<()> {
+    let stored = survey.stored(end);
+    let oids: Vec<u32> = stored.keys().copied().collect();
+    let rows = client
         .query(
             "select oid from pg_catalog.pg_class where oid = any ($1::oid[]) and relpersistence = 'u'",
             &[&oids],
         )
         .await
-        .doing(|| format!("look for unlogged tables on the {end}"))?
-        .iter()
-        .map(|row| row.get(0))
-        .collect();
-    for table in tables {
+        .doing(|| format!("look for unlogged tables on the {end}"))?;
+    for name in rows.iter().filter_map(|row| stored.get(&row.get(0))) {
+        let loss = if end == End::Provider {
+            "a crash empties it without an event"
+        } else {
+            "a crash empties it, and replay goes on behind the lost rows"
+        };
+        findings.add(
+            Kind::Unlogged,
+            (end, name),
+            format!("table {name} of the {end} is unlogged: {loss}"),
+            Remedy::run(end, format!("alter table {} set logged", name.quoted())),
+        );
+    }
+    for table in survey.tables(end) {
         let name = &table.name;
-        if unlogged.contains(&table.oid) {
-            let loss = if end == End::Provider {
-                "a crash empties it without an event"
-            } else {
-                "a crash empties it, and replay goes on behind the lost rows"
-            };
-            findings.add(
-                Kind::Unlogged,
-                (end, name),
-                format!("table {name} of the {end} is unlogged: {loss}"),
-                Remedy::run(end, format!("alter table {} set logged", name.quoted())),
-            );
-        }
         if table.kind == "r" && table.has_children {
             findings.add(
                 Kind::Inheritance,
@@ -56,11 +54,14 @@ pub(super) async fn storage(client: &Client, end: End, tables: &[&Table], findin
 }
 
 /// Triggers and rules of the subscriber that act on what is replayed.
-pub(super) async fn acting(subscriber: &Client, pairs: &[Pair<'_>], findings: &mut Findings) -> Result<()> {
-    let by_oid: HashMap<u32, &Table> = pairs
-        .iter()
-        .map(|pair| (pair.subscriber.oid, pair.subscriber))
-        .collect();
+pub(super) async fn acting(subscriber: &Client, survey: &Survey, findings: &mut Findings) -> Result<()> {
+    let mut by_oid = survey.stored(End::Subscriber);
+    by_oid.extend(
+        survey
+            .tables(End::Subscriber)
+            .iter()
+            .map(|table| (table.oid, &table.name)),
+    );
     let oids: Vec<u32> = by_oid.keys().copied().collect();
     let rows = subscriber
         .query(include_str!("acting.sql"), &[&oids])
@@ -73,15 +74,14 @@ pub(super) async fn acting(subscriber: &Client, pairs: &[Pair<'_>], findings: &m
         let (kind, name): (&str, &str) = (row.get("kind"), row.get("name"));
         findings.add(
             Kind::ActsInReplica,
-            (End::Subscriber, &table.name),
+            (End::Subscriber, table),
             format!(
-                "{kind} {} of table {} on the subscriber acts on what is replayed, as it is ENABLE ALWAYS or REPLICA",
-                quoted(name),
-                table.name
+                "{kind} {} of table {table} on the subscriber acts on what is replayed, as it is ENABLE ALWAYS or REPLICA",
+                quoted(name)
             ),
             Remedy::run(
                 End::Subscriber,
-                format!("alter table {} enable {kind} {}", table.name.quoted(), quoted(name)),
+                format!("alter table {} enable {kind} {}", table.quoted(), quoted(name)),
             )
             .words("if that is not meant"),
         );

@@ -23,9 +23,9 @@ use crate::error::{Doing, Error, Result};
 /// How long counting the events of a long queue may take.
 const PATIENCE: &str = "set statement_timeout = '30s'";
 
-/// A table, and what is known of its changes.
+/// A table or partition, and what is known of its changes.
 struct Written<'a> {
-    table: &'a Table,
+    name: &'a Name,
     changes: i64,
     since: String,
     snapshot: String,
@@ -42,7 +42,7 @@ pub(super) async fn written(
 ) -> Result<()> {
     let ages = ages(subscriber, who).await?;
     // Only tables all of whose changes make an event.
-    let tables: HashMap<u32, &Table> = survey
+    let replayed = survey
         .entries
         .iter()
         .filter(|entry| !entry.is_new && entry.state == State::Ok)
@@ -52,10 +52,15 @@ pub(super) async fn written(
             triggers
                 .iter()
                 .all(|trigger| !trigger.of_queue || trigger.arguments.is_empty())
-        })
-        .map(|table| (table.oid, table))
-        .collect();
-    let oids: Vec<u32> = tables.keys().copied().collect();
+        });
+    // Where the rows are, and the table that they are replayed with.
+    let mut stored: HashMap<u32, (&Name, &Table)> = HashMap::new();
+    for table in replayed {
+        stored.insert(table.oid, (&table.name, table));
+        let parts = survey.partitions.below(End::Provider, table).iter();
+        stored.extend(parts.map(|part| (part.oid, (&part.name, table))));
+    }
+    let oids: Vec<u32> = stored.keys().copied().collect();
     let rows = provider
         .query(include_str!("written.sql"), &[&oids, &who.queue])
         .await
@@ -63,14 +68,14 @@ pub(super) async fn written(
     let mut events = String::new();
     let mut written = Vec::new();
     for row in &rows {
-        let Some(table) = tables.get(&row.get("table")) else {
+        let Some((name, table)) = stored.get(&row.get("table")).copied() else {
             continue;
         };
         let analyzed: f64 = row.get("age");
         if ages.get(&table.name).is_some_and(|&age| age > analyzed) {
             events = row.get("events");
             written.push(Written {
-                table,
+                name,
                 changes: row.get("changes"),
                 since: row.get("analyzed"),
                 snapshot: row.get("snapshot"),
@@ -88,10 +93,10 @@ pub(super) async fn written(
         counted => counted?,
     };
     for Written {
-        table, changes, since, ..
+        name, changes, since, ..
     } in &written
     {
-        let name = &table.name;
+        let name = *name;
         let events = counted.get(&name.on_the_wire()).copied().unwrap_or(0);
         let object: (End, &dyn Display) = (End::Provider, name);
         if *changes > events {
@@ -130,7 +135,7 @@ async fn count(provider: &Client, events: &str, written: &[Written<'_>]) -> Resu
     }
     let names: Vec<String> = written
         .iter()
-        .map(|one| String::from_utf8_lossy(&one.table.name.on_the_wire()).into_owned())
+        .map(|one| String::from_utf8_lossy(&one.name.on_the_wire()).into_owned())
         .collect();
     let snapshots: Vec<&str> = written.iter().map(|one| one.snapshot.as_str()).collect();
     // The name of the events' table is made by the extension from a number, and held to that by a constraint.

@@ -213,14 +213,24 @@ impl Worker {
         let columns = &job.columns;
         let chunk = piece.chunk.as_ref().map(|chunk| chunk.condition.as_str());
         let conditions: Vec<&str> = chunk.into_iter().chain(job.condition.as_deref()).collect();
-        let query = if conditions.is_empty() {
+        let partitioned = job.provider.kind == "p";
+        // COPY itself does not read a partitioned table.
+        let query = if conditions.is_empty() && !partitioned {
             format!("copy {} ({columns}) to stdout (encoding 'UTF8')", from.quoted())
         } else {
             format!(
                 "copy (select {columns} from {}{} where {}) to stdout (encoding 'UTF8')",
-                if job.provider.has_children { "only " } else { "" },
+                if job.provider.has_children && !partitioned {
+                    "only "
+                } else {
+                    ""
+                },
                 from.quoted(),
-                conditions.join(" and ")
+                if conditions.is_empty() {
+                    "true".to_owned()
+                } else {
+                    conditions.join(" and ")
+                }
             )
         };
         let mut source = pin!(self.provider.copy_out(&query).await.doing(read)?);

@@ -8,6 +8,6 @@ select distinct $2::text, $1::text, n.nspname, c.relname, n.nspname, c.relname, 
   join pg_catalog.pg_namespace pn on pn.oid = p.pronamespace
   join pg_catalog.pg_class c on c.oid = t.tgrelid
   join pg_catalog.pg_namespace n on n.oid = c.relnamespace
- where not t.tgisinternal and pn.nspname = 'pgq' and p.proname = 'logutriga' and t.tgtype & 1 = 1
+ where not t.tgisinternal and t.tgparentid = 0 and pn.nspname = 'pgq' and p.proname = 'logutriga' and t.tgtype & 1 = 1
    and position(pg_catalog.convert_to($1, pg_catalog.getdatabaseencoding()) || '\x00'::bytea in t.tgargs) = 1
 on conflict do nothing
