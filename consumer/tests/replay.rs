@@ -9,6 +9,8 @@
 
 mod cluster;
 
+#[path = "replay/application.rs"]
+mod application;
 #[path = "replay/basics.rs"]
 mod basics;
 #[path = "replay/beside.rs"]
