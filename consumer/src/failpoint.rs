@@ -16,7 +16,8 @@
 //! `consumer node` between its steps: node_known, node_subscribed, node_paused, node_changed, node_seen, node_left,
 //! node_forgotten; `consumer takeover` around its steps: takeover_before_STEP, takeover_after_STEP, and within them
 //! takeover_promised_old, takeover_fenced_old, takeover_sequences_set, takeover_confirmed_old, takeover_subscribed_old,
-//! takeover_demoted_old, takeover_told.
+//! takeover_demoted_old, takeover_settled_old,
+//! takeover_told.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};

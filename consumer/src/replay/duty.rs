@@ -53,7 +53,10 @@ pub(super) async fn attempt(
         return stand_by(session, node, config, shutdown, memory).await;
     }
     if node.role == Role::Branch {
-        settle(&session, &node, memory).await?;
+        // What it waits for is another replay of the node.
+        memory.another_runs = true;
+        settle(&session.client, &node).await?;
+        memory.another_runs = false;
     }
     drop(session);
     let hop = config.hop(&node)?;
@@ -345,13 +348,14 @@ async fn was_root(client: &Client, node: &Node) -> Result<bool> {
 
 /// A branch that was the root until a moment ago: everything up to its last tick was written there, into tables that were
 /// captured. So that is the position, and they are in step.
-async fn settle(session: &Session, node: &Node, memory: &mut Memory) -> Result<()> {
-    let client = &session.client;
+///
+/// Done by its replay, and by the command that made it a branch, whoever is first; under the worker's lock, so once.
+pub(crate) async fn settle(client: &Client, node: &Node) -> Result<()> {
     state::install(client).await?;
     if !was_root(client, node).await? {
         return Ok(());
     }
-    lock(client, node, memory).await?;
+    session::lock(client, End::Subscriber, &who(node), session::LOCK_PATIENCE_AGAIN).await?;
     let node = node.reload(client).await?;
     if !was_root(client, &node).await? {
         return Ok(());

@@ -144,9 +144,9 @@ async fn demote(new: &Reached, op: &Op, limits: &Limits) -> Result<()> {
         follow(&old, op, &history, &new.node.name).await?;
         failpoint("takeover_demoted_old");
     }
-    if let Err(error) = seen(&old, limits.wait).await {
-        tracing::warn!("{error}");
-    }
+    // So that it can be the root again at once, whether its replay runs or not.
+    duty::settle(old.client(), &old.node.reload(old.client()).await?).await?;
+    failpoint("takeover_settled_old");
     // Not before its replay knows that it reads from nobody now.
     seen(new, limits.wait).await?;
     let call = "pgq_node.unregister_subscriber($1, $2)";

@@ -188,6 +188,7 @@ async fn killed_anywhere_it_is_finished_or_given_up() {
         ("after_opened", false),
         ("subscribed_old", false),
         ("demoted_old", false),
+        ("settled_old", false),
         ("after_demoted", false),
         ("after_repointed", false),
     ] {
