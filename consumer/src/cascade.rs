@@ -241,6 +241,25 @@ pub(crate) async fn check_same(provider: &Client, subscriber: &Client, queue: &s
     }
 }
 
+/// What a root or branch knows of epochs, as others have to learn it, if it is in a newer one than this. A database that is
+/// something else knows nothing.
+pub(crate) async fn newer_epochs(client: &Client, queue: &str, epoch: i64) -> Result<Option<String>> {
+    let (extension, _) = places(client).await?;
+    if !extension {
+        return Ok(None);
+    }
+    let row = client
+        .query_one(
+            "select pg_catalog.jsonb_agg(pg_catalog.to_jsonb(h) order by h.epoch)::text
+               from pgcascade.epoch_history h
+              where h.queue_name = $1 and (select max(epoch) from pgcascade.epoch_history where queue_name = $1) > $2",
+            &[&queue, &epoch],
+        )
+        .await
+        .doing(|| format!("read the epochs of queue \"{queue}\""))?;
+    Ok(row.get(0))
+}
+
 /// Where a node is, as this one knows it.
 pub(crate) async fn location(client: &Client, node: &Node, of: &str) -> Result<Option<String>> {
     let query = if node.role == Role::Leaf {

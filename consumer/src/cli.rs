@@ -93,7 +93,8 @@ pub(crate) enum Command {
     ///
     /// Checks first what the new root lacks. Then closes the old root, lets the new one apply all that is there, and opens
     /// it; only in between are writes refused. Each step is recorded in the new root's database: a takeover that was
-    /// interrupted is finished with --resume, or given up with --abort. Only one can be under way.
+    /// interrupted is finished with --resume, or given up with --abort. Only one can be under way. With --dead the old root is gone:
+    /// the new one fetches from the furthest branch what it lacks, and opens when another one has confirmed it.
     Takeover(Box<TakeoverArgs>),
     /// Show lag, position, tables and errors.
     ///

@@ -17,7 +17,8 @@
 //! node_forgotten; `consumer takeover` around its steps: takeover_before_STEP, takeover_after_STEP, and within them
 //! takeover_promised_old, takeover_fenced_old, takeover_sequences_set, takeover_confirmed_old, takeover_subscribed_old,
 //! takeover_demoted_old, takeover_settled_old,
-//! takeover_told.
+//! takeover_told; for a dead root takeover_promised_one, takeover_subscribed_new, takeover_fetching,
+//! takeover_confirmed_one.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -5,9 +5,11 @@
 //! step.rs's, and what lies between them is waited for, with a deadline. The journal on the new root says how far a takeover is; a
 //! command that is killed anywhere leaves a takeover that another one resumes or aborts, and nothing else.
 //!
-//! preflight.rs looks before anything is changed; planned.rs has the steps; journal.rs the calls on the new root. model.rs
+//! preflight.rs looks before anything is changed; planned.rs has the steps where the old root hands over, dead.rs those where it
+//! is gone; journal.rs has the calls on the new root. model.rs
 //! looks at every order in which two takeovers can do them.
 
+mod dead;
 mod journal;
 #[cfg(test)]
 mod model;
@@ -19,15 +21,15 @@ use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
 
-use crate::cascade::Role;
+use crate::cascade::{Role, ask};
 use crate::cli::TakeoverArgs;
-use crate::error::{Doing, Error, Result};
+use crate::error::{Error, Result};
 use crate::failpoint::failpoint;
 use crate::node::tree::{self, Reached};
 use crate::shutdown::Shutdown;
 use crate::status::print;
 use journal::Op;
-use step::Step;
+use step::{Kind, Step};
 
 /// Runs one takeover, or what is left of it.
 pub(crate) async fn run(args: TakeoverArgs, shutdown: Shutdown) -> Result<()> {
@@ -70,16 +72,26 @@ async fn command(args: TakeoverArgs) -> Result<()> {
         return finish(&new, op, &args).await;
     }
 
-    let found = preflight::look(&new, live, &args).await?;
+    let found = match &args.dead {
+        None => preflight::look(&new, live, &args).await?,
+        Some(old) => preflight::look_without(&new, old, live, &args).await?,
+    };
     if args.plan {
         print(&found.plan())?;
         return found.into_result().map(|_| ());
     }
-    let (old, epoch) = found.into_result()?;
-    let op = journal::begin(&new, &old, epoch).await?;
+    let begin = found.into_result()?;
+    if begin.kind == Kind::Dead {
+        // All that follows passes over them.
+        for gone in args.dead.iter().chain(&args.lost) {
+            let call = "pgq_node.register_location($1, $2, null, true)";
+            ask(new.client(), &new.node.title(), call, &[&new.node.queue, gone]).await?;
+        }
+    }
+    let op = journal::begin(&new, &begin, args.fenced_by.as_deref()).await?;
     tracing::info!(
         takeover = op.id,
-        from = old,
+        from = op.old,
         to = new.node.name,
         epoch = op.epoch,
         "takeover begun"
@@ -103,7 +115,11 @@ async fn finish(new: &Reached, mut op: Op, args: &TakeoverArgs) -> Result<()> {
         && let Some(next) = op.kind.after(at)
     {
         failpoint(&format!("takeover_before_{}", next.word()));
-        match planned::step(new, &mut op, next, &limits).await {
+        let outcome = match op.kind {
+            Kind::Planned => planned::step(new, &mut op, next, &limits).await,
+            Kind::Dead => Box::pin(dead::step(new, &mut op, next, &limits)).await,
+        };
+        match outcome {
             Ok(()) => {
                 op.step = Some(next);
                 tracing::info!(takeover = op.id, "{}", next.word());
@@ -122,16 +138,20 @@ async fn failed(new: &Reached, op: Op, error: Error) -> Error {
         tracing::debug!("the reason could not be recorded: {note}");
     }
     let id = op.id.clone();
+    let after = match op.kind {
+        Kind::Planned => "and the old root is open",
+        Kind::Dead => "and the other nodes are as before",
+    };
     if superseded || promoted {
         return error.within(format_args!("takeover {id} stopped"));
     }
     match give_up(new, op, &error.to_string()).await {
-        Ok(()) => error.within(format_args!("takeover {id} was given up, and the old root is open")),
+        Ok(()) => error.within(format_args!("takeover {id} was given up, {after}")),
         Err(second) => {
             tracing::error!("{second}");
             error
                 .within(format_args!("takeover {id} stopped, and could not be given up"))
-                .hint("The old root may be closed. Finish the takeover with --resume, or give it up with --abort.")
+                .hint("Nodes may still wait for it. Finish the takeover with --resume, or give it up with --abort.")
         }
     }
 }
@@ -149,18 +169,17 @@ async fn give_up(new: &Reached, op: Op, why: &str) -> Result<()> {
         // It was, and perhaps the old root was not told.
         None => op,
     };
+    let again =
+        |error: Error| error.hint("The takeover is aborted, but other nodes may not know it yet: type --abort again.");
+    if op.kind == Kind::Dead {
+        dead::release(new, &op).await.map_err(again)?;
+        tracing::info!(takeover = op.id, "aborted");
+        return Ok(());
+    }
     let old = tree::reach_known(&tree::find(new, &op.old).await?, &op.queue)
         .await
-        .map_err(|error| {
-            error.hint("The takeover is aborted, but the old root may still be closed: type --abort again.")
-        })?;
-    old.client()
-        .execute(
-            "select pgcascade.release_promise($1, $2::text::uuid)",
-            &[&op.queue, &op.id],
-        )
-        .await
-        .doing(|| format!("release {}", old.node.title()))?;
+        .map_err(again)?;
+    planned::release(&old, &op).await.map_err(again)?;
     tracing::info!(takeover = op.id, "aborted; \"{}\" is the root", op.old);
     Ok(())
 }

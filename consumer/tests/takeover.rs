@@ -15,6 +15,8 @@ mod cluster;
 #[path = "cascade/tree.rs"]
 mod tree;
 
+#[path = "takeover/dead.rs"]
+mod dead;
 #[path = "takeover/planned.rs"]
 mod planned;
 #[path = "takeover/writers.rs"]

@@ -13,6 +13,16 @@ pub(crate) struct TakeoverArgs {
     /// The root as it is now; another one is refused.
     #[arg(long, value_name = "NODE", conflicts_with_all = ["resume", "abort"])]
     pub(crate) from: Option<String>,
+    /// The root is gone for good: do without it. What no other node has is lost.
+    #[arg(long, value_name = "NODE", conflicts_with_all = ["from", "resume", "abort"])]
+    pub(crate) dead: Option<String>,
+    /// Another node that is gone with it, and is not asked; may be repeated. What only that one has is lost, too.
+    #[arg(long, value_name = "NODE", requires = "dead")]
+    pub(crate) lost: Vec<String>,
+    /// How the old root was made sure to be off, in words for the journal; needed where no other branch is left that could
+    /// confirm the new root.
+    #[arg(long, value_name = "TEXT", requires = "dead")]
+    pub(crate) fenced_by: Option<String>,
     /// Print what would be done and what stands against it, and change nothing.
     #[arg(long)]
     pub(crate) plan: bool,

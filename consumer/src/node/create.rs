@@ -306,6 +306,12 @@ async fn make_branch(candidate: &Candidate, provider: &Reached, start: &Start) -
     )
     .await?;
     let what = || format!("set up the queue of {title}");
+    if let Some(epochs) = cascade::newer_epochs(provider.client(), queue, 0).await? {
+        client
+            .execute("select pgcascade.learn_epochs($1, $2::text::jsonb)", &[queue, &epochs])
+            .await
+            .doing(what)?;
+    }
     // Its first tick is one of the root's, too.
     client
         .execute(

@@ -11,13 +11,14 @@
 //!   and the tick ([`Duty::store`]). The tick comes first, since its lock is before that of the event table wherever both are taken.
 //! - A node learns of the others, and of the watermark, from events of the root ([`Duty::tell`]), and reports its own
 //!   watermark to its provider ([`Duty::publish`]).
-//! - A root has nothing to read; its worker only keeps the watermark moving.
+//! - A root has nothing to read; its worker keeps the watermark moving, and looks whether it still is the root ([`learn`]).
 
 use std::pin::pin;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{SinkExt, TryStreamExt};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
@@ -30,9 +31,13 @@ use super::{Ended, Memory, session, state};
 use crate::cascade::{self, Node, Role, ask};
 use crate::config::{NodeConfig, ReplayConfig};
 use crate::connect::{End, Session, connect};
+use crate::conninfo::ConnInfo;
 use crate::error::{Doing, Error, Result};
 use crate::progress::Progress;
 use crate::shutdown::Shutdown;
+
+/// How long a root waits for another node's answer.
+const EPOCH_PATIENCE: Duration = Duration::from_secs(5);
 
 /// One life of a node's sessions.
 pub(super) async fn attempt(
@@ -48,6 +53,7 @@ pub(super) async fn attempt(
     let node = cascade::load(&session.client, &config.checked.queue)
         .await?
         .ok_or_else(|| not_a_node(config))?;
+    memory.node_reached = true;
     if node.paused || node.role == Role::Root {
         memory.connected = true;
         return stand_by(session, node, config, shutdown, memory).await;
@@ -67,7 +73,45 @@ pub(super) async fn attempt(
             tracing::info!("{error}; but the node was changed meanwhile");
             Ok(Ended::NodeChanged)
         }
+        // A takeover has it wait; what ends that changes the node.
+        Err(error) if waits(config, &node, &error).await => Err(error.transient()),
         outcome => outcome,
+    }
+}
+
+/// Whether the node has promised to take no ticks for a while.
+async fn waits(config: &NodeConfig, node: &Node, error: &Error) -> bool {
+    if node.role != Role::Branch || error.sqlstate() != Some(&SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE) {
+        return false;
+    }
+    let look = async {
+        let session = connect(&config.checked.subscriber, End::Subscriber, "pgcascade replay").await?;
+        let query = "select frozen from pgcascade.node_state where queue_name = $1";
+        let row = session
+            .client
+            .query_one(query, &[&node.queue])
+            .await
+            .doing(|| format!("read what {} has promised", node.title()))?;
+        Ok::<bool, Error>(row.get(0))
+    };
+    look.await.is_ok_and(|frozen| frozen)
+}
+
+/// Until the node is told something else, for who waits for its provider to come back.
+pub(super) async fn told(config: &NodeConfig) {
+    let load = async || {
+        let session = connect(&config.checked.subscriber, End::Subscriber, "pgcascade replay").await?;
+        cascade::load(&session.client, &config.checked.queue).await
+    };
+    let mut before = None;
+    loop {
+        if let Ok(Some(now)) = load().await {
+            if before.as_ref().is_some_and(|before: &Node| before.differs(&now)) {
+                return;
+            }
+            before.get_or_insert(now);
+        }
+        tokio::time::sleep(config.checked.poll_interval).await;
     }
 }
 
@@ -144,6 +188,7 @@ async fn stand_by(
             }
             if Instant::now() >= publish_at {
                 publish_at = Instant::now() + config.checked.watermark_interval;
+                learn(client, &node).await?;
                 publish_global(client, &node).await?;
             }
         }
@@ -160,6 +205,55 @@ async fn stand_by(
             return Ok(Ended::NodeChanged);
         }
     }
+}
+
+/// A root that was away asks the others whether it still is one; where a newer epoch is in force, it closes itself.
+async fn learn(client: &Client, node: &Node) -> Result<()> {
+    let rows = client
+        .query(
+            "select l.node_name, l.node_location, s.epoch from pgq_node.node_location l join pgcascade.node_state s using (queue_name)
+              where l.queue_name = $1 and l.node_name <> $2 and not l.dead",
+            &[&node.queue, &node.name],
+        )
+        .await
+        .doing(|| format!("read where the other nodes of queue \"{}\" are", node.queue))?;
+    for row in rows {
+        let (name, location, epoch): (String, String, i64) = (row.get(0), row.get(1), row.get(2));
+        let look = async {
+            let other = connect(&ConnInfo::parse(&location)?, End::Node, "pgcascade replay").await?;
+            // A promoted root that was never opened proves nothing: its takeover may have been given up for lost.
+            let query = "select role = 'branch' or open from pgcascade.node_state where queue_name = $1";
+            let row = other
+                .client
+                .query_opt(query, &[&node.queue])
+                .await
+                .doing(|| format!("look at node \"{name}\""))?;
+            if !row.is_some_and(|row| row.get(0)) {
+                return Ok(None);
+            }
+            cascade::newer_epochs(&other.client, &node.queue, epoch).await
+        };
+        match timeout(EPOCH_PATIENCE, look).await {
+            Ok(Ok(Some(epochs))) => {
+                client
+                    .execute(
+                        "select pgcascade.learn_epochs($1, $2::text::jsonb)",
+                        &[&node.queue, &epochs],
+                    )
+                    .await
+                    .doing(|| format!("have {} learn the epochs of node \"{name}\"", node.title()))?;
+                tracing::warn!(
+                    node = node.name,
+                    from = name,
+                    "this node is not the root any more: there is a newer epoch, and it was closed for writers; docs/takeover.md"
+                );
+                return Ok(());
+            }
+            Ok(Ok(None)) | Err(_) => {}
+            Ok(Err(error)) => tracing::debug!("{error}"),
+        }
+    }
+    Ok(())
 }
 
 /// The root tells every node which tick is still needed, if that is another one than before. Its event is an event like any
@@ -290,13 +384,23 @@ async fn place(provider: &Client, subscriber: &Client, node: &Node, tick: i64) -
 /// Done again, it only moves the worker to the tick.
 async fn register(provider: &Client, subscriber: &Client, node: &Node, tick: i64) -> Result<()> {
     let location = cascade::location(subscriber, node, &node.name).await?;
-    ask(
-        provider,
-        &node.title(),
-        "pgq_node.register_location($1, $2, $3, false)",
-        &[&node.queue, &node.name, &location],
-    )
-    .await?;
+    let known = provider
+        .query_opt(
+            "select node_location from pgq_node.node_location where queue_name = $1 and node_name = $2 and not dead",
+            &[&node.queue, &node.name],
+        )
+        .await
+        .doing(|| format!("look up where node \"{}\" is", node.provider))?;
+    // A root tells all nodes, and cannot while it is closed.
+    if known.map(|row| row.get::<_, String>(0)) != location {
+        ask(
+            provider,
+            &node.title(),
+            "pgq_node.register_location($1, $2, $3, false)",
+            &[&node.queue, &node.name, &location],
+        )
+        .await?;
+    }
     ask(
         provider,
         &node.title(),
@@ -424,7 +528,7 @@ pub(super) struct Duty {
     /// The provider's encoding, as events travel.
     encoding: &'static str,
     publish_at: Instant,
-    every: std::time::Duration,
+    every: Duration,
     published: Option<i64>,
 }
 
@@ -438,7 +542,7 @@ pub(super) struct Tick<'a> {
 }
 
 impl Duty {
-    pub(super) fn new(node: Node, encoding: &str, every: std::time::Duration) -> Self {
+    pub(super) fn new(node: Node, encoding: &str, every: Duration) -> Self {
         Self {
             node,
             // From SQL_ASCII nobody can convert.

@@ -58,6 +58,8 @@ mod wish;
 
 use std::collections::HashSet;
 
+use futures_util::future;
+
 use crate::backoff::Backoff;
 use crate::config::{Job, ReplayConfig};
 use crate::error::{Class, Result};
@@ -80,6 +82,8 @@ struct Memory {
     /// Both ends could be reached at least once: from now on a lost connection is an incident and not a misspelt
     /// address.
     connected: bool,
+    /// The node could be, which knows where its provider is.
+    node_reached: bool,
     /// Something was committed since the last failure.
     advanced: bool,
     /// This is to be applied row by row, to find the row at fault.
@@ -157,7 +161,7 @@ pub(crate) async fn run(job: Job, shutdown: Shutdown, progress: Progress) -> Res
             continue;
         }
         match (error.class(), table) {
-            (Class::Retry, _) if memory.connected => {}
+            (Class::Retry, _) if memory.connected || memory.node_reached => {}
             (Class::Park, Some(table)) if config.park && memory.parking.add(&table, error.to_string()) => {
                 tracing::warn!(
                     %table,
@@ -190,9 +194,16 @@ pub(crate) async fn run(job: Job, shutdown: Shutdown, progress: Progress) -> Res
                 trouble::record(&job, &error, None, Some(pause))
             );
         };
+        let told = async {
+            match &job {
+                Job::Hop(_) => future::pending().await,
+                Job::Node(config) => duty::told(config).await,
+            }
+        };
         // Cancel-safe, all of it.
         tokio::select! {
             () = pausing => {}
+            () = told => {}
             () = shutdown.wait() => return Ok(()),
         }
     }

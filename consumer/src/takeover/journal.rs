@@ -18,6 +18,8 @@ pub(super) struct Op {
     pub(super) epoch: i64,
     /// The last tick of the old epoch, once that is known.
     pub(super) fork: Option<i64>,
+    /// Who had that.
+    pub(super) donor: Option<String>,
     /// Since when, as text.
     pub(super) since: String,
     pub(super) error: Option<String>,
@@ -25,7 +27,8 @@ pub(super) struct Op {
     holder: String,
 }
 
-const COLUMNS: &str = "op_id::text, queue_name, kind, step, old_node, epoch_new, fork_tick, updated_at::text, error";
+const COLUMNS: &str =
+    "op_id::text, queue_name, kind, step, old_node, epoch_new, fork_tick, updated_at::text, error, donor";
 
 fn op(row: &Row, holder: String) -> Result<Op> {
     let step: &str = row.get(3);
@@ -43,6 +46,7 @@ fn op(row: &Row, holder: String) -> Result<Op> {
         fork: row.get(6),
         since: row.get(7),
         error: row.get(8),
+        donor: row.get(9),
         holder,
     })
 }
@@ -65,14 +69,32 @@ pub(super) async fn last(new: &Reached) -> Result<Option<Op>> {
     row.map(|row| op(&row, String::new())).transpose()
 }
 
+/// What is to be begun.
+pub(super) struct Begin {
+    pub(super) kind: Kind,
+    pub(super) old: String,
+    /// The lowest epoch that it may have.
+    pub(super) epoch: i64,
+    /// How many other nodes have to confirm.
+    pub(super) confirms: i32,
+}
+
 /// Enters a new one.
-pub(super) async fn begin(new: &Reached, old: &str, epoch: i64) -> Result<Op> {
+pub(super) async fn begin(new: &Reached, begin: &Begin, fenced_by: Option<&str>) -> Result<Op> {
     let holder = holder();
     let what = || format!("begin a takeover to {}", new.node.title());
     new.client()
         .execute(
-            "select pgcascade.takeover_begin($1, 'planned', $2, $3, $4, 1, null)",
-            &[&new.node.queue, &old, &epoch, &holder],
+            "select pgcascade.takeover_begin($1, $2, $3, $4, $5, $6, $7)",
+            &[
+                &new.node.queue,
+                &begin.kind.word(),
+                &begin.old,
+                &begin.epoch,
+                &holder,
+                &begin.confirms,
+                &fenced_by,
+            ],
         )
         .await
         .doing(what)?;
@@ -108,12 +130,31 @@ impl Op {
             .ok_or_else(|| Error::failure(format!("the journal of takeover {} has no closing tick", self.id)))
     }
 
+    /// Who has it.
+    pub(super) fn donor(&self) -> Result<&str> {
+        self.donor
+            .as_deref()
+            .ok_or_else(|| Error::failure(format!("the journal of takeover {} has no donor", self.id)))
+    }
+
+    /// Lets the new root fetch from the donor up to the last tick of the old epoch.
+    pub(super) async fn fetch(&self, new: &Reached, donor: &str, epochs: &Option<String>) -> Result<()> {
+        new.client()
+            .execute(
+                "select pgcascade.takeover_fetch($1::text::uuid, $2, $3, $4::text::jsonb)",
+                &[&self.id, &self.holder, &donor, epochs],
+            )
+            .await
+            .doing(|| format!("have {} read from \"{donor}\"", new.node.title()))?;
+        Ok(())
+    }
+
     /// Enters a step that was taken elsewhere.
     pub(super) async fn advance(&self, new: &Reached, step: Step) -> Result<()> {
         new.client()
             .execute(
-                "select pgcascade.takeover_advance($1::text::uuid, $2, $3, $4, null)",
-                &[&self.id, &self.holder, &step.word(), &self.fork],
+                "select pgcascade.takeover_advance($1::text::uuid, $2, $3, $4, $5)",
+                &[&self.id, &self.holder, &step.word(), &self.fork, &self.donor],
             )
             .await
             .doing(|| {

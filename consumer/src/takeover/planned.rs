@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use super::journal::Op;
 use super::step::Step;
-use crate::cascade::{Node, Role, ask};
+use crate::cascade::{Node, Role, ask, newer_epochs};
 use crate::error::{Doing, Error, Result};
 use crate::failpoint::failpoint;
 use crate::node::change::{leave_others, seen};
@@ -30,7 +30,7 @@ pub(super) async fn step(new: &Reached, op: &mut Op, step: Step, limits: &Limits
     match step {
         Step::Fenced => fence(new, op, limits).await,
         Step::Drained => drain(new, op, limits).await,
-        Step::Promoted => promote(new, op).await.map(|_| ()),
+        Step::Promoted => promote(new, op).await,
         Step::Opened => open(new, op).await,
         Step::Demoted => demote(new, op, limits).await,
         Step::Repointed => repoint(new, op, limits).await,
@@ -78,7 +78,7 @@ async fn drain(new: &Reached, op: &Op, limits: &Limits) -> Result<()> {
 }
 
 /// Waits until the new root has applied a tick.
-async fn reach(new: &Reached, tick: i64, limits: &Limits) -> Result<()> {
+pub(super) async fn reach(new: &Reached, tick: i64, limits: &Limits) -> Result<()> {
     let deadline = Instant::now() + limits.wait;
     loop {
         let reached = new.node.reload(new.client()).await?.tick;
@@ -97,17 +97,22 @@ async fn reach(new: &Reached, tick: i64, limits: &Limits) -> Result<()> {
     }
 }
 
-async fn promote(new: &Reached, op: &Op) -> Result<String> {
-    let old = old_root(new, op).await?;
-    let row = old
+async fn promote(new: &Reached, op: &Op) -> Result<()> {
+    let (tick, event) = highest(&old_root(new, op).await?).await?;
+    op.promote(new, tick, event).await.map(drop)
+}
+
+/// The highest ids of ticks and events that a node has given out or got.
+pub(super) async fn highest(at: &Reached) -> Result<(i64, i64)> {
+    let row = at
         .client()
         .query_one(
             "select pgq.seq_getval(queue_tick_seq), pgq.seq_getval(queue_event_seq) from pgq.queue where queue_name = $1",
-            &[&op.queue],
+            &[&at.node.queue],
         )
         .await
-        .doing(|| format!("read the sequences of {}", old.node.title()))?;
-    op.promote(new, row.get(0), row.get(1)).await
+        .doing(|| format!("read the sequences of {}", at.node.title()))?;
+    Ok((row.get(0), row.get(1)))
 }
 
 async fn open(new: &Reached, op: &Op) -> Result<()> {
@@ -121,16 +126,34 @@ async fn open(new: &Reached, op: &Op) -> Result<()> {
             .doing(|| format!("set the sequence of column {column} of table {schema}.{table} to {value}"))?;
     }
     failpoint("takeover_sequences_set");
-    old.client()
+    confirm(&old, op, &history).await?;
+    failpoint("takeover_confirmed_old");
+    op.confirmed(new, &op.old).await?;
+    op.open(new).await
+}
+
+/// The node knows the new epoch for good.
+pub(super) async fn confirm(at: &Reached, op: &Op, history: &str) -> Result<()> {
+    at.client()
         .execute(
             "select pgcascade.confirm_epoch($1, $2::text::uuid, $3::text::jsonb)",
             &[&op.queue, &op.id, &history],
         )
         .await
-        .doing(|| format!("have {} confirm epoch {}", old.node.title(), op.epoch))?;
-    failpoint("takeover_confirmed_old");
-    op.confirmed(new, &op.old).await?;
-    op.open(new).await
+        .doing(|| format!("have {} confirm epoch {}", at.node.title(), op.epoch))?;
+    Ok(())
+}
+
+/// The node owes an aborted takeover nothing any more.
+pub(super) async fn release(at: &Reached, op: &Op) -> Result<()> {
+    at.client()
+        .execute(
+            "select pgcascade.release_promise($1, $2::text::uuid)",
+            &[&op.queue, &op.id],
+        )
+        .await
+        .doing(|| format!("release {}", at.node.title()))?;
+    Ok(())
 }
 
 /// The old root has all the rows, so it goes on as a branch as it is: its replay finds that it was the root (duty.rs).
@@ -178,30 +201,13 @@ async fn follow(other: &Reached, op: &Op, history: &str, provider: &str) -> Resu
 /// Who read from the old root reads from the new one; the others learn of the epoch. A node that cannot be reached is named,
 /// and left as it is: it goes on behind the old root, which has everything, too.
 async fn repoint(new: &Reached, op: &Op, limits: &Limits) -> Result<()> {
-    let history = history(new, op).await?;
     for known in tree::known(new).await? {
         if known.name == new.node.name || known.name == op.old || known.dead {
             continue;
         }
         let told = async {
             let other = tree::reach_known(&known, &op.queue).await?;
-            let moves = other.node.provider == op.old;
-            if moves {
-                subscribe(new, &other, other.node.tick).await?;
-            }
-            let provider = if moves { &new.node.name } else { &other.node.provider };
-            if other.node.role != Role::Leaf {
-                follow(&other, op, &history, provider).await?;
-            } else if moves {
-                other.node.set_provider(other.client(), provider).await?;
-            }
-            failpoint("takeover_told");
-            // Also a node that was moved by the run before.
-            if *provider == new.node.name {
-                seen(&other, limits.wait).await?;
-                leave_others(&other, provider).await?;
-            }
-            Ok::<(), Error>(())
+            tell(new, &other, op, &[&op.old], limits).await
         };
         if let Err(error) = told.await {
             tracing::warn!(
@@ -215,18 +221,35 @@ async fn repoint(new: &Reached, op: &Op, limits: &Limits) -> Result<()> {
     op.advance(new, Step::Repointed).await
 }
 
-async fn history(new: &Reached, op: &Op) -> Result<String> {
-    let row = new
-        .client()
-        .query_one(
-            "select pg_catalog.jsonb_agg(pg_catalog.to_jsonb(h) order by h.epoch)::text
-               from pgcascade.epoch_history h where h.queue_name = $1",
-            &[&op.queue],
-        )
-        .await
-        .doing(|| format!("read the epochs of {}", new.node.title()))?;
-    row.get::<_, Option<String>>(0)
-        .ok_or_else(|| Error::failure(format!("{} has no history of epochs", new.node.title())))
+/// Tells a node of the epoch, and has it read from the new root if it reads from one of `from`.
+pub(super) async fn tell(new: &Reached, other: &Reached, op: &Op, from: &[&str], limits: &Limits) -> Result<()> {
+    let mut provider = other.node.provider.as_str();
+    let mut refused = Ok(());
+    if from.contains(&provider) {
+        refused = subscribe(new, other, other.node.tick).await;
+        if refused.is_ok() {
+            provider = &new.node.name;
+        }
+    }
+    if other.node.role != Role::Leaf {
+        follow(other, op, &history(new, op).await?, provider).await?;
+    } else if *provider != other.node.provider {
+        other.node.set_provider(other.client(), provider).await?;
+    }
+    failpoint("takeover_told");
+    // Also a node that was moved by the run before.
+    if *provider == new.node.name {
+        seen(other, limits.wait).await?;
+        leave_others(other, provider).await?;
+    }
+    refused
+}
+
+/// What the new root knows of epochs.
+pub(super) async fn history(new: &Reached, op: &Op) -> Result<String> {
+    newer_epochs(new.client(), &op.queue, 0)
+        .await?
+        .ok_or_else(|| Error::failure(format!("{} does not know epoch {}", new.node.title(), op.epoch)))
 }
 
 /// The tables that are captured on a node, schema and name, and which changes of them, as bits of `pg_trigger.tgtype`.

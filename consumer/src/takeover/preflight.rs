@@ -2,16 +2,27 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::time::Duration;
 
-use super::journal::Op;
+use tokio::time::timeout;
+use tokio_postgres::error::SqlState;
+
+use super::journal::{Begin, Op};
 use super::planned;
 use super::step::{Kind, Step};
+use crate::cascade::Role;
 use crate::cli::TakeoverArgs;
 use crate::error::{Doing, Error, Result};
 use crate::node::tree::{self, Reached};
 
+/// How long the old root is given to show that it is not dead.
+const PROBE: Duration = Duration::from_secs(10);
+
 /// What was found.
 pub(super) struct Found {
+    kind: Kind,
+    /// How many other nodes have to confirm.
+    confirms: i32,
     new: String,
     old: String,
     queue: String,
@@ -44,32 +55,11 @@ pub(super) async fn look(new: &Reached, live: Option<Op>, args: &TakeoverArgs) -
         Error::failure(format!("{} is the root already", new.node.title()))
             .hint("consumer status shows the cascade; a takeover that was interrupted goes on with --resume.")
     })?;
-    let mut found = Found {
-        new: new.node.name.clone(),
-        old: old.node.name.clone(),
-        queue: queue.clone(),
-        epoch: 1,
-        behind: 0,
-        others: Vec::new(),
-        against: Vec::new(),
-    };
+    let mut found = Found::new(Kind::Planned, new, &old.node.name, live);
     if let Some(from) = args.from.as_ref().filter(|from| **from != old.node.name) {
         found.add(
             format!("the root is \"{}\", not \"{from}\"", old.node.name),
             "leave --from out, or correct it",
-        );
-    }
-    if let Some(op) = live {
-        let why = op.error.map(|error| format!(": {error}")).unwrap_or_default();
-        found.add(
-            format!(
-                "takeover {} from \"{}\" is under way: {} since {}{why}",
-                op.id,
-                op.old,
-                op.step.map_or("aborted", Step::word),
-                op.since
-            ),
-            "finish it with --resume, or give it up with --abort",
         );
     }
     let (ours, theirs) = (facts(new).await?, facts(&old).await?);
@@ -103,6 +93,86 @@ pub(super) async fn look(new: &Reached, live: Option<Op>, args: &TakeoverArgs) -
                 ),
                 "start it; or, if it will not come back: consumer node drop --dead",
             ),
+        }
+    }
+    Ok(found)
+}
+
+/// The same where the old root is gone: what the others have is all there is, so all of them are asked.
+pub(super) async fn look_without(new: &Reached, old: &str, live: Option<Op>, args: &TakeoverArgs) -> Result<Found> {
+    let queue = &new.node.queue;
+    if new.node.role == Role::Root {
+        return Err(Error::failure(format!("{} is the root already", new.node.title()))
+            .hint("consumer status shows the cascade; a takeover that was interrupted goes on with --resume."));
+    }
+    let mut found = Found::new(Kind::Dead, new, old, live);
+    for gone in args.lost.iter().map(String::as_str).chain([old]) {
+        let known = tree::find(new, gone).await?;
+        let remedy = "if it is the root, leave --dead out; else stop it";
+        match timeout(PROBE, tree::reach_known(&known, queue)).await {
+            Ok(Ok(_)) => found.add(format!("node \"{gone}\" answers, and is not dead"), remedy),
+            // One that refuses us may take what others write; one without the database does not.
+            Ok(Err(error))
+                if error
+                    .sqlstate()
+                    .is_some_and(|state| *state != SqlState::INVALID_CATALOG_NAME) =>
+            {
+                found.add(format!("the server of node \"{gone}\" answers: {error}"), remedy);
+            }
+            _ => {}
+        }
+    }
+    let ours = facts(new).await?;
+    let mut furthest = ours.top;
+    let (mut branches, mut leaves) = (0, Vec::new());
+    found.epoch = ours.epoch + 1;
+    found.merged(&ours, &new.node.name);
+    found.stand_alone(new).await?;
+    for known in tree::known(new).await? {
+        if known.name == new.node.name || known.name == old || known.dead || args.lost.contains(&known.name) {
+            continue;
+        }
+        match tree::reach_known(&known, queue).await {
+            Ok(other) if other.node.role == Role::Leaf => leaves.push((known.name, other.node.tick)),
+            Ok(other) if other.node.role == Role::Root => found.add(
+                format!("\"{}\" is the root", known.name),
+                "leave --dead out, or name that one",
+            ),
+            Ok(other) => {
+                let theirs = facts(&other).await?;
+                found.epoch = found.epoch.max(theirs.epoch + 1);
+                furthest = furthest.max(theirs.top);
+                branches += 1;
+                found
+                    .others
+                    .push(format!("branch \"{}\" is at tick {}", known.name, theirs.top));
+            }
+            Err(error) => found.add(
+                format!(
+                    "node \"{}\" cannot be reached, and may have what no other has: {error}",
+                    known.name
+                ),
+                "start it; or give it up with --lost",
+            ),
+        }
+    }
+    found.behind = furthest - ours.top;
+    for (name, tick) in leaves {
+        found.others.push(format!("leaf \"{name}\" is at tick {tick}"));
+        if tick > furthest {
+            found.add(
+                format!("leaf \"{name}\" is at tick {tick}, and no branch is further than {furthest}: it has changes that all others lack"),
+                "compare its tables with the new root's afterwards; give it up with --lost, and make it anew",
+            );
+        }
+    }
+    if branches == 0 {
+        found.confirms = 0;
+        if args.fenced_by.is_none() {
+            found.add(
+                "no other branch is left that could confirm the new root".to_owned(),
+                "make sure that the old root is off and stays off, and say how: --fenced-by TEXT",
+            );
         }
     }
     Ok(found)
@@ -161,6 +231,34 @@ async fn states(at: &Reached) -> Result<HashMap<(String, String), String>> {
 }
 
 impl Found {
+    fn new(kind: Kind, new: &Reached, old: &str, live: Option<Op>) -> Self {
+        let mut found = Self {
+            kind,
+            confirms: 1,
+            new: new.node.name.clone(),
+            old: old.to_owned(),
+            queue: new.node.queue.clone(),
+            epoch: 1,
+            behind: 0,
+            others: Vec::new(),
+            against: Vec::new(),
+        };
+        if let Some(op) = live {
+            let why = op.error.map(|error| format!(": {error}")).unwrap_or_default();
+            found.add(
+                format!(
+                    "takeover {} from \"{}\" is under way: {} since {}{why}",
+                    op.id,
+                    op.old,
+                    op.step.map_or("aborted", Step::word),
+                    op.since
+                ),
+                "finish it with --resume, or give it up with --abort",
+            );
+        }
+        found
+    }
+
     fn add(&mut self, what: String, remedy: &str) {
         self.against.push((what, remedy.to_owned()));
     }
@@ -182,12 +280,7 @@ impl Found {
                     "finish or abort that one first: it is in pgcascade.takeover of the node that was to become root",
                 );
             }
-            if facts.merged {
-                self.add(
-                    format!("other queues are merged into this one on node \"{name}\""),
-                    "the takeover of a combined queue is not there yet; use pgq_node.demote_root() and promote_branch()",
-                );
-            }
+            self.merged(facts, &name);
         }
         if theirs.ticker && !ours.ticker {
             self.add(
@@ -204,6 +297,35 @@ impl Found {
                 "wait until they are due, or cancel them with pgcascade.cancel_event_at()",
             );
         }
+    }
+
+    fn merged(&mut self, facts: &Facts, name: &str) {
+        if facts.merged {
+            self.add(
+                format!("other queues are merged into this one on node \"{name}\""),
+                "the takeover of a combined queue is not there yet; use pgq_node.demote_root() and promote_branch()",
+            );
+        }
+    }
+
+    /// Whether what the new root replays is whole, as there is nothing to compare it with.
+    async fn stand_alone(&mut self, new: &Reached) -> Result<()> {
+        let captured = planned::captured(new).await?;
+        for (name, state) in states(new).await? {
+            let table = format!("{}.{}", name.0, name.1);
+            if state != "ok" {
+                self.add(
+                    format!("table {table} is {state} on \"{}\"", self.new),
+                    "choose a branch that has all of it; or take it out: consumer table remove",
+                );
+            } else if !captured.contains_key(&name) {
+                self.add(
+                    format!("table {table} has no triggers on \"{}\"", self.new),
+                    "restart the node's replay, which makes them",
+                );
+            }
+        }
+        Ok(())
     }
 
     async fn tables(&mut self, new: &Reached, old: &Reached, ignored: &[String]) -> Result<()> {
@@ -263,7 +385,7 @@ impl Found {
             "queue {}: root \"{}\" -> \"{}\", epoch {}; \"{}\" is {} ticks behind",
             self.queue, self.old, self.new, self.epoch, self.new, self.behind
         );
-        for (number, step) in Kind::Planned.steps().iter().enumerate() {
+        for (number, step) in self.kind.steps().iter().enumerate() {
             let _ = writeln!(out, "  {} {:<9}  {}", number + 1, step.word(), step.means());
         }
         for other in &self.others {
@@ -275,10 +397,15 @@ impl Found {
         out
     }
 
-    /// The old root and the lowest epoch; or all that stands against it.
-    pub(super) fn into_result(self) -> Result<(String, i64)> {
+    /// What is to be begun; or all that stands against it.
+    pub(super) fn into_result(self) -> Result<Begin> {
         if self.against.is_empty() {
-            return Ok((self.old, self.epoch));
+            return Ok(Begin {
+                kind: self.kind,
+                old: self.old,
+                epoch: self.epoch,
+                confirms: self.confirms,
+            });
         }
         let mut lines = String::new();
         for (what, remedy) in &self.against {

@@ -28,13 +28,25 @@ const READ: &str = r"
 
 pub(crate) struct Tree {
     prefix: String,
+    /// Where the root is, if it is to be killed.
+    apart: Option<Cluster>,
 }
 
 impl Tree {
     /// A root called `root`, with tables: one with a key, and a journal without, which shows what is applied twice.
     pub(crate) async fn new() -> Self {
+        Self::with(None).await
+    }
+
+    /// The same with the root in a cluster of its own.
+    pub(crate) async fn apart() -> Self {
+        Self::with(Some(Cluster::start("root", &[]))).await
+    }
+
+    async fn with(apart: Option<Cluster>) -> Self {
         let tree = Self {
             prefix: format!("c{}", COUNT.fetch_add(1, Ordering::Relaxed)),
+            apart,
         };
         let root = tree.database("root", true).await;
         root.run(
@@ -47,24 +59,45 @@ impl Tree {
         tree
     }
 
+    fn cluster(&self, name: &str) -> &Cluster {
+        match &self.apart {
+            Some(apart) if name == "root" => apart,
+            _ => &CLUSTER,
+        }
+    }
+
+    /// The root's server dies.
+    pub(crate) fn kill_root(&self) {
+        self.apart.as_ref().expect("a root in a cluster of its own").kill();
+    }
+
+    /// And comes back.
+    pub(crate) fn start_root(&self) {
+        self.apart
+            .as_ref()
+            .expect("a root in a cluster of its own")
+            .start_again();
+    }
+
     pub(crate) async fn database(&self, name: &str, extension: bool) -> Db {
         let database = format!("{}_{name}", self.prefix);
-        let admin = CLUSTER.connect("postgres").await;
+        let cluster = self.cluster(name);
+        let admin = cluster.connect("postgres").await;
         admin.run(&format!("create database {database}")).await;
-        let db = CLUSTER.connect(&database).await;
+        let db = cluster.connect(&database).await;
         if extension {
-            CLUSTER.create_extension(&db).await;
+            cluster.create_extension(&db).await;
             db.run(READ).await;
         }
         db
     }
 
     pub(crate) async fn connect(&self, name: &str) -> Db {
-        CLUSTER.connect(&format!("{}_{name}", self.prefix)).await
+        self.cluster(name).connect(&format!("{}_{name}", self.prefix)).await
     }
 
     pub(crate) fn conninfo(&self, name: &str) -> String {
-        CLUSTER.conninfo(&format!("{}_{name}", self.prefix))
+        self.cluster(name).conninfo(&format!("{}_{name}", self.prefix))
     }
 
     pub(crate) fn with_password(&self, name: &str) -> String {
@@ -75,6 +108,14 @@ impl Tree {
     pub(crate) async fn role(&self, db: &Db, role: &str, name: &str) -> String {
         db.run(&format!("create role {role} login password 'secret'")).await;
         CLUSTER.conninfo_as(&format!("{}_{name}", self.prefix), role, "secret")
+    }
+
+    /// A node is not there any more.
+    pub(crate) async fn remove(&self, name: &str) {
+        let admin = CLUSTER.connect("postgres").await;
+        admin
+            .run(&format!("drop database {}_{name} with (force)", self.prefix))
+            .await;
     }
 
     /// `consumer node COMMAND --queue q ...`, which must end with that code.

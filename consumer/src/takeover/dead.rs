@@ -1,0 +1,179 @@
+//! The steps of a takeover from a root that is gone for good.
+//!
+//! What the survivors have is all there is: each promises to take no more ticks, so that nothing that only the old root still
+//! gives out can come after they said how far they are. The new root fetches what the furthest of them has, and opens when
+//! another node has confirmed that it follows. As in planned.rs, each step may be taken again after it was taken.
+
+use super::journal::Op;
+use super::planned::{self, Limits};
+use super::step::Step;
+use crate::cascade::{Node, Role, ask, newer_epochs, set_location};
+use crate::error::{Doing, Error, Result};
+use crate::failpoint::failpoint;
+use crate::node::tree::{self, Known, Reached};
+use crate::replay::duty;
+
+/// Takes one step.
+pub(super) async fn step(new: &Reached, op: &mut Op, step: Step, limits: &Limits) -> Result<()> {
+    match step {
+        Step::Promised => promise(new, op).await,
+        Step::Elected => elect(new, op).await,
+        Step::CaughtUp => catch_up(new, op, limits).await,
+        Step::Promoted => promote(new, op).await,
+        Step::Repointed => repoint(new, op, limits).await,
+        Step::Opened => open(new, op, limits).await,
+        Step::Done => {
+            // From here on everybody knows: the root's events tell.
+            let call = "pgq_node.register_location($1, $2, null, true)";
+            ask(new.client(), &new.node.title(), call, &[&op.queue, &op.old]).await?;
+            op.advance(new, Step::Done).await
+        }
+        Step::Prepared | Step::Fenced | Step::Drained | Step::Demoted => Err(Error::failure(format!(
+            "a takeover from a dead root has no step {}",
+            step.word()
+        ))),
+    }
+}
+
+/// The other nodes that are not given up.
+fn survivors(known: Vec<Known>, new: &Reached, old: &str) -> Vec<Known> {
+    let others = known.into_iter();
+    others
+        .filter(|known| known.name != new.node.name && known.name != old && !known.dead)
+        .collect()
+}
+
+/// Connects to the other branches that are left. All of them count: one that is left out might have what no other has.
+async fn branches(new: &Reached, op: &Op) -> Result<Vec<Reached>> {
+    let mut branches = Vec::new();
+    for known in survivors(tree::known(new).await?, new, &op.old) {
+        let other = tree::reach_known(&known, &op.queue).await?;
+        if other.node.role != Role::Leaf {
+            branches.push(other);
+        }
+    }
+    Ok(branches)
+}
+
+/// Promises the epoch, and returns the epoch and the tick that the node is in; it will have no other.
+async fn promised(at: &Reached, op: &Op) -> Result<(i64, i64)> {
+    let row = at
+        .client()
+        .query_one(
+            "select in_epoch, last_tick from pgcascade.promise_epoch($1, $2::text::uuid, $3, 'dead')",
+            &[&op.queue, &op.id, &op.epoch],
+        )
+        .await
+        .doing(|| format!("have {} promise epoch {}", at.node.title(), op.epoch))?;
+    Ok((row.get(0), row.get(1)))
+}
+
+async fn promise(new: &Reached, op: &Op) -> Result<()> {
+    for other in branches(new, op).await? {
+        promised(&other, op).await?;
+        failpoint("takeover_promised_one");
+    }
+    op.advance(new, Step::Promised).await
+}
+
+async fn elect(new: &Reached, op: &mut Op) -> Result<()> {
+    let mut furthest = (promised(new, op).await?, new.node.name.clone());
+    for other in branches(new, op).await? {
+        let there = promised(&other, op).await?;
+        if there > furthest.0 {
+            furthest = (there, other.node.name);
+        }
+    }
+    let ((_, tick), donor) = furthest;
+    (op.fork, op.donor) = (Some(tick), Some(donor));
+    op.advance(new, Step::Elected).await
+}
+
+async fn catch_up(new: &Reached, op: &Op, limits: &Limits) -> Result<()> {
+    let (fork, donor) = (op.fork()?, op.donor()?);
+    let now = new.node.reload(new.client()).await?;
+    if donor != new.node.name && now.tick < fork {
+        let from = tree::reach_known(&tree::find(new, donor).await?, &op.queue).await?;
+        let after = Node {
+            provider: donor.to_owned(),
+            ..now.clone()
+        };
+        if now.provider != donor {
+            duty::subscribe(from.client(), new.client(), &after, now.tick).await?;
+            failpoint("takeover_subscribed_new");
+        }
+        op.fetch(new, donor, &newer_epochs(from.client(), &op.queue, 0).await?)
+            .await?;
+        failpoint("takeover_fetching");
+        planned::reach(new, fork, limits).await?;
+    }
+    op.advance(new, Step::CaughtUp).await
+}
+
+async fn promote(new: &Reached, op: &Op) -> Result<()> {
+    let (mut tick, mut event) = (0, 0);
+    for other in branches(new, op).await? {
+        let (there_tick, there_event) = planned::highest(&other).await?;
+        (tick, event) = (there_tick.max(tick), there_event.max(event));
+    }
+    op.promote(new, tick, event).await.map(drop)
+}
+
+/// Who read from the old root, or from a node that was given up with it, reads from the new one.
+async fn repoint(new: &Reached, op: &Op, limits: &Limits) -> Result<()> {
+    let known = tree::known(new).await?;
+    let gone: Vec<Known> = known
+        .into_iter()
+        .filter(|known| known.dead || known.name == op.old)
+        .collect();
+    for other in survivors(tree::known(new).await?, new, &op.old) {
+        let told = async {
+            let other = tree::reach_known(&other, &op.queue).await?;
+            for node in &gone {
+                set_location(other.client(), &other.node, &node.name, &node.location, true).await?;
+            }
+            let from: Vec<&str> = gone.iter().map(|node| node.name.as_str()).collect();
+            planned::tell(new, &other, op, &from, limits).await
+        };
+        if let Err(error) = told.await {
+            tracing::warn!(
+                node = other.name,
+                "{error}; see to it with consumer node change-provider, or drop it"
+            );
+        }
+    }
+    op.advance(new, Step::Repointed).await
+}
+
+/// A branch that has all ticks before the new epoch, and will never go back, lets the new root open.
+async fn open(new: &Reached, op: &Op, limits: &Limits) -> Result<()> {
+    let history = planned::history(new, op).await?;
+    let mut failures = Vec::new();
+    for other in branches(new, op).await? {
+        let confirmed = async {
+            planned::reach(&other, op.fork()?, limits).await?;
+            planned::confirm(&other, op, &history).await?;
+            failpoint("takeover_confirmed_one");
+            op.confirmed(new, &other.node.name).await
+        };
+        match confirmed.await {
+            Ok(()) => return op.open(new).await,
+            Err(error) => failures.push(error),
+        }
+    }
+    for failure in failures {
+        tracing::warn!("{failure}");
+    }
+    // Refuses, unless the operator has said how the old root was made sure to be off, and there is nobody to ask.
+    op.open(new).await
+}
+
+/// The other nodes owe the takeover nothing any more.
+pub(super) async fn release(new: &Reached, op: &Op) -> Result<()> {
+    for other in branches(new, op).await? {
+        planned::release(&other, op).await?;
+    }
+    let call = "pgq_node.register_location($1, $2, null, false)";
+    ask(new.client(), &new.node.title(), call, &[&op.queue, &op.old]).await?;
+    Ok(())
+}

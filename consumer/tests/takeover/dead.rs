@@ -1,0 +1,187 @@
+//! The old root is gone: its server is killed, and does not come back.
+
+use crate::cluster::{Output, Replay, eventually};
+use crate::tree::{Tree, until, write};
+
+async fn takeover(tree: &Tree, new: &str, more: &[&str], code: i32) -> Output {
+    let at = tree.conninfo(new);
+    let output = Replay::command(&["takeover", new, "--queue", "q", "--db", &at, "--timeout", "120"])
+        .args(more)
+        .output()
+        .await;
+    assert_eq!(output.code(), Some(code), "takeover {new} {more:?}: {}", output.stderr);
+    output
+}
+
+async fn killed(tree: &Tree, new: &str, more: &[&str], point: &str) {
+    let at = tree.conninfo(new);
+    let output = Replay::command(&["takeover", new, "--queue", "q", "--db", &at, "--timeout", "120"])
+        .args(more)
+        .failpoints(&format!("takeover_{point}=kill"))
+        .output()
+        .await;
+    assert_eq!(output.code(), None, "{point} was not reached: {}", output.stderr);
+}
+
+const STATE: &str = "select role, open, epoch, promised_op is null, frozen from pgcascade.node_state";
+const JOURNAL: &str = "select count(*) from journal";
+
+/// The chosen branch is behind its sibling, and fetches from that what it lacks. The command is killed all the way.
+#[tokio::test]
+async fn what_only_a_sibling_has_is_fetched_first() {
+    let tree = Tree::apart().await;
+    let root = tree.connect("root").await;
+    let behind = tree.add("branch", "behind", "root").await;
+    let ahead = tree.add("branch", "ahead", "root").await;
+    let leaf = tree.add("leaf", "leaf", "root").await;
+    for name in ["behind", "ahead", "leaf"] {
+        tree.catch_up(name).await;
+    }
+    let alive = takeover(&tree, "behind", &["--dead", "root"], 1).await;
+    assert!(
+        alive.stderr.contains("node \"root\" answers, and is not dead"),
+        "{}",
+        alive.stderr
+    );
+    // The leaf stands still and is behind both; each of them has a different tick.
+    write(&root, 100).await;
+    tree.catch_up("behind").await;
+    for from in [200, 300] {
+        write(&root, from).await;
+        tree.catch_up("ahead").await;
+    }
+    let had = (behind.text(JOURNAL).await, ahead.text(JOURNAL).await);
+    assert_ne!(had.0, had.1);
+    // This one nobody else gets.
+    root.run("insert into journal values (-1, 'lost')").await;
+    drop(root);
+    tree.kill_root();
+    let replays: Vec<_> = ["behind", "ahead", "leaf"].map(|name| tree.replay(name).spawn()).into();
+
+    let dead = ["--dead", "root"];
+    for point in ["after_prepared", "promised_one", "after_promised", "after_elected"] {
+        killed(&tree, "behind", &dead, point).await;
+        let refused = takeover(&tree, "behind", &dead, 1).await;
+        assert!(refused.stderr.contains("is under way"), "{point}: {}", refused.stderr);
+        takeover(&tree, "behind", &["--abort"], 0).await;
+        for node in [&behind, &ahead] {
+            assert_eq!(node.text(STATE).await, "branch|f|1|t|f", "{point}");
+        }
+    }
+    // Another one of the survivors thinks that it should be.
+    killed(&tree, "ahead", &dead, "after_promised").await;
+    killed(&tree, "behind", &dead, "subscribed_new").await;
+    let late = takeover(&tree, "ahead", &["--resume"], 1).await;
+    assert!(late.stderr.contains("has promised epoch"), "{}", late.stderr);
+    for point in [
+        "fetching",
+        "after_caught-up",
+        "after_promoted",
+        "told",
+        "after_repointed",
+        "confirmed_one",
+        "after_opened",
+    ] {
+        killed(&tree, "behind", &["--resume"], point).await;
+        let open = behind.text("select open from pgcascade.node_state").await;
+        assert_eq!(open == "t", point == "after_opened", "{point}");
+    }
+    takeover(&tree, "behind", &["--resume"], 0).await;
+
+    let epoch = behind.text("select epoch from pgcascade.node_state").await;
+    assert_eq!(behind.text(STATE).await, format!("root|t|{epoch}|t|f"));
+    assert_eq!(ahead.text(STATE).await, format!("branch|f|{epoch}|t|f"));
+    assert_eq!(
+        behind
+            .text("select donor, step from pgcascade.takeover where step <> 'aborted'")
+            .await,
+        "ahead|done"
+    );
+    // All that any of them had, and nothing of what only the dead one had.
+    assert_eq!(behind.text(JOURNAL).await, had.1);
+    write(&behind, 400).await;
+    let last = behind.text("select count(*) from journal").await;
+    for node in [&ahead, &leaf] {
+        until(node, JOURNAL, &last).await;
+        tree.assert_same_rows(&behind, node).await;
+    }
+    assert_eq!(behind.text("select count(*) from journal where uid = -1").await, "0");
+    tree.assert_same_queue(&ahead, &behind).await;
+    // The dead one is known as that to all of them, and nothing else is wrong.
+    eventually("every node is well", async || {
+        let at = tree.conninfo("leaf");
+        let status = Replay::command(&["status", "--subscriber", &at, "--queue", "q", "--quiet"]);
+        status.output().await.code() == Some(0)
+    })
+    .await;
+    // It comes back, and knows of nothing: as soon as its replay runs, it is closed.
+    tree.start_root();
+    let root = tree.connect("root").await;
+    assert_eq!(
+        root.text("select role, open, epoch from pgcascade.node_state").await,
+        "root|t|1"
+    );
+    let replay = tree.replay("root").spawn();
+    until(
+        &root,
+        "select role, open, epoch from pgcascade.node_state",
+        &format!("root|f|{epoch}"),
+    )
+    .await;
+    assert_eq!(root.text("select count(*) from journal where uid = -1").await, "1");
+    replay.stop().await;
+    for replay in replays {
+        replay.stop().await;
+    }
+    drop((root, behind, ahead, leaf));
+    tree.drop(&["leaf", "ahead", "behind"]).await;
+}
+
+/// Nobody is left who could confirm: the operator's word is needed.
+#[tokio::test]
+async fn the_last_branch_opens_on_the_operators_word() {
+    let tree = Tree::apart().await;
+    let branch = tree.add("branch", "branch", "root").await;
+    tree.add("branch", "gone", "root").await;
+    tree.add("leaf", "leaf", "root").await;
+    tree.catch_up("branch").await;
+    let leaf = tree.connect("leaf").await;
+    write(&tree.connect("root").await, 1).await;
+    tree.catch_up("leaf").await;
+    tree.kill_root();
+    tree.remove("gone").await;
+    let replay = tree.replay("branch").spawn();
+    let refused = takeover(&tree, "branch", &["--dead", "root"], 1).await;
+    for text in [
+        "node \"gone\" cannot be reached, and may have what no other has",
+        "no other branch is left that could confirm the new root",
+        "it has changes that all others lack",
+    ] {
+        assert!(refused.stderr.contains(text), "{text}: {}", refused.stderr);
+    }
+    assert_eq!(branch.text(STATE).await, "branch|f|1|t|f");
+    let given_up = [
+        "--dead",
+        "root",
+        "--lost",
+        "gone",
+        "--lost",
+        "leaf",
+        "--fenced-by",
+        "its server was killed",
+    ];
+    let answers = takeover(&tree, "branch", &given_up, 1).await;
+    assert!(answers.stderr.contains("node \"leaf\" answers"), "{}", answers.stderr);
+    drop(leaf);
+    tree.remove("leaf").await;
+    takeover(&tree, "branch", &given_up, 0).await;
+    assert_eq!(branch.text(STATE).await, "root|t|2|t|f");
+    assert_eq!(
+        branch.text("select step, fenced_by from pgcascade.takeover").await,
+        "done|its server was killed"
+    );
+    write(&branch, 500).await;
+    replay.stop().await;
+    drop(branch);
+    tree.drop(&["branch"]).await;
+}
