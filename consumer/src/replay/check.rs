@@ -1,6 +1,6 @@
 //! Everything that can be known to be wrong before anything runs: what `consumer check` prints.
 //!
-//! The checks that replay makes at its start are setup.rs's and preflight.rs's, and are called here as replay calls them.
+//! The checks that replay makes at its start are survey.rs's and preflight.rs's, and are called here as replay calls them.
 //! What is added only warns of, or says more of, what replay cannot refuse to start for. Promised: nothing is changed on
 //! either end (both sessions are read-only, and the server holds them to it), and no lock is taken that a replay or a
 //! writer would wait for.
@@ -17,7 +17,7 @@ use futures_util::future;
 use super::findings::{Finding, Findings, Kind};
 use super::policy::Policies;
 use super::preflight::Pair;
-use super::setup::{self, Look};
+use super::survey::{self, Look};
 use super::wish::Wish;
 use super::{duty, preflight, sequences, session, state};
 use crate::config::ReplayConfig;
@@ -43,7 +43,7 @@ pub(crate) async fn check(config: &ReplayConfig) -> Result<Vec<Finding>> {
     };
     let (p, s) = (&provider.client, &subscriber.client);
 
-    let facts = setup::facts(p, s).await?;
+    let facts = survey::facts(p, s).await?;
     session::check_ends(&facts.provider, &facts.subscriber, &mut findings);
     if findings.len() > 0 {
         return Ok(findings.into_list());
@@ -53,9 +53,9 @@ pub(crate) async fn check(config: &ReplayConfig) -> Result<Vec<Finding>> {
     }
     let node = config.node.as_ref();
     let look = Look::of_start(config, &policies);
-    let mut survey = setup::survey((p, s), &who, node, &facts, Some(&wish), look).await?;
+    let mut survey = survey::survey((p, s), &who, node, &facts, Some(&wish), look).await?;
     let position = match node {
-        None => setup::check_position((p, s), &who, &facts, survey.queue_id, false).await,
+        None => survey::check_position((p, s), &who, &facts, survey.queue_id, false).await,
         Some(node) if facts.subscriber.may_state => duty::check_place(p, s, node).await,
         Some(_) => Ok(()),
     };

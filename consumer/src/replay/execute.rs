@@ -8,13 +8,13 @@
 //!
 //! On a subscriber the event is executed at its place, in the batch's transaction, which also records it; so it is executed
 //! once, whatever is killed when. The decoder stops at such an event and goes on behind it with the tables as they are then
-//! (batch.rs). A copy is either wholly older than the file, or begins again after it: in between, rows may have been read that
-//! the file has changed already. So no copy begins while a file is [`pending`].
+//! (batch/transaction.rs). A copy is either wholly older than the file, or begins again after it: in between, rows may have
+//! been read that the file has changed already. So no copy begins while a file is [`pending`].
 //!
-//! It runs as the role of `--execute-as`, and not at all without: what stands in a queue was written by whoever may write there.
-//! At both ends `session_replication_role` is `local` meanwhile: the capture triggers make no events of what the SQL does to rows,
-//! because it does the same on the other end. Names without a schema mean public. It runs as the body of a DO block would, so
-//! it cannot end the transaction.
+//! It runs as the role of `--execute-as`, and not at all without: what stands in a queue was written by whoever may write
+//! there. At both ends `session_replication_role` is `local` meanwhile: the capture triggers make no events of what the SQL
+//! does to rows, because it does the same on the other end. Names without a schema mean public. It runs as the body of a DO
+//! block would, so it cannot end the transaction.
 
 use std::path::Path;
 use std::time::Duration;

@@ -50,6 +50,7 @@ mod setup;
 pub(crate) mod state;
 mod statement;
 mod stream;
+mod survey;
 pub(crate) mod table;
 mod table_state;
 mod triggers;

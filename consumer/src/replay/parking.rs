@@ -7,7 +7,7 @@
 use tokio_postgres::Client;
 
 use super::position::Who;
-use super::setup::Survey;
+use super::survey::Survey;
 use super::table::Name;
 use super::table_state;
 use crate::error::Result;

@@ -72,6 +72,18 @@ impl Who {
         }))
     }
 
+    /// What the provider knows of the consumer; None: it is not registered there.
+    pub(super) async fn subscription(&self, provider: &Client) -> Result<Option<Subscription>> {
+        let row = provider
+            .query_opt(include_str!("sql/subscription.sql"), &[&self.queue, &self.consumer])
+            .await
+            .doing(|| format!("look up consumer \"{}\" on the provider", self.consumer))?;
+        Ok(row.map(|row| Subscription {
+            last_tick: row.get(0),
+            next_tick: row.get(1),
+        }))
+    }
+
     /// Begins a batch's transaction and locks the row in it; returns its tick and the revision of the set of tables.
     pub(super) async fn begin(&self, subscriber: &Client) -> Result<Option<(i64, i64)>> {
         // Constraints that may be deferred are checked at the end: inside a transaction of the provider's they may have

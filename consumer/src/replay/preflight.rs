@@ -1,7 +1,7 @@
 //! The checks before anything is changed: rights, tables, columns and keys on both ends.
 //!
 //! Each adds to the findings what would make replay fail later, half way; none of them changes anything. Called by
-//! setup.rs for replay's start, also after every lost connection, as much can happen meanwhile, and for `consumer check`,
+//! survey.rs for replay's start, also after every lost connection, as much can happen meanwhile, and for `consumer check`,
 //! which adds more of its own (check.rs).
 
 use std::collections::HashMap;

@@ -3,7 +3,7 @@
 //! The order matters, and every step can be repeated after a crash:
 //! 1. connect to both ends ([`open`]); take the consumer's lock on both, so that there is one replay of it, whoever started
 //!    it;
-//! 2. look at everything and change nothing ([`survey`]): all findings are reported at once (findings.rs, preflight.rs); only
+//! 2. look at everything and change nothing (survey.rs): all findings are reported at once (findings.rs, preflight.rs); only
 //!    what an older version made for itself on the subscriber is brought up to date before (state.rs);
 //! 3. make the missing tables (`--create`) and the schema pgcascade_replay on the subscriber;
 //! 4. make the queue, write the intent, register the consumer, write its first tick: the stream begins here; a node of a cascade
@@ -22,20 +22,20 @@ use std::sync::Arc;
 use futures_util::future;
 use tokio_postgres::Client;
 
-use super::create::{self, Missing};
 use super::filter::Filter;
 use super::findings::{Finding, Findings, Kind};
-use super::parking::{self, Parking};
+use super::parking::{self};
 use super::partitions::{Fingerprint, Leaf, Partitions};
 use super::policy::Policies;
 use super::position::{Position, Subscription, Who};
-use super::preflight::{self, Pair};
+use super::preflight::{self};
 use super::sequences::{self, Sequences};
-use super::session::{self, ProviderFacts, SubscriberFacts};
-use super::table::{self, Name, Table};
+use super::session;
+use super::survey::{self, Facts, Look, Survey};
+use super::table::{Name, Table};
 use super::table_state::{self, Entry, State};
 use super::wish::Wish;
-use super::{Memory, duty, execute, state, triggers};
+use super::{Memory, duty, state, triggers};
 use crate::cascade::{Node, Role};
 use crate::config::{Policy, ReplayConfig};
 use crate::connect::{End, Session, connect};
@@ -90,18 +90,6 @@ pub(super) struct Ends {
     node: Option<Node>,
 }
 
-/// What both ends are.
-pub(super) struct Facts {
-    pub(super) provider: ProviderFacts,
-    pub(super) subscriber: SubscriberFacts,
-}
-
-pub(super) async fn facts(provider: &Client, subscriber: &Client) -> Result<Facts> {
-    let (provider, subscriber) =
-        future::try_join(session::provider_facts(provider), session::subscriber_facts(subscriber)).await?;
-    Ok(Facts { provider, subscriber })
-}
-
 /// Connects to both ends.
 pub(super) async fn open(config: &ReplayConfig, program: &str) -> Result<Ends> {
     let who = config.who();
@@ -112,7 +100,7 @@ pub(super) async fn open(config: &ReplayConfig, program: &str) -> Result<Ends> {
     )
     .await?;
     let (p, s) = (&provider.client, &subscriber.client);
-    let facts = facts(p, s).await?;
+    let facts = survey::facts(p, s).await?;
     let mut findings = Findings::default();
     session::check_ends(&facts.provider, &facts.subscriber, &mut findings);
     // After a failover the address may lead to a standby for a while.
@@ -128,37 +116,6 @@ pub(super) async fn open(config: &ReplayConfig, program: &str) -> Result<Ends> {
         who,
         node: config.node.clone(),
     })
-}
-
-/// How the set of tables is looked at.
-#[derive(Clone, Copy)]
-pub(super) struct Look<'a> {
-    /// Make the tables that the subscriber lacks.
-    pub(super) create: bool,
-    /// Rows on the subscriber do not matter.
-    pub(super) truncate: bool,
-    /// At the tables that are added, not at those that are there.
-    pub(super) new_only: bool,
-    /// Policies that must be of some table.
-    pub(super) policies: Option<&'a Policies>,
-    /// Leave out tables that were replayed and do not pass the checks any more, and these; None: that is an error.
-    pub(super) parking: Option<&'a Parking>,
-    /// Whether the subscriber's sequences are kept ahead.
-    pub(super) sequences: bool,
-}
-
-impl<'a> Look<'a> {
-    /// As replay does at its start.
-    pub(super) fn of_start(config: &ReplayConfig, policies: &'a Policies) -> Self {
-        Self {
-            create: config.create,
-            truncate: config.truncate,
-            new_only: false,
-            policies: Some(policies),
-            parking: None,
-            sequences: config.sequences,
-        }
-    }
 }
 
 /// Does all of it but the copies.
@@ -248,256 +205,6 @@ pub(super) async fn prepare(
     })
 }
 
-/// The set of tables at both ends, and what is wrong with it.
-pub(super) struct Survey {
-    /// Those that are looked at, in the order of their names.
-    pub(super) entries: Vec<Entry>,
-    /// Those of the set that are left out.
-    pub(super) parked: Vec<Entry>,
-    /// Of the set as it is recorded; None: not yet.
-    revision: Option<i64>,
-    pub(super) at_provider: HashMap<Name, Table>,
-    /// What of them is replayed.
-    parts: HashMap<Name, Table>,
-    pub(super) at_subscriber: HashMap<Name, Table>,
-    pub(super) partitions: Partitions,
-    /// None: not made yet.
-    pub(super) queue_id: Option<i32>,
-    /// See [`Ready`]. Then nothing is added to the set, either.
-    pending: bool,
-    pub(super) findings: Findings,
-}
-
-impl Survey {
-    /// The tables that are at one end, in the order of their names.
-    pub(super) fn tables(&self, end: End) -> Vec<&Table> {
-        let entries = self.entries.iter();
-        entries
-            .filter_map(|entry| match end {
-                End::Provider => self.at_provider.get(&entry.provider),
-                End::Subscriber | End::Node => self.at_subscriber.get(&entry.subscriber),
-            })
-            .collect()
-    }
-
-    /// Where the rows are at one end: the tables, and the leaves of those that are partitioned, by oid.
-    pub(super) fn stored(&self, end: End) -> HashMap<u32, &Name> {
-        let mut stored = HashMap::new();
-        for table in self.tables(end) {
-            if table.kind == "p" {
-                let below = self.partitions.below(end, table).iter().filter(|part| part.is_leaf);
-                stored.extend(below.map(|part| (part.oid, &part.name)));
-            } else {
-                stored.insert(table.oid, &table.name);
-            }
-        }
-        stored
-    }
-
-    /// The tables that are at both ends.
-    pub(super) fn pairs(&self) -> Vec<Pair<'_>> {
-        let pair = |entry| {
-            Some(Pair {
-                entry,
-                provider: self.parts.get(&entry.provider)?,
-                subscriber: self.at_subscriber.get(&entry.subscriber)?,
-            })
-        };
-        self.entries.iter().filter_map(pair).collect()
-    }
-
-    pub(super) fn tables_of_both(&self) -> Vec<sequences::Pair<'_>> {
-        let pairs = self.pairs().into_iter();
-        pairs.map(|pair| (pair.provider, pair.subscriber)).collect()
-    }
-
-    /// The tables that the subscriber lacks, as they are to be made there.
-    fn missing(&self) -> Vec<Missing> {
-        let mut missing = Vec::new();
-        for entry in &self.entries {
-            if !self.at_subscriber.contains_key(&entry.subscriber)
-                && let Some(part) = self.parts.get(&entry.provider)
-            {
-                let mut table = part.clone();
-                table.name = entry.subscriber.clone();
-                let parts = self.partitions.for_subscriber(entry, part);
-                missing.push(Missing { table, parts });
-            }
-        }
-        missing
-    }
-
-    async fn look_at_subscriber(&mut self, s: &Client) -> Result<()> {
-        let names: Vec<Name> = self.entries.iter().map(|entry| entry.subscriber.clone()).collect();
-        self.at_subscriber = table::inspect(s, End::Subscriber, &names).await?;
-        self.partitions.look_there(s, self.at_subscriber.values()).await
-    }
-
-    /// Makes what is missing, and what is missing below what is there.
-    async fn create(&mut self, p: &Client, s: &Client, sequences: bool) -> Result<()> {
-        let missing = self.missing();
-        let mut made = !missing.is_empty();
-        if made {
-            let extras = create::extras(p, &missing, sequences).await?;
-            create::create(s, &missing, &extras).await?;
-        }
-        // A file that was executed and is still to come may make partitions, too.
-        let pairs = if self.pending { Vec::new() } else { self.pairs() };
-        for pair in pairs {
-            let parts = self.partitions.missing(pair.entry, pair.provider, pair.subscriber);
-            made |= !parts.is_empty();
-            match create::partitions(s, &parts).await {
-                Err(error) if error.is_transient() => return Err(error),
-                // Somebody divided the table otherwise; its rows have a place, or an event will say that they do not.
-                Err(error) => tracing::warn!("{error}"),
-                Ok(()) => {}
-            }
-        }
-        if made { self.look_at_subscriber(s).await } else { Ok(()) }
-    }
-}
-
-/// Looks at everything and changes nothing, but for the session's role on the subscriber, which is replica's then.
-pub(super) async fn survey(
-    (p, s): (&Client, &Client),
-    who: &Who,
-    node: Option<&Node>,
-    facts: &Facts,
-    wish: Option<&Wish>,
-    look: Look<'_>,
-) -> Result<Survey> {
-    let tick = match node {
-        Some(node) => Some(node.tick),
-        None if facts.subscriber.may_state => who.load(s).await?.and_then(|position| position.tick),
-        None => None,
-    };
-    let pending = match tick {
-        Some(tick) => execute::pending(p, who, tick).await?,
-        None => false,
-    };
-    if pending && look.new_only {
-        return Err(Error::failure(format!(
-            "a file that was executed on the provider has not come through queue \"{}\" yet",
-            who.queue
-        ))
-        .hint("Add tables when replay has executed it: consumer status shows how far it is behind."));
-    }
-    let wish = wish.filter(|_| !pending);
-    let mut findings = Findings::default();
-    let (revision, present) = if facts.subscriber.may_state {
-        (table_state::revision(s, who).await?, table_state::load(s, who).await?)
-    } else {
-        (None, Vec::new())
-    };
-    let new = match wish {
-        Some(wish) => wish.entries(p, &present, &mut findings).await?,
-        None => Vec::new(),
-    };
-    let mut entries = if look.new_only { Vec::new() } else { present };
-    entries.extend(new);
-    entries.sort_by(|a, b| a.provider.cmp(&b.provider));
-    if entries.is_empty() && revision.is_none() && findings.len() == 0 && !pending {
-        findings.add(
-            Kind::NoTable,
-            (End::Provider, &format!("queue {}", who.queue)),
-            "there is no table to replay",
-            "give --table, or: consumer table add",
-        );
-    }
-    if let Some(policies) = look.policies.filter(|_| !pending) {
-        policies.check(&entries, &mut findings);
-    }
-    preflight::broken(&entries, &mut findings);
-    let is_parked = |entry: &Entry| {
-        entry.state == State::Broken
-            || look
-                .parking
-                .is_some_and(|parking| parking.has(&entry.provider, revision))
-    };
-    let (parked, entries): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(is_parked);
-    let names: Vec<Name> = entries.iter().map(|entry| entry.provider.clone()).collect();
-    let at_provider = table::inspect(p, End::Provider, &names).await?;
-    let remembered = facts.subscriber.may_state.then_some(s);
-    let partitions = Partitions::look(p, remembered, who, at_provider.values()).await?;
-    let role = &facts.provider.role;
-    let queue_id = preflight::provider(p, role, who, node, &entries, &at_provider, &mut findings).await?;
-    preflight::subscriber_rights(s, &facts.subscriber, &mut findings).await?;
-    let mut parts = HashMap::new();
-    for entry in &entries {
-        let Some(table) = at_provider.get(&entry.provider) else {
-            continue;
-        };
-        if entry.is_new {
-            entry.filter.check(p, table, &mut findings).await?;
-        }
-        if let Some(node) = node {
-            preflight::whole(node, entry, &mut findings);
-        }
-        partitions
-            .check(p, role, (entry, table), &entries, &mut findings)
-            .await?;
-        parts.insert(entry.provider.clone(), entry.filter.part_of(table));
-    }
-    let mut survey = Survey {
-        entries,
-        parked,
-        revision,
-        at_provider,
-        parts,
-        at_subscriber: HashMap::new(),
-        partitions,
-        queue_id,
-        pending,
-        findings,
-    };
-    survey.look_at_subscriber(s).await?;
-    let mut findings = std::mem::take(&mut survey.findings);
-    preflight::missing(&survey.missing(), &survey.entries, look.create, &mut findings);
-    if look.create {
-        create::check(s, &survey.missing(), &mut findings).await?;
-    }
-    let role = &facts.subscriber.role;
-    preflight::subscriber_tables(s, role, look.truncate, pending, &survey.pairs(), &mut findings).await?;
-    if let Some(node) = node.filter(|node| node.role == Role::Branch) {
-        let more = !survey.missing().is_empty();
-        preflight::branch(s, role, who, node, &survey.pairs(), more, &mut findings).await?;
-    }
-    if look.sequences {
-        let ends = ((p, &*facts.provider.role), (s, role.as_str()));
-        sequences::check(ends.0, ends.1, &survey.tables_of_both(), &mut findings).await?;
-    }
-    survey.findings = findings;
-    Ok(survey)
-}
-
-/// Whether the provider can go on from where the subscriber is. `moving`: a replay may be running.
-pub(super) async fn check_position(
-    (p, s): (&Client, &Client),
-    who: &Who,
-    facts: &Facts,
-    queue_id: Option<i32>,
-    moving: bool,
-) -> Result<()> {
-    if facts.subscriber.may_state
-        && let Some(position) = who.load(s).await?
-    {
-        let subscription = subscription(p, who).await?;
-        let identity = |id| format!("{}:{id}", facts.provider.identity);
-        match queue_id {
-            None if position.tick.is_some() => return Err(who.lost("the provider does not have the queue any more")),
-            None => {}
-            Some(id) if moving => who.check_moving(&position, &identity(id), subscription)?,
-            Some(id) => who.check(&position, &identity(id), subscription)?,
-        }
-    } else if (facts.subscriber.may_state || !facts.subscriber.schema_exists)
-        && queue_id.is_some()
-        && subscription(p, who).await?.is_some()
-    {
-        return Err(who.taken());
-    }
-    Ok(())
-}
-
 /// What is in place when the set of tables is.
 pub(super) struct Base {
     tick: i64,
@@ -536,10 +243,10 @@ impl Ends {
             state::bring_up_to_date(s, &facts.subscriber).await?;
         }
         let node = self.node.as_ref();
-        let mut survey = survey((p, s), who, node, facts, wish, look).await?;
+        let mut survey = survey::survey((p, s), who, node, facts, wish, look).await?;
         if node.is_none() {
             // A lost position first: whatever else is missing, putting it right would not help.
-            check_position((p, s), who, facts, survey.queue_id, look.new_only).await?;
+            survey::check_position((p, s), who, facts, survey.queue_id, look.new_only).await?;
         }
         if look.parking.is_some() {
             parking::leave_out(s, who, &mut survey).await?;
@@ -674,20 +381,9 @@ async fn make_queue(provider: &Client, who: &Who) -> Result<i32> {
     Ok(provider.query_one(FIND, &[&who.queue]).await.doing(what)?.get(0))
 }
 
-async fn subscription(provider: &Client, who: &Who) -> Result<Option<Subscription>> {
-    let row = provider
-        .query_opt(include_str!("sql/subscription.sql"), &[&who.queue, &who.consumer])
-        .await
-        .doing(|| format!("look up consumer \"{}\" on the provider", who.consumer))?;
-    Ok(row.map(|row| Subscription {
-        last_tick: row.get(0),
-        next_tick: row.get(1),
-    }))
-}
-
 /// Returns the tick to go on from; registers the consumer if it is new. `moving`: a replay may be running.
 async fn register(provider: &Client, subscriber: &Client, who: &Who, identity: &str, moving: bool) -> Result<i64> {
-    let known = subscription(provider, who).await?;
+    let known = who.subscription(provider).await?;
     match who.load(subscriber).await? {
         None if known.is_some() => return Err(who.taken()),
         Some(position @ Position { tick: Some(tick), .. }) => {
@@ -706,7 +402,7 @@ async fn register(provider: &Client, subscriber: &Client, who: &Who, identity: &
         .query_one("select pgq.register_consumer($1, $2)", &[&who.queue, &who.consumer])
         .await
         .doing(|| format!("register consumer \"{}\" on the provider", who.consumer))?;
-    let Some(Subscription { last_tick, .. }) = subscription(provider, who).await? else {
+    let Some(Subscription { last_tick, .. }) = who.subscription(provider).await? else {
         return Err(who.lost("the provider dropped the consumer while it was being registered"));
     };
     who.write_first_tick(subscriber, last_tick).await?;

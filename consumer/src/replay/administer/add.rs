@@ -2,7 +2,8 @@
 
 use super::super::filter::{Columns, Filter};
 use super::super::pattern::{self, Pattern};
-use super::super::setup::{self, Look};
+use super::super::setup;
+use super::super::survey::Look;
 use super::super::wish::{Rename, Wish};
 use super::completed;
 use crate::cli::table::AddArgs;

@@ -8,7 +8,7 @@ use tokio_postgres::Client;
 use super::super::findings::{Findings, Kind, Remedy};
 use super::super::position::Who;
 use super::super::preflight::Pair;
-use super::super::setup::Survey;
+use super::super::survey::Survey;
 use super::super::table::{Name, Table, quoted};
 use super::super::table_state::State;
 use crate::config::ReplayConfig;

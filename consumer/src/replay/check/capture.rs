@@ -10,7 +10,7 @@ use tokio_postgres::{Client, Row};
 
 use super::super::findings::{Findings, Kind, Remedy};
 use super::super::position::Who;
-use super::super::setup::Survey;
+use super::super::survey::Survey;
 use super::super::table::{Table, quoted};
 use super::super::triggers::{self, ROW, TRUNCATE};
 use crate::connect::End;

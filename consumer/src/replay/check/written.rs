@@ -13,7 +13,7 @@ use wire::snapshot::Snapshot;
 
 use super::super::findings::{Findings, Kind, Remedy};
 use super::super::position::Who;
-use super::super::setup::Survey;
+use super::super::survey::Survey;
 use super::super::table::{Name, Table};
 use super::super::table_state::State;
 use super::capture::Trigger;

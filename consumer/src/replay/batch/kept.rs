@@ -1,0 +1,89 @@
+//! The events that were kept for a table during its copy (held.rs), once the copy is there: applied portion by portion, each a
+//! transaction of its own, which also forgets them.
+
+use super::super::apply::Failure;
+use super::super::conflict::Book;
+use super::super::held;
+use super::super::stream::Summary;
+use super::super::table::Name;
+use super::super::{Memory, Portion};
+use super::Stream;
+use crate::config::ReplayConfig;
+use crate::connect::{End, connect};
+use crate::error::{Doing, Error, Result};
+use crate::failpoint::failpoint;
+
+impl Stream<'_> {
+    /// Applies a portion of the kept events of every table that has its copy.
+    pub(super) async fn drain(&mut self, config: &ReplayConfig, memory: &mut Memory) -> Result<()> {
+        for table in std::mem::take(&mut self.draining) {
+            let name = self.ready.targets[table].provider.name.clone();
+            let mut left = self.portion(&name).await?;
+            if let Some(upto) = left {
+                let portion = Portion::Held(name.clone(), upto);
+                let careful = (memory.careful.as_ref() == Some(&portion)).then(|| self.book(upto));
+                match self.apply_held(&name, upto, careful.as_ref(), config).await {
+                    Ok(Some(summary)) => {
+                        memory.advanced = true;
+                        memory.careful = None;
+                        tracing::info!(table = %name, events = summary.events, "events that came during its copy are applied");
+                    }
+                    Ok(None) => return Ok(()),
+                    Err(failure) => return Err(self.failed(failure, portion, memory)),
+                }
+                left = self.portion(&name).await?;
+            }
+            // Looked at before the next batch: a table that is written to all the time would never be without.
+            match &mut self.decoder {
+                Some(decoder) if left.is_none() => decoder.release(table),
+                _ => self.draining.push(table),
+            }
+        }
+        Ok(())
+    }
+
+    async fn portion(&self, table: &Name) -> Result<Option<i64>> {
+        held::portion(&self.ready.subscriber.client, &self.ready.who, table).await
+    }
+
+    /// The transaction that applies a portion of kept events, and forgets them. None: a shutdown came in between.
+    async fn apply_held(
+        &mut self,
+        name: &Name,
+        upto: i64,
+        careful: Option<&Book>,
+        config: &ReplayConfig,
+    ) -> Result<Option<Summary>, Failure> {
+        let held = match self.held.take() {
+            Some(held) => held,
+            None => {
+                let application_name = format!("pgcascade held {} {}", self.ready.who.queue, self.ready.who.consumer);
+                connect(&config.subscriber, End::Subscriber, &application_name)
+                    .await?
+                    .client
+            }
+        };
+        if self.begin().await? != self.ready.revision {
+            return Err(Error::failure("the set of tables was changed").transient().into());
+        }
+        let source = held
+            .copy_out(&held::portion_query(&self.ready.who, name, upto))
+            .await
+            .doing(|| format!("read kept events of table {name} on the subscriber"))?;
+        let Some((summary, _)) = self.apply_events(source, None, careful).await? else {
+            return Ok(None);
+        };
+        let client = &self.ready.subscriber.client;
+        held::applied(client, &self.ready.who, name, upto).await?;
+        failpoint("before_held_commit");
+        self.ready
+            .who
+            .commit(client, self.ready.tick, "")
+            .await
+            .map_err(|error| self.of_constraint(error))?;
+        failpoint("after_held_commit");
+        self.held = Some(held);
+        self.tell_of_conflicts(upto);
+        Ok(Some(summary))
+    }
+}

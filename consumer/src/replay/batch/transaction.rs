@@ -1,0 +1,322 @@
+//! The transaction that a batch is: its events, what is executed among them, the position, and what is recorded beside it.
+//!
+//! Nothing of it is seen before all of it. Called by the loop (batch.rs); the parts that read and apply events also by kept.rs.
+
+use std::sync::Arc;
+
+use futures_util::future;
+use tokio::sync::mpsc;
+use tokio_postgres::CopyOutStream;
+
+use super::super::apply::{Applier, Failure};
+use super::super::conflict::Book;
+use super::super::duty::Duty;
+use super::super::event;
+use super::super::execute::{self, Execute};
+use super::super::held;
+use super::super::setup::Target;
+use super::super::stream::{Decoder, Summary};
+use super::super::table::{self, Name};
+use super::super::table_state::{self, State};
+use super::super::trouble;
+use super::super::{Memory, Portion};
+use super::{Batch, Stream};
+use crate::connect::End;
+use crate::error::{Doing, Error, Result};
+use crate::failpoint::failpoint;
+
+pub(super) enum Applied {
+    Committed(Summary),
+    /// The same, with something that was executed in it: the tables may be others now.
+    Executed(Summary),
+    /// Before what is to be executed in it, kept events have to be applied. Nothing was.
+    KeptFirst,
+    /// A shutdown came in between, and everything was rolled back.
+    Stopped,
+    /// The set of tables is another one: nothing was applied.
+    TablesChanged,
+    /// The node was asked for something else; nothing was applied.
+    NodeChanged,
+}
+
+/// What was found when a batch's transaction began.
+enum Begun {
+    AsBefore,
+    TablesChanged,
+    NodeChanged,
+}
+
+impl Stream<'_> {
+    /// The transaction.
+    pub(super) async fn apply(&mut self, batch: &Batch, memory: &mut Memory) -> Result<Applied, Failure> {
+        let (began, source) = self.begin_and_read(batch).await;
+        match began? {
+            Begun::AsBefore => {}
+            Begun::TablesChanged => return Ok(Applied::TablesChanged),
+            Begun::NodeChanged => return Ok(Applied::NodeChanged),
+        }
+        let mut source = source?;
+        let mut summary = Summary::default();
+        // Whatever was waiting for it (setup.rs) is looked at again, also where the file is not for this subscriber.
+        let mut executed = false;
+        while let Some(part) = source.take() {
+            let careful = (memory.careful == Some(Portion::Batch(batch.to))).then(|| self.book(batch.to));
+            let Some((read, execute)) = self.apply_events(part, Some(batch.to), careful.as_ref()).await? else {
+                return Ok(Applied::Stopped);
+            };
+            summary.events += read.events;
+            summary.bytes += read.bytes;
+            if let Some(execute) = execute {
+                if !self.draining.is_empty() {
+                    return Ok(Applied::KeptFirst);
+                }
+                executed |= self.execute(&execute).await? || self.ready.pending;
+                source = self.read(batch, Some(execute.id)).await?;
+            }
+        }
+        if let Some(duty) = &self.duty
+            && self
+                .decoder
+                .as_mut()
+                .is_some_and(|decoder| std::mem::take(&mut decoder.told))
+        {
+            duty.tell(
+                &self.ready.provider.client,
+                &self.ready.subscriber.client,
+                &batch.tick(),
+            )
+            .await?;
+        }
+        self.commit(batch, memory).await?;
+        Ok(if executed {
+            Applied::Executed(summary)
+        } else {
+            Applied::Committed(summary)
+        })
+    }
+
+    /// Executes a file in the batch's transaction, and looks at the tables again. Returns whether it did.
+    async fn execute(&mut self, execute: &Execute) -> Result<bool> {
+        let (s, who) = (&self.ready.subscriber.client, &self.ready.who);
+        let targets = &self.ready.targets;
+        let names = |target: &Target| (target.provider.name.clone(), target.subscriber.name.clone());
+        // Those that are parked come back some day, and then have to fit.
+        let parked = self.ready.parked.iter();
+        let parked = parked.map(|entry| (entry.provider.clone(), entry.subscriber.clone()));
+        let tables: Vec<(Name, Name)> = targets.iter().map(names).chain(parked).collect();
+        if !execute::on_subscriber(s, who, self.execute_as.as_deref(), &tables, execute).await? {
+            return Ok(false);
+        }
+        let mut revision = None;
+        for target in targets {
+            let is_older = match &target.state {
+                State::InCopy | State::InChunks(_) => false,
+                State::CatchingUp(copied) => !copied.last().sees(execute.txid),
+                State::Ok | State::Broken => true,
+            };
+            if !is_older {
+                let number = match revision {
+                    Some(number) => number,
+                    None => *revision.insert(table_state::next_revision(s, who).await?),
+                };
+                table_state::start_over(s, who, &target.provider.name, number).await?;
+                tracing::info!(table = %target.provider.name, "to be copied again, as the file was executed during its copy");
+            }
+        }
+        let names = |name: fn(&Target) -> &Name| targets.iter().map(|target| name(target).clone()).collect::<Vec<_>>();
+        let provider_names = names(|target| &target.provider.name);
+        let subscriber_names = names(|target| &target.subscriber.name);
+        let at_provider = table::inspect(&self.ready.provider.client, End::Provider, &provider_names).await?;
+        // Inside the transaction, which sees what was executed.
+        let at_subscriber = table::inspect(s, End::Subscriber, &subscriber_names).await?;
+        for target in &mut self.ready.targets {
+            // One that is gone can have no more events; the next start says that it is.
+            if let Some(table) = at_provider.get(&target.provider.name) {
+                target.provider = Arc::new(target.filter.part_of(table));
+            }
+            if let Some(table) = at_subscriber.get(&target.subscriber.name) {
+                target.subscriber = Arc::new(table.clone());
+            }
+        }
+        let held = self.decoder.as_ref().map(Decoder::held).unwrap_or_default();
+        let ready = &self.ready;
+        self.decoder = Some(Decoder::new(&ready.targets, &held, &ready.parked, self.chunk_bytes));
+        let answered = self.applier.answered;
+        self.applier = Applier::new(&ready.targets);
+        self.applier.answered = answered;
+        Ok(true)
+    }
+
+    /// The batch's events, or those behind one of them.
+    async fn read(&self, batch: &Batch, behind: Option<i64>) -> Result<Option<CopyOutStream>> {
+        let Some(events) = &batch.events else { return Ok(None) };
+        let by_rows = self.decoder.as_ref().is_some_and(Decoder::by_rows);
+        let query = event::events_query(events, by_rows, behind);
+        let source = self.ready.provider.client.copy_out(&query).await;
+        source.doing(|| "read the batch from the provider".to_owned()).map(Some)
+    }
+
+    /// Begins the transaction, and the read of the batch.
+    async fn begin_and_read(&self, batch: &Batch) -> (Result<Begun>, Result<Option<CopyOutStream>>) {
+        let begin = async {
+            if self.begin().await? != self.ready.revision {
+                return Ok(Begun::TablesChanged);
+            }
+            let Some(duty) = &self.duty else {
+                return Ok(Begun::AsBefore);
+            };
+            let (p, s) = (&self.ready.provider.client, &self.ready.subscriber.client);
+            if duty.changed(s).await? {
+                return Ok(Begun::NodeChanged);
+            }
+            duty.store(p, s, &batch.tick()).await?;
+            Ok::<Begun, Error>(Begun::AsBefore)
+        };
+        let read = self.read(batch, None);
+        // Both at once, unless the batch is read to be stored first.
+        if self.duty.as_ref().is_some_and(Duty::tick_by_tick) {
+            match begin.await {
+                Ok(Begun::AsBefore) => (Ok(Begun::AsBefore), read.await),
+                other => (other, Ok(None)),
+            }
+        } else {
+            future::join(begin, read).await
+        }
+    }
+
+    /// Reads events and applies them, up to what is to be executed; those of tables in copy are kept for later, under `tick`.
+    /// Without a tick these are kept events. None: a shutdown came in between.
+    pub(super) async fn apply_events(
+        &mut self,
+        source: CopyOutStream,
+        tick: Option<i64>,
+        careful: Option<&Book>,
+    ) -> Result<Option<(Summary, Option<Execute>)>, Failure> {
+        let mut decoder = self
+            .decoder
+            .take()
+            .ok_or_else(|| Error::failure("a batch was begun inside another").transient())?;
+        decoder.careful = careful.is_some();
+        decoder.draining = tick.is_none();
+        // One chunk waits while another is applied, and the reader holds a third.
+        let (sender, mut chunks) = mpsc::channel(1);
+        let reader = tokio::spawn(async move {
+            let outcome = decoder.read(source, sender).await;
+            (decoder, outcome)
+        });
+        let client = &self.ready.subscriber.client;
+        let mut first = true;
+        while let Some(chunk) = chunks.recv().await {
+            if std::mem::take(&mut first) {
+                failpoint("after_read");
+            }
+            if self.shutdown.requested() && !reader.is_finished() {
+                return Ok(None);
+            }
+            if let (false, Some(tick)) = (chunk.held.is_empty(), tick) {
+                // Rows may still be on their way in a COPY.
+                self.applier.finish().await?;
+                let names: Vec<&Name> = self.ready.targets.iter().map(|target| &target.provider.name).collect();
+                held::keep(client, &self.ready.who, tick, &names, &chunk).await?;
+            }
+            self.applier.apply(client, &chunk, careful).await?;
+        }
+        if first {
+            failpoint("after_read");
+        }
+        let (decoder, outcome) = reader
+            .await
+            .map_err(|error| Error::failure(format!("the task that reads the batch ended: {error}")))?;
+        let table = decoder.failed;
+        self.decoder = Some(decoder);
+        let read = outcome.map_err(|error| Failure {
+            table,
+            ..Failure::from(error)
+        })?;
+        self.applier.finish().await?;
+        Ok(Some(read))
+    }
+
+    /// Begins the transaction and locks the position in it; returns the revision of the set of tables. Whoever waited for
+    /// the lock finds the position moved, and stops.
+    pub(super) async fn begin(&self) -> Result<i64> {
+        let who = &self.ready.who;
+        match who.begin(&self.ready.subscriber.client).await? {
+            Some((tick, revision)) if tick == self.ready.tick => Ok(revision),
+            Some((tick, _)) => {
+                let was = self.ready.tick;
+                Err(who.lost(&format!(
+                    "it was tick {was}, and somebody moved it to tick {tick} meanwhile"
+                )))
+            }
+            None => Err(who.lost("its row on the subscriber is gone")),
+        }
+    }
+
+    async fn commit(&mut self, batch: &Batch, memory: &mut Memory) -> Result<(), Failure> {
+        let client = &self.ready.subscriber.client;
+        let who = &self.ready.who;
+        let decoder = self.decoder.as_ref();
+        let caught_up = decoder.map_or_else(Vec::new, |decoder| decoder.caught_up(&batch.snapshot));
+        for &table in &caught_up {
+            table_state::caught_up(client, who, &self.ready.targets[table].provider.name).await?;
+        }
+        memory.parking.write(client, who).await?;
+        if !memory.in_order {
+            trouble::over(client, who).await?;
+        }
+        self.ready.sequences.advance(client, &batch.sequences).await?;
+        failpoint("before_commit");
+        let beside = self.duty.as_ref().map(|duty| duty.commit(batch.to, &batch.time));
+        who.commit(client, batch.to, &beside.unwrap_or_default())
+            .await
+            .map_err(|error| self.of_constraint(error))?;
+        failpoint("after_commit");
+        memory.in_order = true;
+        memory.parking.done();
+        self.tell_of_conflicts(batch.to);
+        for table in caught_up {
+            if let Some(decoder) = &mut self.decoder {
+                decoder.stop_filtering(table);
+            }
+            let target: &mut Target = &mut self.ready.targets[table];
+            target.state = State::Ok;
+            tracing::info!(table = %target.provider.name, "table caught up");
+        }
+        Ok(())
+    }
+
+    /// A constraint that is checked at the end of the transaction says which table it is of, and not which row.
+    pub(super) fn of_constraint(&self, error: Error) -> Failure {
+        let table = error.table().and_then(|(schema, table)| {
+            let name = Name::new(schema, table);
+            self.ready
+                .targets
+                .iter()
+                .position(|target| target.subscriber.name == name)
+        });
+        Failure {
+            table,
+            ..Failure::from(error)
+        }
+    }
+
+    /// What the conflicts of a transaction that ends with this tick are recorded under.
+    pub(super) fn book(&self, tick: i64) -> Book {
+        Book {
+            who: self.ready.who.clone(),
+            tick,
+        }
+    }
+
+    pub(super) fn tell_of_conflicts(&mut self, tick: i64) {
+        let answered = std::mem::take(&mut self.applier.answered);
+        if answered > 0 {
+            tracing::warn!(
+                tick,
+                conflicts = answered,
+                "conflicts were answered as --on-conflict says, see pgcascade_replay.conflict on the subscriber"
+            );
+        }
+    }
+}
