@@ -153,8 +153,17 @@ impl Running {
         assert!(sent.success());
     }
 
-    /// SIGTERM, and an exit code of 0.
+    /// SIGTERM, as soon as it listens for signals, and an exit code of 0.
     pub(crate) async fn stop(self) -> Output {
+        let path = format!("/proc/{}/status", self.pid());
+        eventually("the consumer listens for signals", async || {
+            let status = std::fs::read_to_string(&path).unwrap_or_default();
+            let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+            let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+            // It may have ended by itself.
+            status.contains("State:\tZ") || caught.is_none_or(|mask| mask & (1 << 14) != 0)
+        })
+        .await;
         self.signal("TERM");
         let output = self.wait().await;
         assert_eq!(output.code(), Some(0), "{}", output.stderr);
