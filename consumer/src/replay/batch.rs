@@ -13,6 +13,7 @@ use wire::snapshot::Snapshot;
 use super::apply::{Applier, Failure};
 use super::copy::{self, Copies};
 use super::duty::{Duty, Tick};
+use super::execute;
 use super::goal;
 use super::held;
 use super::idle::Idle;
@@ -148,7 +149,7 @@ pub(super) async fn stream(
     let mut kept_first = false;
     let mut idle = Idle::new();
     loop {
-        while let Some(done) = arrived(copies.next_now().await, &stream.ready, memory)? {
+        while let Some(done) = arrived(copies.next_now().await, &stream.ready, memory).await? {
             stream.copied(done, memory);
         }
         if std::mem::take(&mut stream.copied) {
@@ -353,7 +354,7 @@ impl Stream<'_> {
             _ = self.ready.provider.notifications.recv() => Ok(None),
             () = tokio::time::sleep(config.poll_interval) => Ok(None),
             () = self.shutdown.wait() => Ok(None),
-            done = copies.next(), if copies.running() => arrived(done, &self.ready, memory),
+            done = copies.next(), if copies.running() => arrived(done, &self.ready, memory).await,
         }
     }
 
@@ -461,14 +462,20 @@ impl Stream<'_> {
     }
 }
 
-/// What a copy reports. A failure is noted with its table.
-fn arrived(
+/// What a copy reports. A failure is noted with its table, unless a file was executed on the provider meanwhile: then the
+/// tables may just not fit yet.
+async fn arrived(
     outcome: Result<Option<copy::Done>, copy::Failure>,
     ready: &Ready,
     memory: &mut Memory,
 ) -> Result<Option<copy::Done>> {
-    outcome.map_err(|failure| {
-        memory.failed_table = failure.target.map(|target| ready.targets[target].provider.name.clone());
-        failure.error
-    })
+    let failure = match outcome {
+        Ok(done) => return Ok(done),
+        Err(failure) => failure,
+    };
+    if execute::pending(&ready.provider.client, &ready.who, ready.tick).await? {
+        return Err(failure.error.transient());
+    }
+    memory.failed_table = failure.target.map(|target| ready.targets[target].provider.name.clone());
+    Err(failure.error)
 }

@@ -464,11 +464,15 @@ pub(crate) async fn settle(client: &Client, node: &Node) -> Result<()> {
     if !was_root(client, &node).await? {
         return Ok(());
     }
+    // Both or none: with a position it counts as settled.
+    let what = || format!("record the tables of {}", node.title());
+    client.batch_execute("begin").await.doing(what)?;
     who(&node).set(client, node.tick).await?;
     client
         .execute(include_str!("sql/captured_tables.sql"), &[&node.queue, &node.worker])
         .await
-        .doing(|| format!("record the tables of {}", node.title()))?;
+        .doing(what)?;
+    client.batch_execute("commit").await.doing(what)?;
     tracing::info!(
         node = node.name,
         tick = node.tick,

@@ -4,7 +4,7 @@
 //! On the provider a file is one transaction: its SQL, its record in `pgcascade_replay.executed`, and an event of type `EXECUTE`
 //! (Londiste's: the SQL is the data, the file's name extra1, its attributes extra2). The event is made last: by then the
 //! transaction has its locks, so whatever changed the tables before has a smaller event id, and whatever changes them after it a
-//! greater one.
+//! greater one. Where it has none that keep writers out, it is refused.
 //!
 //! On a subscriber the event is executed at its place, in the batch's transaction, which also records it; so it is executed
 //! once, whatever is killed when. The decoder stops at such an event and goes on behind it with the tables as they are then
@@ -202,7 +202,7 @@ async fn on_provider(client: &Client, queue: &str, file: &Execute) -> Result<()>
         .batch_execute(&format!("begin; {LOCK_LIMIT}"))
         .await
         .doing(what)?;
-    if !record(client, queue, file, None).await.doing(what)? {
+    if !record(client, queue, file).await.doing(what)? {
         let row = client
             .query_one(
                 "select sql is null or sql = $3, pg_catalog.to_char(executed, 'YYYY-MM-DD HH24:MI:SS OF')
@@ -222,13 +222,18 @@ async fn on_provider(client: &Client, queue: &str, file: &Execute) -> Result<()>
         tracing::info!(file = name, when, "executed already, left out");
         return Ok(());
     }
-    let mut named = Vec::new();
-    for text in &file.tables {
-        if let (Some(schema), Some(table)) = Pattern::parse(text)?.literals() {
-            named.push((text.clone(), Name::new(schema, table)));
+    let before = captured(client, queue).await.doing(what)?;
+    let named = file.literals()?;
+    for (_, name) in &named {
+        if before.iter().any(|(_, captured)| captured == name) {
+            client
+                .batch_execute(&format!("lock table {} in share row exclusive mode", name.quoted()))
+                .await
+                .doing(what)?;
         }
     }
     body(client, &file.with_names(&named)).await.doing(what)?;
+    check_captured(client, queue, file, &before).await?;
     let attributes = (!file.tables.is_empty()).then(|| {
         let mut text = Vec::new();
         wire::urlenc::push(
@@ -249,6 +254,49 @@ async fn on_provider(client: &Client, queue: &str, file: &Execute) -> Result<()>
     client.batch_execute("commit").await.doing(what)?;
     failpoint("after_commit");
     tracing::info!(file = name, "executed on the provider");
+    Ok(())
+}
+
+/// The tables that are captured into the queue, by oid.
+async fn captured(client: &Client, queue: &str) -> Result<Vec<(u32, Name)>, tokio_postgres::Error> {
+    let rows = client.query(include_str!("sql/captured.sql"), &[&queue]).await?;
+    let read = |row: &tokio_postgres::Row| (row.get(0), Name::new(row.get::<_, &str>(1), row.get::<_, &str>(2)));
+    Ok(rows.iter().map(read).collect())
+}
+
+/// What a file must not do to captured tables, as the others could not follow.
+async fn check_captured(client: &Client, queue: &str, file: &Execute, before: &[(u32, Name)]) -> Result<()> {
+    let name = &file.file;
+    let what = || format!("look what file \"{name}\" did on the provider");
+    let after = captured(client, queue).await.doing(what)?;
+    if let Some((_, table)) = before.iter().find(|table| !after.contains(table)) {
+        return Err(Error::failure(format!(
+            "file \"{name}\" renames, moves or drops table {table}, which is captured into queue \"{queue}\""
+        ))
+        .hint("Nothing was executed. Take the table out first (consumer table remove), and add it by its new name afterwards."));
+    }
+    // Changes of rows that others may change at the same time: which came first is not the same on the other end.
+    let weakly = client
+        .query(
+            "select l.relation from pg_catalog.pg_locks l where l.pid = pg_catalog.pg_backend_pid() and l.locktype = 'relation'
+              group by l.relation
+             having pg_catalog.bool_or(l.mode = 'RowExclusiveLock')
+                and not pg_catalog.bool_or(l.mode in ('ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock'))",
+            &[],
+        )
+        .await
+        .doing(what)?;
+    let weakly: Vec<u32> = weakly.iter().map(|row| row.get(0)).collect();
+    if let Some((_, table)) = before.iter().find(|(oid, _)| weakly.contains(oid)) {
+        return Err(Error::failure(format!(
+            "file \"{name}\" changes rows of table {table} while others may change them, so that the other end could come to another result"
+        ))
+        .hint(format!(
+            "Nothing was executed. Have the table locked: name it in a line \"--*-- Local-Table: {table}\" at the head of the file, or \
+             begin with: lock table {} in share row exclusive mode;",
+            table.quoted()
+        )));
+    }
     Ok(())
 }
 
@@ -306,6 +354,39 @@ impl Execute {
         })
     }
 
+    /// The tables of the attribute, by the names that they have on the provider.
+    fn literals(&self) -> Result<Vec<(String, Name)>> {
+        let mut named = Vec::new();
+        for text in &self.tables {
+            if let (Some(schema), Some(table)) = Pattern::parse(text)?.literals() {
+                named.push((text.clone(), Name::new(schema, table)));
+            }
+        }
+        Ok(named)
+    }
+
+    /// The tables of the attribute by the names that they have here. `tables` are those of the set, by their names at both ends.
+    /// None: it is none of this subscriber's business.
+    pub(super) fn here(&self, tables: &[(Name, Name)]) -> Result<Option<Vec<(String, Name)>>> {
+        let mut named = Vec::new();
+        for text in &self.tables {
+            let pattern = Pattern::parse(text)?;
+            let here = tables.iter().filter(|(provider, _)| pattern.matches(provider));
+            named.extend(here.map(|(_, subscriber)| (text.clone(), subscriber.clone())));
+        }
+        if named.is_empty() && !self.tables.is_empty() {
+            tracing::info!(file = self.file, "not executed, as none of its tables is replayed");
+            return Ok(None);
+        }
+        // Whichever of them is not replayed here has the provider's name, if it is there at all.
+        for (text, name) in self.literals()? {
+            if !named.iter().any(|(known, _)| *known == text) {
+                named.push((text, name));
+            }
+        }
+        Ok(Some(named))
+    }
+
     /// The SQL with `@table@` replaced by the table's name at this end.
     fn with_names(&self, named: &[(String, Name)]) -> String {
         named.iter().fold(self.sql.clone(), |sql, (text, name)| {
@@ -314,33 +395,43 @@ impl Execute {
     }
 }
 
-/// Executes an event in the batch's transaction. `tables` are those of the set, by their names at both ends. False: it is none
-/// of this subscriber's business, or was executed already.
+/// Executes an event in the batch's transaction, unless it is recorded already. `named` is what [`Execute::here`] gave;
+/// `encoding` that of the session, which is the provider's. The text is UTF-8: so is the session afterwards.
 pub(super) async fn on_subscriber(
     client: &Client,
     who: &Who,
     role: Option<&str>,
-    tables: &[(Name, Name)],
+    encoding: &str,
+    named: &[(String, Name)],
     execute: &Execute,
-) -> Result<bool> {
+) -> Result<()> {
     let (file, id) = (&execute.file, execute.id);
     let what = || format!("execute file \"{file}\" on the subscriber, which event {id} asks for");
-    let mut named = Vec::new();
-    for text in &execute.tables {
-        let pattern = Pattern::parse(text)?;
-        let here = tables.iter().filter(|(provider, _)| pattern.matches(provider));
-        named.extend(here.map(|(_, subscriber)| (text.clone(), subscriber.clone())));
+    if !matches!(encoding, "UTF8" | "SQL_ASCII") {
+        client
+            .batch_execute("set local client_encoding = 'UTF8'")
+            .await
+            .doing(what)?;
     }
-    if named.is_empty() && !execute.tables.is_empty() {
-        tracing::info!(file, "not executed, as none of its tables is replayed");
-        return Ok(false);
-    }
-    if !record(client, &who.queue, execute, Some(execute.txid.cast_signed()))
-        .await
-        .doing(what)?
-    {
+    if !record(client, &who.queue, execute).await.doing(what)? {
+        let row = client
+            .query_one(
+                "select sql is null or sql = $3 from pgcascade_replay.executed where queue = $1 and file = $2",
+                &[&who.queue, file, &execute.sql],
+            )
+            .await
+            .doing(what)?;
+        if !row.get::<_, bool>(0) {
+            return Err(Error::failure(format!(
+                "event {id} asks for file \"{file}\", and another file of that name was executed on the subscriber"
+            ))
+            .hint(
+                "A file is known by its name and queue: two providers of one subscriber need queues of different names, or files of \
+                 different names. Nothing of the batch was applied.",
+            ));
+        }
         tracing::info!(file, event = id, "executed already, left out");
-        return Ok(false);
+        return Ok(());
     }
     let by_hand = format!(
         "make the change by hand and record it: insert into pgcascade_replay.executed (queue, file) values ({}, {})",
@@ -362,7 +453,7 @@ pub(super) async fn on_subscriber(
         ))
         .await
         .doing(what)?;
-    body(client, &execute.with_names(&named))
+    body(client, &execute.with_names(named))
         .await
         .doing(what)
         .map_err(|error| {
@@ -382,21 +473,16 @@ pub(super) async fn on_subscriber(
         .await
         .doing(what)?;
     tracing::info!(file, event = id, "executed on the subscriber");
-    Ok(true)
+    Ok(())
 }
 
-/// False if it is recorded already. Waits for somebody who is just executing it. Without a transaction's id it is this one's.
-async fn record(
-    client: &Client,
-    queue: &str,
-    file: &Execute,
-    txid: Option<i64>,
-) -> Result<bool, tokio_postgres::Error> {
+/// False if it is recorded already. Waits for somebody who is just executing it.
+async fn record(client: &Client, queue: &str, file: &Execute) -> Result<bool, tokio_postgres::Error> {
     let inserted = client
         .execute(
             "insert into pgcascade_replay.executed (queue, file, sql, txid)
-             values ($1, $2, $3, coalesce($4, pg_catalog.pg_current_xact_id()::text::int8)) on conflict do nothing",
-            &[&queue, &file.file, &file.sql, &txid],
+             values ($1, $2, $3, pg_catalog.pg_current_xact_id()::text::int8) on conflict do nothing",
+            &[&queue, &file.file, &file.sql],
         )
         .await?;
     Ok(inserted == 1)

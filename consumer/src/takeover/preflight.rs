@@ -14,6 +14,7 @@ use crate::cascade::Role;
 use crate::cli::TakeoverArgs;
 use crate::error::{Doing, Error, Result};
 use crate::node::tree::{self, Reached};
+use crate::replay::table::literal;
 
 /// How long the old root is given to show that it is not dead.
 const PROBE: Duration = Duration::from_secs(10);
@@ -129,10 +130,22 @@ pub(super) async fn look_without(new: &Reached, old: &str, live: Option<Op>, arg
     found.merged(&ours, &new.node.name);
     found.stand_alone(new).await?;
     for known in tree::known(new).await? {
-        if known.name == new.node.name || known.name == old || known.dead || args.lost.contains(&known.name) {
+        if known.name == new.node.name || known.name == old || args.lost.contains(&known.name) {
             continue;
         }
         match tree::reach_known(&known, queue).await {
+            Err(_) if known.dead => {}
+            Ok(other) if known.dead && other.node.role != Role::Leaf => found.add(
+                format!(
+                    "node \"{}\" was declared dead and answers: it may have what no other has",
+                    known.name
+                ),
+                &format!(
+                    "give it up with --lost; or let it take part: select pgq_node.register_location({}, {}, null, false) on the new root",
+                    literal(queue),
+                    literal(&known.name)
+                ),
+            ),
             Ok(other) if other.node.role == Role::Leaf => leaves.push((known.name, other.node.tick)),
             Ok(other) if other.node.role == Role::Root => found.add(
                 format!("\"{}\" is the root", known.name),

@@ -448,9 +448,22 @@ async fn a_provider_in_another_encoding() {
     provider
         .run("insert into t select i, 'ü' || i from generate_series(10, 100) i; update t set v = v || 'ß' where id < 20; insert into t values (3, 'ä')")
         .await;
-    let output = replay().output().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("größe.sql");
+    let file = file.to_str().unwrap();
+    std::fs::write(
+        file,
+        "alter table t add column size text default 'ß'; update t set v = 'Ärger' where id = 3",
+    )
+    .unwrap();
+    let at = pair.provider_cluster.conninfo(&latin);
+    let executed = Replay::command(&["execute", "--queue", "q", "--provider", &at, file]);
+    let output = executed.output().await;
     assert_eq!(output.code(), Some(0), "{}", output.stderr);
-    let rows = "select id, v from t order by id";
+    provider.run("insert into t values (4, 'ö', 'groß')").await;
+    let output = replay().args(&["--execute-as", "postgres"]).output().await;
+    assert_eq!(output.code(), Some(0), "{}", output.stderr);
+    let rows = "select id, v, size from t order by id";
     assert_eq!(provider.text(rows).await, pair.subscriber.text(rows).await);
     drop(provider);
     pair.provider.run(&format!("drop database {latin} with (force)")).await;

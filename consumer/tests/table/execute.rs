@@ -151,6 +151,26 @@ async fn changes_of_tables_at_their_place() {
         refused(&pair, &[&wrong], "could not execute file \"wrong.sql\" on the provider");
     }
     assert_eq!(p.text("select to_regclass('ended')").await, "<null>");
+    // What the other end could not follow.
+    for (sql, text) in [
+        (
+            "update t set id = id where id = 2",
+            "changes rows of table public.t while others may change them",
+        ),
+        (
+            "alter table t rename to renamed",
+            "renames, moves or drops table public.t",
+        ),
+        ("drop table t", "renames, moves or drops table public.t"),
+    ] {
+        refused(&pair, &[&file(&pair, "wrong.sql", sql)], text);
+    }
+    let locks = file(
+        &pair,
+        "locks.sql",
+        "lock table t in share row exclusive mode; update t set id = id where id = 2",
+    );
+    executed(&pair, &[&locks]);
     // While a replay runs, which goes on.
     let running = pair.replay().args(&ROLE).spawn();
     running.until_it_says("streaming").await;
@@ -289,7 +309,11 @@ async fn beside_a_copy() {
     })
     .await;
     p.run("insert into t values (501)").await;
-    let count = file(&pair, "count.sql", "update t set n = n + 1");
+    let count = file(
+        &pair,
+        "count.sql",
+        "--*-- Local-Table: public.t\nupdate t set n = n + 1",
+    );
     executed(&pair, &[&count]);
     running
         .until_it_says("to be copied again, as the file was executed during its copy")

@@ -14,6 +14,7 @@ use super::super::duty::Duty;
 use super::super::event;
 use super::super::execute::{self, Execute};
 use super::super::held;
+use super::super::session;
 use super::super::setup::Target;
 use super::super::stream::{Decoder, Summary};
 use super::super::table::{self, Name};
@@ -104,9 +105,10 @@ impl Stream<'_> {
         let parked = self.ready.parked.iter();
         let parked = parked.map(|entry| (entry.provider.clone(), entry.subscriber.clone()));
         let tables: Vec<(Name, Name)> = targets.iter().map(names).chain(parked).collect();
-        if !execute::on_subscriber(s, who, self.execute_as.as_deref(), &tables, execute).await? {
+        let Some(named) = execute.here(&tables)? else {
             return Ok(false);
-        }
+        };
+        // First, and without the rows that are there: the file may meet those that it made itself on the provider.
         let mut revision = None;
         for target in targets {
             let is_older = match &target.state {
@@ -120,15 +122,24 @@ impl Stream<'_> {
                     None => *revision.insert(table_state::next_revision(s, who).await?),
                 };
                 table_state::start_over(s, who, &target.provider.name, number).await?;
+                if target.state != State::InCopy {
+                    let table = &target.subscriber.name;
+                    s.batch_execute(&format!("delete from {}", table.quoted()))
+                        .await
+                        .doing(|| format!("remove the rows of table {table} on the subscriber"))?;
+                }
                 tracing::info!(table = %target.provider.name, "to be copied again, as the file was executed during its copy");
             }
         }
+        let role = self.execute_as.as_deref();
+        execute::on_subscriber(s, who, role, &self.ready.encoding, &named, execute).await?;
         let names = |name: fn(&Target) -> &Name| targets.iter().map(|target| name(target).clone()).collect::<Vec<_>>();
         let provider_names = names(|target| &target.provider.name);
         let subscriber_names = names(|target| &target.subscriber.name);
         let at_provider = table::inspect(&self.ready.provider.client, End::Provider, &provider_names).await?;
         // Inside the transaction, which sees what was executed.
         let at_subscriber = table::inspect(s, End::Subscriber, &subscriber_names).await?;
+        session::match_encoding(s, &self.ready.encoding).await?;
         for target in &mut self.ready.targets {
             // One that is gone can have no more events; the next start says that it is.
             if let Some(table) = at_provider.get(&target.provider.name) {

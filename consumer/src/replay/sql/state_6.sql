@@ -4,7 +4,7 @@ create table pgcascade_replay.executed (
     queue text not null,
     file text not null, -- its name, without folders
     sql text, -- null: recorded by hand
-    txid bigint, -- of the transaction that ran it where the queue begins
+    txid bigint, -- of the transaction that ran it
     executed timestamptz not null default clock_timestamp(),
     primary key (queue, file)
 );
