@@ -141,8 +141,9 @@ pub(crate) struct CheckArgs {
     pub(crate) replay: ReplayArgs,
 }
 
+/// Both ends, for the verbs that look at a replay from outside.
 #[derive(Args)]
-pub(crate) struct CompareArgs {
+pub(crate) struct EndsArgs {
     /// Take provider, subscriber, queue and consumer from replay's configuration file. A flag overrides the file.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
@@ -152,6 +153,30 @@ pub(crate) struct CompareArgs {
     /// The database that they are replayed into.
     #[arg(long, value_name = "CONNINFO")]
     pub(crate) subscriber: Option<String>,
+}
+
+impl EndsArgs {
+    /// As replay's settings, with those of the file.
+    pub(crate) fn settings(
+        self,
+        queue: Option<String>,
+        consumer: Option<String>,
+    ) -> crate::error::Result<ReplaySettings> {
+        let flags = ReplaySettings {
+            provider: self.provider,
+            subscriber: self.subscriber,
+            queue,
+            consumer,
+            ..ReplaySettings::default()
+        };
+        flags.with_file(self.config.as_deref())
+    }
+}
+
+#[derive(Args)]
+pub(crate) struct CompareArgs {
+    #[command(flatten)]
+    pub(crate) ends: EndsArgs,
     /// The queue; may be left out where the subscriber has one consumer only.
     #[arg(long, value_name = "NAME")]
     pub(crate) queue: Option<String>,
@@ -197,15 +222,8 @@ pub(crate) struct Fix {
 
 #[derive(Args)]
 pub(crate) struct StatusArgs {
-    /// Take provider, subscriber, queue and consumer from replay's configuration file. A flag overrides the file.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
-    /// The database that changes are captured in.
-    #[arg(long, value_name = "CONNINFO")]
-    pub(crate) provider: Option<String>,
-    /// The database that they are replayed into.
-    #[arg(long, value_name = "CONNINFO")]
-    pub(crate) subscriber: Option<String>,
+    #[command(flatten)]
+    pub(crate) ends: EndsArgs,
     /// Show this queue only [default: every queue that the subscriber replays; a cascade's must be named].
     #[arg(long, value_name = "NAME")]
     pub(crate) queue: Option<String>,

@@ -39,7 +39,7 @@ use std::time::{Duration, Instant};
 
 use crate::cascade;
 use crate::cli::{CompareArgs, RepairArgs};
-use crate::config::{ReplaySettings, conninfo};
+use crate::config::conninfo;
 use crate::connect::End;
 use crate::conninfo::ConnInfo;
 use crate::error::{Doing, Error, Result};
@@ -119,14 +119,7 @@ async fn work(
         .iter()
         .map(|text| Pattern::parse(text))
         .collect::<Result<Vec<_>>>()?;
-    let flags = ReplaySettings {
-        provider: args.provider,
-        subscriber: args.subscriber,
-        queue: args.queue,
-        consumer: args.consumer,
-        ..ReplaySettings::default()
-    };
-    let settings = flags.with_file(args.config.as_deref())?;
+    let settings = args.ends.settings(args.queue, args.consumer)?;
     let mut scope = Scope {
         provider: conninfo("provider", settings.provider.as_deref())?,
         subscriber: conninfo("subscriber", settings.subscriber.as_deref())?,

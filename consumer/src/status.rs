@@ -20,7 +20,7 @@ use serde::Serialize;
 use tokio_postgres::Client;
 
 use crate::cli::StatusArgs;
-use crate::config::{ReplaySettings, conninfo};
+use crate::config::conninfo;
 use crate::connect::{End, Session, connect};
 use crate::conninfo::ConnInfo;
 use crate::error::{Doing, Error, Result};
@@ -116,14 +116,7 @@ struct Wanted {
 
 /// Shows the state and says by the exit code whether both ends answered.
 pub(crate) async fn run(args: StatusArgs, quiet: bool, shutdown: Shutdown) -> Result<ExitCode> {
-    let flags = ReplaySettings {
-        provider: args.provider,
-        subscriber: args.subscriber,
-        queue: args.queue,
-        consumer: args.consumer,
-        ..ReplaySettings::default()
-    };
-    let settings = flags.with_file(args.config.as_deref())?;
+    let settings = args.ends.settings(args.queue, args.consumer)?;
     if let (None, Some(subscriber), Some(queue)) = (&settings.provider, &settings.subscriber, &settings.queue) {
         let wanted = cascade::Wanted {
             database: conninfo("subscriber", Some(subscriber))?,

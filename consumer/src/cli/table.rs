@@ -1,9 +1,8 @@
 //! The command line of `consumer table` and its verbs.
 
-use std::path::PathBuf;
-
 use clap::{Args, Subcommand};
 
+use super::EndsArgs;
 use crate::config::ReplaySettings;
 
 /// The verbs.
@@ -31,15 +30,8 @@ pub(crate) enum TableCommand {
 /// Whose tables.
 #[derive(Args)]
 pub(crate) struct WhoseArgs {
-    /// Take provider, subscriber, queue and consumer from replay's configuration file. A flag overrides the file.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
-    /// The database that changes are captured in.
-    #[arg(long, value_name = "CONNINFO")]
-    pub(crate) provider: Option<String>,
-    /// The database that they are replayed into.
-    #[arg(long, value_name = "CONNINFO")]
-    pub(crate) subscriber: Option<String>,
+    #[command(flatten)]
+    pub(crate) ends: EndsArgs,
     /// The queue.
     #[arg(long, value_name = "NAME")]
     pub(crate) queue: Option<String>,
@@ -51,14 +43,7 @@ pub(crate) struct WhoseArgs {
 impl WhoseArgs {
     /// As replay's settings, with those of the file.
     pub(crate) fn settings(self) -> crate::error::Result<ReplaySettings> {
-        let flags = ReplaySettings {
-            provider: self.provider,
-            subscriber: self.subscriber,
-            queue: self.queue,
-            consumer: self.consumer,
-            ..ReplaySettings::default()
-        };
-        flags.with_file(self.config.as_deref())
+        self.ends.settings(self.queue, self.consumer)
     }
 }
 
