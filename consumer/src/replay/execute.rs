@@ -26,6 +26,7 @@ use super::pattern::Pattern;
 use super::position::Who;
 use super::state;
 use super::table::{Name, literal, quoted};
+use super::triggers;
 use crate::backoff::Backoff;
 use crate::cli::execute::ExecuteArgs;
 use crate::config::{ReplaySettings, conninfo, name};
@@ -202,18 +203,9 @@ async fn on_provider(client: &Client, queue: &str, file: &Execute) -> Result<()>
         .batch_execute(&format!("begin; {LOCK_LIMIT}"))
         .await
         .doing(what)?;
-    if !record(client, queue, file).await.doing(what)? {
-        let row = client
-            .query_one(
-                "select sql is null or sql = $3, pg_catalog.to_char(executed, 'YYYY-MM-DD HH24:MI:SS OF')
-                   from pgcascade_replay.executed where queue = $1 and file = $2",
-                &[&queue, name, &file.sql],
-            )
-            .await
-            .doing(what)?;
+    if let Some(Recorded { same, when }) = record(client, queue, file).await.doing(what)? {
         client.batch_execute("rollback").await.doing(what)?;
-        let when: &str = row.get(1);
-        if !row.get::<_, bool>(0) {
+        if !same {
             return Err(Error::failure(format!(
                 "another file \"{name}\" was executed on the provider on {when}"
             ))
@@ -222,7 +214,7 @@ async fn on_provider(client: &Client, queue: &str, file: &Execute) -> Result<()>
         tracing::info!(file = name, when, "executed already, left out");
         return Ok(());
     }
-    let before = captured(client, queue).await.doing(what)?;
+    let before = triggers::captured(client, queue).await?;
     let named = file.literals()?;
     for (_, name) in &named {
         if before.iter().any(|(_, captured)| captured == name) {
@@ -257,18 +249,11 @@ async fn on_provider(client: &Client, queue: &str, file: &Execute) -> Result<()>
     Ok(())
 }
 
-/// The tables that are captured into the queue, by oid.
-async fn captured(client: &Client, queue: &str) -> Result<Vec<(u32, Name)>, tokio_postgres::Error> {
-    let rows = client.query(include_str!("sql/captured.sql"), &[&queue]).await?;
-    let read = |row: &tokio_postgres::Row| (row.get(0), Name::new(row.get::<_, &str>(1), row.get::<_, &str>(2)));
-    Ok(rows.iter().map(read).collect())
-}
-
 /// What a file must not do to captured tables, as the others could not follow.
 async fn check_captured(client: &Client, queue: &str, file: &Execute, before: &[(u32, Name)]) -> Result<()> {
     let name = &file.file;
     let what = || format!("look what file \"{name}\" did on the provider");
-    let after = captured(client, queue).await.doing(what)?;
+    let after = triggers::captured(client, queue).await?;
     if let Some((_, table)) = before.iter().find(|table| !after.contains(table)) {
         return Err(Error::failure(format!(
             "file \"{name}\" renames, moves or drops table {table}, which is captured into queue \"{queue}\""
@@ -413,15 +398,8 @@ pub(super) async fn on_subscriber(
             .await
             .doing(what)?;
     }
-    if !record(client, &who.queue, execute).await.doing(what)? {
-        let row = client
-            .query_one(
-                "select sql is null or sql = $3 from pgcascade_replay.executed where queue = $1 and file = $2",
-                &[&who.queue, file, &execute.sql],
-            )
-            .await
-            .doing(what)?;
-        if !row.get::<_, bool>(0) {
+    if let Some(Recorded { same, .. }) = record(client, &who.queue, execute).await.doing(what)? {
+        if !same {
             return Err(Error::failure(format!(
                 "event {id} asks for file \"{file}\", and another file of that name was executed on the subscriber"
             ))
@@ -476,8 +454,15 @@ pub(super) async fn on_subscriber(
     Ok(())
 }
 
-/// False if it is recorded already. Waits for somebody who is just executing it.
-async fn record(client: &Client, queue: &str, file: &Execute) -> Result<bool, tokio_postgres::Error> {
+/// A record that was there before.
+struct Recorded {
+    /// Of this SQL, or made by hand.
+    same: bool,
+    when: String,
+}
+
+/// Records the file, unless it is recorded already. Waits for somebody who is just executing it.
+async fn record(client: &Client, queue: &str, file: &Execute) -> Result<Option<Recorded>, tokio_postgres::Error> {
     let inserted = client
         .execute(
             "insert into pgcascade_replay.executed (queue, file, sql, txid)
@@ -485,7 +470,20 @@ async fn record(client: &Client, queue: &str, file: &Execute) -> Result<bool, to
             &[&queue, &file.file, &file.sql],
         )
         .await?;
-    Ok(inserted == 1)
+    if inserted == 1 {
+        return Ok(None);
+    }
+    let row = client
+        .query_one(
+            "select sql is null or sql = $3, pg_catalog.to_char(executed, 'YYYY-MM-DD HH24:MI:SS OF')
+               from pgcascade_replay.executed where queue = $1 and file = $2",
+            &[&queue, &file.file, &file.sql],
+        )
+        .await?;
+    Ok(Some(Recorded {
+        same: row.get(0),
+        when: row.get(1),
+    }))
 }
 
 /// Runs the SQL inside the transaction.

@@ -23,6 +23,7 @@ use tokio_postgres::{Client, Row};
 use super::position::Who;
 use super::table::{Name, Table};
 use super::table_state::{Entry, State};
+use super::triggers;
 use crate::connect::End;
 use crate::error::{Doing, Result};
 
@@ -133,24 +134,16 @@ impl Partitions {
     /// A table that was a partition, and is captured by itself now, is another one.
     async fn forget_others(&mut self, p: &Client, who: &Who) -> Result<()> {
         let below: HashSet<&Name> = self.provider.values().flatten().map(|part| &part.name).collect();
-        let gone = self
-            .known
-            .values()
-            .flatten()
-            .filter(|known| !below.contains(&known.name));
-        let (schemas, names): (Vec<&str>, Vec<&str>) = gone
-            .map(|known| (known.name.schema.as_str(), known.name.table.as_str()))
-            .unzip();
-        if names.is_empty() {
+        let known = self.known.values().flatten().map(|known| &known.name);
+        let gone: HashSet<Name> = known.filter(|name| !below.contains(name)).cloned().collect();
+        if gone.is_empty() {
             return Ok(());
         }
-        let rows = p
-            .query(include_str!("sql/captured_names.sql"), &[&schemas, &names, &who.queue])
-            .await
-            .doing(|| "look for tables that were partitions on the provider".to_owned())?;
-        let others: HashSet<Name> = rows
-            .iter()
-            .map(|row| Name::new(row.get::<_, &str>(0), row.get::<_, &str>(1)))
+        let captured = triggers::captured(p, &who.queue).await?;
+        let others: HashSet<Name> = captured
+            .into_iter()
+            .map(|(_, name)| name)
+            .filter(|name| gone.contains(name))
             .collect();
         for known in self.known.values_mut() {
             known.retain(|known| !others.contains(&known.name));

@@ -97,6 +97,16 @@ pub(super) async fn found(
     Ok(found)
 }
 
+/// The tables that have triggers of their own which capture rows into a queue, by oid.
+pub(super) async fn captured(provider: &Client, queue: &str) -> Result<Vec<(u32, Name)>> {
+    let rows = provider
+        .query(include_str!("sql/captured.sql"), &[&queue])
+        .await
+        .doing(|| format!("look for the tables that are captured into queue \"{queue}\""))?;
+    let read = |row: &Row| (row.get(0), Name::new(row.get::<_, &str>(1), row.get::<_, &str>(2)));
+    Ok(rows.iter().map(read).collect())
+}
+
 impl Capture {
     /// Whether this trigger writes the events that the wanted one would, or events with more in them: more columns, fields
     /// that nobody here reads. It may also name the key.
