@@ -32,16 +32,19 @@ fn table(pair: &Pair, arguments: &[&str]) -> Said {
 }
 
 fn table_of(pair: &Pair, consumer: &str, arguments: &[&str]) -> Said {
-    let output = Command::new(env!("CARGO_BIN_EXE_consumer"))
-        .args(["table", arguments[0]])
-        .args(["--provider", &pair.provider_cluster.conninfo(&pair.database)])
-        .args(["--subscriber", &pair.subscriber_cluster.conninfo(&pair.database)])
-        .args(["--queue", "q", "--consumer", consumer])
-        .args(&arguments[1..])
-        .env_remove("RUST_LOG")
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
+    said(
+        Command::new(env!("CARGO_BIN_EXE_consumer"))
+            .args(["table", arguments[0]])
+            .args(["--provider", &pair.provider_cluster.conninfo(&pair.database)])
+            .args(["--subscriber", &pair.subscriber_cluster.conninfo(&pair.database)])
+            .args(["--queue", "q", "--consumer", consumer])
+            .args(&arguments[1..]),
+    )
+}
+
+/// Runs the command to its end.
+fn said(command: &mut Command) -> Said {
+    let output = command.env_remove("RUST_LOG").stdin(Stdio::null()).output().unwrap();
     Said {
         code: output.status.code(),
         stdout: String::from_utf8(output.stdout).unwrap(),

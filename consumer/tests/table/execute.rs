@@ -1,9 +1,9 @@
 //! `consumer execute`: on the provider, and at its place on the subscriber; once each, whatever is killed.
 
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use crate::cluster::{Pair, eventually, pair};
-use crate::{STATES, Said, done, refused as table_refused};
+use crate::{STATES, Said, done, refused as table_refused, said};
 
 const ROLE: [&str; 2] = ["--execute-as", "postgres"];
 
@@ -18,20 +18,13 @@ fn file(pair: &Pair, name: &str, sql: &str) -> String {
 
 /// Runs `consumer execute` for queue q.
 fn execute(pair: &Pair, files: &[&str], failpoints: &str) -> Said {
-    let output = Command::new(env!("CARGO_BIN_EXE_consumer"))
-        .args(["execute", "--queue", "q", "--provider"])
-        .arg(pair.provider_cluster.conninfo(&pair.database))
-        .args(files)
-        .env_remove("RUST_LOG")
-        .env("PGCASCADE_FAILPOINTS", failpoints)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    Said {
-        code: output.status.code(),
-        stdout: String::from_utf8(output.stdout).unwrap(),
-        stderr: String::from_utf8(output.stderr).unwrap().replace("\\\"", "\""),
-    }
+    said(
+        Command::new(env!("CARGO_BIN_EXE_consumer"))
+            .args(["execute", "--queue", "q", "--provider"])
+            .arg(pair.provider_cluster.conninfo(&pair.database))
+            .args(files)
+            .env("PGCASCADE_FAILPOINTS", failpoints),
+    )
 }
 
 #[track_caller]
