@@ -96,6 +96,7 @@ bench: ## measure beside PgQ and native replication, write bench/results/
 	@bench/queue
 	@bench/replay
 	@bench/copy
+	@bench/takeover
 
 dependencies: ## install the Debian packages that are missing, or print the command
 	.ci/dependencies

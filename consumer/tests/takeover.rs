@@ -17,6 +17,8 @@ mod tree;
 
 #[path = "takeover/dead.rs"]
 mod dead;
+#[path = "takeover/load.rs"]
+mod load;
 #[path = "takeover/planned.rs"]
 mod planned;
 #[path = "takeover/writers.rs"]

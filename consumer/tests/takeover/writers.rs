@@ -8,17 +8,72 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
 use crate::cluster::{Db, eventually};
+use crate::tree::until;
 
 /// The numbers that were given out, over all writers of the process.
 static NEXT: AtomicI32 = AtomicI32::new(1_000_000);
 
-/// What one has done.
+/// What they have done.
 #[derive(Default)]
 pub(crate) struct Done {
     pub(crate) committed: BTreeSet<i32>,
-    /// The longest time without a write that was taken.
-    pub(crate) gap: Duration,
+    /// When each of these was committed, in order.
+    times: Vec<Instant>,
     pub(crate) refused: usize,
+}
+
+impl Done {
+    /// The longest time without a write that was taken, of those that touch this one.
+    pub(crate) fn gap(&self, from: Instant, to: Instant) -> Duration {
+        let pairs = self.times.windows(2).filter(|pair| pair[1] >= from && pair[0] <= to);
+        pairs.map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+    }
+
+    /// Nothing that was committed is lost or there twice, on any node,
+    /// and the tables are the same on all. One of the nodes is the root.
+    pub(crate) async fn assert_on(&self, nodes: &[&Db], tables: &[&str]) {
+        let mut root = None;
+        for &node in nodes {
+            let leaf = node.text("select to_regnamespace('pgcascade') is null").await == "t";
+            if !leaf && node.text("select open from pgcascade.node_state").await == "t" {
+                root = Some(node);
+            }
+        }
+        let root = root.expect("a root that is open");
+        let before = root.text("select pgq.force_tick('q')").await;
+        until(root, &format!("select max(tick_id) > {before} from pgq.tick"), "t").await;
+        let tick = root.text("select max(tick_id) from pgq.tick").await;
+        let wanted: Vec<i32> = self.committed.iter().copied().collect();
+        for node in nodes {
+            let position = if node.text("select to_regnamespace('pgq_node') is null").await == "f" {
+                "select max(tick_id) from pgq.tick"
+            } else {
+                "select tick from pgcascade_replay.position"
+            };
+            until(node, &format!("select ({position}) >= {tick}"), "t").await;
+            let there = node
+                .text("select uid from journal where uid >= 1000000 order by uid")
+                .await;
+            let there: Vec<i32> = there.lines().map(|line| line.parse().unwrap()).collect();
+            assert_eq!(there.len(), wanted.len(), "rows of the journal");
+            assert!(there == wanted, "the journal differs");
+            for table in tables {
+                let query = format!("select x::text from {table} x order by x::text collate \"C\"");
+                assert_eq!(node.text(&query).await, nodes[0].text(&query).await, "{table}");
+            }
+        }
+    }
+}
+
+/// One transaction with a number: its statements, without begin and commit.
+pub(crate) type Work = fn(i32) -> String;
+
+/// A line of the journal and a row that changes.
+pub(crate) fn plain(number: i32) -> String {
+    format!(
+        "insert into journal values ({number}, 'plain'); update t set n = n + 1 where id = {}",
+        1 + number % 500
+    )
 }
 
 /// Some that write at the same time.
@@ -29,14 +84,14 @@ pub(crate) struct Writers {
 }
 
 impl Writers {
-    /// One per pair of sessions; each tries the two nodes in turn, beginning again where it was taken last.
-    pub(crate) fn start(sessions: Vec<[Db; 2]>) -> Self {
+    /// One per list of sessions, one with each node that may be the root; it tries them in turn, beginning where it was taken last.
+    pub(crate) fn start(sessions: Vec<Vec<Db>>, work: Work) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let written = Arc::new(AtomicUsize::new(0));
         let tasks = sessions
             .into_iter()
             .enumerate()
-            .map(|(i, nodes)| tokio::spawn(write(nodes, i, Arc::clone(&stop), Arc::clone(&written))))
+            .map(|(i, nodes)| tokio::spawn(write(nodes, i, work, Arc::clone(&stop), Arc::clone(&written))))
             .collect();
         Self { stop, written, tasks }
     }
@@ -56,17 +111,17 @@ impl Writers {
         for task in self.tasks {
             let done = task.await.unwrap();
             all.committed.extend(done.committed);
-            all.gap = all.gap.max(done.gap);
+            all.times.extend(done.times);
             all.refused += done.refused;
         }
+        all.times.sort();
         all
     }
 }
 
-async fn write(nodes: [Db; 2], which: usize, stop: Arc<AtomicBool>, written: Arc<AtomicUsize>) -> Done {
+async fn write(nodes: Vec<Db>, which: usize, work: Work, stop: Arc<AtomicBool>, written: Arc<AtomicUsize>) -> Done {
     let mut done = Done::default();
     let mut at = 0;
-    let mut last = Instant::now();
     // One of them in transactions that keep their snapshot.
     let level = if which.is_multiple_of(2) {
         "read committed"
@@ -76,16 +131,14 @@ async fn write(nodes: [Db; 2], which: usize, stop: Arc<AtomicBool>, written: Arc
     while !stop.load(Ordering::Relaxed) {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let sql = format!(
-            "begin isolation level {level}; select count(*) from pgq.queue; insert into journal values ({number}, 'writer {which}');
-             update t set n = n + 1 where id = {}; commit",
-            1 + number % 500
+            "begin isolation level {level}; select count(*) from pgq.queue; {}; commit",
+            work(number)
         );
         match nodes[at].client.batch_execute(&sql).await {
             Ok(()) => {
                 done.committed.insert(number);
                 written.fetch_add(1, Ordering::Relaxed);
-                done.gap = done.gap.max(last.elapsed());
-                last = Instant::now();
+                done.times.push(Instant::now());
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             Err(error) => {
@@ -97,7 +150,7 @@ async fn write(nodes: [Db; 2], which: usize, stop: Arc<AtomicBool>, written: Arc
                 );
                 nodes[at].run("rollback").await;
                 if message.contains("disallowed") {
-                    at = 1 - at;
+                    at = (at + 1) % nodes.len();
                     done.refused += 1;
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
