@@ -22,5 +22,10 @@ grant execute on function
     pgcascade.takeover_abort(uuid, text, text),
     pgcascade.takeover_failed(uuid, text, text),
     pgcascade.notice_promotion(),
-    pgcascade.confirm_promotion(text)
+    pgcascade.confirm_promotion(text),
+    pgcascade.check_no_takeover(text),
+    pgcascade.rename_subscriber(text, text, text, text),
+    pgcascade.rename_provider(text, text, text),
+    pgcascade.rename_node(text, text, text, text),
+    pgcascade.adopt_node(text, text, text, text, bigint, jsonb, jsonb)
 to pgq_admin;

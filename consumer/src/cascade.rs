@@ -4,6 +4,8 @@
 //! pgcascade_replay. [`Node`] is one reading of either; the functions here write to the one that it came from.
 //! Used by the `node` commands, by replay for the duties of the node, and by `status`.
 
+pub(crate) mod home;
+
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
@@ -272,6 +274,15 @@ pub(crate) async fn location(client: &Client, node: &Node, of: &str) -> Result<O
         .await
         .doing(|| format!("look up where node \"{of}\" of queue \"{}\" is", node.queue))?;
     Ok(row.map(|row| row.get(0)))
+}
+
+/// Whether a node goes by that name: while it is being renamed it has two, at one location.
+pub(crate) async fn is_called(client: &Client, node: &Node, name: &str) -> Result<bool> {
+    if node.name == name {
+        return Ok(true);
+    }
+    let there = location(client, node, name).await?;
+    Ok(there.is_some() && there == location(client, node, &node.name).await?)
 }
 
 /// This node learns where another one is.

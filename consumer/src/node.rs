@@ -5,9 +5,11 @@
 //! the cascade is the one from before. Nothing here applies data: that is replay's, which asks its node at every batch
 //! what it is to do (replay/duty.rs).
 
+mod adopt;
 pub(crate) mod change;
 mod create;
 mod drop;
+mod rename;
 pub(crate) mod tree;
 mod wait;
 
@@ -22,6 +24,8 @@ pub(crate) async fn run(args: NodeArgs, shutdown: Shutdown) -> Result<()> {
             NodeCommand::CreateRoot(args) => create::root(args).await,
             NodeCommand::CreateBranch(args) => create::branch(args).await,
             NodeCommand::CreateLeaf(args) => create::leaf(args).await,
+            NodeCommand::Adopt(args) => adopt::run(args).await,
+            NodeCommand::Rename(args) => rename::run(args).await,
             NodeCommand::Drop(args) => drop::run(args).await,
             NodeCommand::Pause(args) => change::pause(args, true).await,
             NodeCommand::Resume(args) => change::pause(args, false).await,

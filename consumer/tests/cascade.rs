@@ -19,6 +19,10 @@ mod branch;
 mod change;
 #[path = "cascade/check.rs"]
 mod check;
+#[path = "cascade/copies.rs"]
+mod copies;
+#[path = "cascade/names.rs"]
+mod names;
 #[path = "cascade/refusals.rs"]
 mod refusals;
 #[path = "cascade/status.rs"]

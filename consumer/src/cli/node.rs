@@ -24,6 +24,16 @@ pub(crate) enum NodeCommand {
     ///
     /// Otherwise as create-branch.
     CreateLeaf(CreateArgs),
+    /// Make a copy of a node a node of its own: a restored dump, a base backup, a state of another time.
+    ///
+    /// It goes on at its last tick, and no table is copied. The copy of a root or branch becomes a branch, that of a leaf a leaf.
+    /// Done again after an interruption, it completes what is missing.
+    Adopt(AdoptArgs),
+    /// Give a node another name.
+    ///
+    /// Everything may run meanwhile. All nodes have to be reachable, and no takeover under way. Done again after an
+    /// interruption, it completes what is missing.
+    Rename(RenameArgs),
     /// Take a node out of the cascade.
     ///
     /// Its tables stay, with their rows; its queue, its capture triggers and its position go. Its replay must have been stopped,
@@ -86,6 +96,28 @@ pub(crate) struct CreateArgs {
     /// The node that it is to read from: the root, or a branch.
     #[arg(long, value_name = "CONNINFO")]
     pub(crate) provider: String,
+}
+
+#[derive(Args)]
+pub(crate) struct AdoptArgs {
+    #[command(flatten)]
+    pub(crate) node: NewNodeArgs,
+    /// The node that it is to read from [default: the one that the original reads from; if it is the root, the original].
+    #[arg(long, value_name = "CONNINFO")]
+    pub(crate) provider: Option<String>,
+}
+
+#[derive(Args)]
+pub(crate) struct RenameArgs {
+    /// The node.
+    pub(crate) old: String,
+    /// The name that it gets.
+    pub(crate) new: String,
+    #[command(flatten)]
+    pub(crate) cascade: CascadeArgs,
+    /// How many seconds its replay is waited for.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub(crate) timeout: u64,
 }
 
 #[derive(Args)]

@@ -18,15 +18,15 @@ use crate::failpoint::failpoint;
 use crate::replay::{Who, state};
 
 /// The database that is to be a node, looked at.
-struct Candidate {
-    session: Session,
-    name: String,
-    queue: String,
-    location: String,
-    worker: String,
-    encoding: String,
+pub(super) struct Candidate {
+    pub(super) session: Session,
+    pub(super) name: String,
+    pub(super) queue: String,
+    pub(super) location: String,
+    pub(super) worker: String,
+    pub(super) encoding: String,
     extension: bool,
-    identity: String,
+    pub(super) identity: String,
 }
 
 impl Candidate {
@@ -51,14 +51,14 @@ const FACTS: &str = "select s.system_identifier::text || ':' || d.oid::text, pg_
                        from pg_catalog.pg_control_system() s, pg_catalog.pg_database d
                       where d.datname = pg_catalog.current_database()";
 
-async fn facts(client: &Client) -> Result<Row> {
+pub(super) async fn facts(client: &Client) -> Result<Row> {
     client
         .query_one(FACTS, &[])
         .await
         .doing(|| "identify the database".to_owned())
 }
 
-async fn look(args: NewNodeArgs) -> Result<Candidate> {
+pub(super) async fn look(args: NewNodeArgs) -> Result<Candidate> {
     let name = name("NAME", Some(&args.name))?;
     let database = conninfo("db", Some(&args.db))?;
     let (flag, location) = match args.location {

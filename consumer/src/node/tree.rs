@@ -54,7 +54,7 @@ pub(crate) async fn reach_known(known: &Known, queue: &str) -> Result<Reached> {
     let reached = reach(&place, queue)
         .await
         .map_err(|error| error.within(format_args!("node \"{}\"", known.name)))?;
-    if reached.node.name != known.name {
+    if !cascade::is_called(reached.client(), &reached.node, &known.name).await? {
         return Err(Error::failure(format!(
             "the location of node \"{}\" leads to {}",
             known.name,
@@ -122,4 +122,15 @@ pub(crate) async fn root(from: &Reached) -> Result<Option<Reached>> {
         "the providers above {} form a circle",
         from.node.title()
     )))
+}
+
+/// Refuses while a node has a part in a takeover.
+pub(crate) async fn check_no_takeover(at: &Reached) -> Result<()> {
+    if at.node.role != Role::Leaf {
+        at.client()
+            .execute("select pgcascade.check_no_takeover($1)", &[&at.node.queue])
+            .await
+            .doing(|| format!("see whether a takeover is under way on {}", at.node.title()))?;
+    }
+    Ok(())
 }

@@ -28,7 +28,7 @@ use super::table::literal;
 use super::table_state::Entry;
 use super::wish::Wish;
 use super::{Ended, Memory, session, state};
-use crate::cascade::{self, Node, Role, ask};
+use crate::cascade::{self, Node, Role, ask, home};
 use crate::config::{NodeConfig, ReplayConfig};
 use crate::connect::{End, Session, connect};
 use crate::conninfo::ConnInfo;
@@ -54,6 +54,10 @@ pub(super) async fn attempt(
         .await?
         .ok_or_else(|| not_a_node(config))?;
     memory.node_reached = true;
+    if node.role != Role::Root {
+        state::install(&session.client).await?;
+    }
+    memory.home_silent |= !home::check(&session.client, &node, !memory.home_silent).await?;
     if node.paused || node.role == Role::Root {
         memory.connected = true;
         return stand_by(session, node, config, shutdown, memory).await;
@@ -318,7 +322,7 @@ pub(super) async fn upstream(provider: &Client, node: &Node) -> Result<Node> {
         ))
         .hint("Correct it on the root: select * from pgq_node.register_location(queue, node, location, false)")
     })?;
-    if upstream.name != node.provider {
+    if !cascade::is_called(provider, &upstream, &node.provider).await? {
         return Err(Error::failure(format!(
             "the location of node \"{}\" leads to {}",
             node.provider,
@@ -468,16 +472,22 @@ pub(crate) async fn settle(client: &Client, node: &Node) -> Result<()> {
     let what = || format!("record the tables of {}", node.title());
     client.batch_execute("begin").await.doing(what)?;
     who(&node).set(client, node.tick).await?;
-    client
-        .execute(include_str!("sql/captured_tables.sql"), &[&node.queue, &node.worker])
-        .await
-        .doing(what)?;
+    captured_tables(client, &who(&node)).await?;
     client.batch_execute("commit").await.doing(what)?;
     tracing::info!(
         node = node.name,
         tick = node.tick,
         "the node was the root; it goes on as a branch"
     );
+    Ok(())
+}
+
+/// Tables that are captured here are in step with the queue; in the caller's transaction.
+pub(crate) async fn captured_tables(client: &Client, who: &Who) -> Result<()> {
+    client
+        .execute(include_str!("sql/captured_tables.sql"), &[&who.queue, &who.consumer])
+        .await
+        .doing(|| format!("record the tables of consumer \"{}\"", who.consumer))?;
     Ok(())
 }
 

@@ -85,6 +85,8 @@ struct Memory {
     connected: bool,
     /// The node could be, which knows where its provider is.
     node_reached: bool,
+    /// Whoever has the node's location could not tell whether this is the node.
+    home_silent: bool,
     /// Something was committed since the last failure.
     advanced: bool,
     /// This is to be applied row by row, to find the row at fault.

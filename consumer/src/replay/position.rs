@@ -133,6 +133,18 @@ impl Who {
         Ok(())
     }
 
+    /// Locks the row, if there is one, against batches and changes of the set of tables, in the caller's transaction.
+    pub(crate) async fn lock_row(&self, subscriber: &Client) -> Result<()> {
+        subscriber
+            .execute(
+                "select from pgcascade_replay.position where consumer = $1 and queue = $2 for update",
+                &[&self.consumer, &self.queue],
+            )
+            .await
+            .doing(|| format!("lock the position of consumer \"{}\"", self.consumer))?;
+        Ok(())
+    }
+
     fn condition(&self) -> String {
         let (consumer, queue) = (
             super::table::literal(&self.consumer),

@@ -13,7 +13,7 @@ use super::session::{self, SubscriberFacts};
 use crate::error::{Doing, Error, Result};
 
 /// What each version adds to the one before.
-const STEPS: [&str; 7] = [
+const STEPS: [&str; 8] = [
     include_str!("sql/state.sql"),
     include_str!("sql/state_2.sql"),
     include_str!("sql/state_3.sql"),
@@ -21,6 +21,7 @@ const STEPS: [&str; 7] = [
     include_str!("sql/state_5.sql"),
     include_str!("sql/state_6.sql"),
     include_str!("sql/state_7.sql"),
+    include_str!("sql/state_8.sql"),
 ];
 
 /// The version stands in the comment as "(version 7)"; without a comment, nothing was added yet.
@@ -84,6 +85,21 @@ pub(super) async fn bring_up_to_date(subscriber: &Client, found: &SubscriberFact
         tracing::info!(version = known, "schema pgcascade_replay made on the subscriber");
     }
     Ok(())
+}
+
+/// Everything that is kept for a consumer is kept for the one of the new name, in the caller's transaction, which has locked
+/// the position. One statement, at whose end the keys fit again.
+pub(crate) async fn rename(subscriber: &Client, old: &Who, new: &str) -> Result<()> {
+    if old.consumer == new {
+        return Ok(());
+    }
+    let what = || format!("keep the state of consumer \"{}\" as that of \"{new}\"", old.consumer);
+    let statement: String = subscriber
+        .query_one(include_str!("sql/rename.sql"), &[&old.consumer, &old.queue, &new])
+        .await
+        .doing(what)?
+        .get(0);
+    subscriber.batch_execute(&statement).await.doing(what)
 }
 
 /// Whether it is of this program's version, for who may only look.

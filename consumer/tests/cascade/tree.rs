@@ -110,6 +110,15 @@ impl Tree {
         CLUSTER.conninfo_as(&format!("{}_{name}", self.prefix), role, "secret")
     }
 
+    /// A dump of a node, loaded into a new database of the same cluster.
+    pub(crate) async fn copy(&self, from: &str, to: &str) {
+        let file = CLUSTER.file(&format!("{}_{to}.dump", self.prefix));
+        let (from, to) = (format!("{}_{from}", self.prefix), format!("{}_{to}", self.prefix));
+        CLUSTER.shell(&format!(
+            "\"$PGBIN/pg_dump\" -Fc -f {file} {from} && \"$PGBIN/createdb\" {to} && \"$PGBIN/pg_restore\" -e -d {to} {file}"
+        ));
+    }
+
     /// A node is not there any more.
     pub(crate) async fn remove(&self, name: &str) {
         let admin = CLUSTER.connect("postgres").await;

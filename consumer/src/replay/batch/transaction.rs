@@ -170,7 +170,14 @@ impl Stream<'_> {
     /// Begins the transaction, and the read of the batch.
     async fn begin_and_read(&self, batch: &Batch) -> (Result<Begun>, Result<Option<CopyOutStream>>) {
         let begin = async {
-            if self.begin().await? != self.ready.revision {
+            let revision = match (self.begin().await, &self.duty) {
+                // Its position has another name now.
+                (Err(_), Some(duty)) if duty.changed(&self.ready.subscriber.client).await.unwrap_or(false) => {
+                    return Ok(Begun::NodeChanged);
+                }
+                (revision, _) => revision?,
+            };
+            if revision != self.ready.revision {
                 return Ok(Begun::TablesChanged);
             }
             let Some(duty) = &self.duty else {
