@@ -3,6 +3,10 @@
 grant select on pgcascade.node_epoch, pgcascade.node_promise, pgcascade.epoch_history, pgcascade.takeover, pgcascade.node_state
     to pgq_reader, pgq_admin, pg_monitor;
 
+-- Lost events are contents, as those in a queue. Who has dealt with them deletes them.
+grant select on pgcascade.root_return to pgq_reader, pgq_admin, pg_monitor;
+grant select, delete on pgcascade.lost_event to pgq_admin;
+
 grant execute on function pgcascade.takeover_steps(text) to pgq_reader, pg_monitor;
 
 grant execute on function
@@ -23,6 +27,9 @@ grant execute on function
     pgcascade.takeover_failed(uuid, text, text),
     pgcascade.notice_promotion(),
     pgcascade.confirm_promotion(text),
+    pgcascade.return_fork(text, jsonb),
+    pgcascade.return_close(text, jsonb, integer),
+    pgcascade.return_join(text, uuid, jsonb, bigint, text, text, jsonb),
     pgcascade.check_no_takeover(text),
     pgcascade.rename_subscriber(text, text, text, text),
     pgcascade.rename_provider(text, text, text),

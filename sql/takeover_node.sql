@@ -89,6 +89,40 @@ begin
 end
 $$;
 
+-- pgcascade.close_root(3)
+--     Close a root, which the caller has locked, for writers and for its own ticker until this transaction ends and, if it commits,
+--     for good: writers have ended, and none comes.
+--     i_wait_ms   how long writers that are not finished are waited for, prepared transactions included; meanwhile new
+--                 ones wait too
+--     Errors: a writer does not end in time (55P03); not READ COMMITTED. Writes pgq.queue.
+create function pgcascade.close_root(i_queue pgq.queue, i_node_name text, i_wait_ms integer) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    writers text;
+begin
+    begin
+        perform set_config('lock_timeout', greatest(i_wait_ms, 1)::text, true);
+        perform pgcascade.lock_ticker(i_queue.queue_id);
+        update pgq.queue set queue_disable_insert = true, queue_external_ticker = true where queue_id = i_queue.queue_id;
+        execute format('lock table %s in share mode', i_queue.queue_data_pfx);
+    exception when lock_not_available then
+        select string_agg(case when l.pid is null then 'a prepared transaction' else 'process ' || l.pid end, ', ' order by l.pid)
+          into writers
+          from pg_locks l
+         where l.locktype = 'relation' and l.granted and l.mode = 'RowExclusiveLock'
+           and l.relation = i_queue.queue_data_pfx::regclass
+           and l.database = (select d.oid from pg_database d where d.datname = current_database());
+        raise exception using errcode = 'lock_not_available',
+            message = format('root "%s" of queue "%s" was not closed: transactions that write to it did not end within %s ms',
+                             i_node_name, i_queue.queue_name, i_wait_ms),
+            detail = 'They are: ' || coalesce(writers, 'gone by now') || '.',
+            hint = 'Nothing was changed. End them (pg_stat_activity, pg_prepared_xacts) or wait longer, and repeat.';
+    end;
+end
+$$;
+
 -- pgcascade.fence_root(3)
 --     Close this root for writers and make its last tick, in this transaction: whoever writes waits until it ends, and is refused
 --     if it commits, whatever the isolation level (docs/concurrency.md). Nothing that was committed is after the tick.
@@ -107,7 +141,6 @@ as $$
 declare
     me record;
     q pgq.queue;
-    writers text;
 begin
     select * into me from pgcascade.lock_node(i_queue_name);
     select * into q from pgq.queue where queue_name = i_queue_name;
@@ -131,24 +164,7 @@ begin
                    'queue_disable_insert = false, queue_external_ticker = false.';
     end if;
 
-    begin
-        perform set_config('lock_timeout', greatest(i_wait_ms, 1)::text, true);
-        perform pgcascade.lock_ticker(q.queue_id);
-        update pgq.queue set queue_disable_insert = true, queue_external_ticker = true where queue_id = q.queue_id;
-        execute format('lock table %s in share mode', q.queue_data_pfx);
-    exception when lock_not_available then
-        select string_agg(case when l.pid is null then 'a prepared transaction' else 'process ' || l.pid end, ', ' order by l.pid)
-          into writers
-          from pg_locks l
-         where l.locktype = 'relation' and l.granted and l.mode = 'RowExclusiveLock'
-           and l.relation = q.queue_data_pfx::regclass
-           and l.database = (select d.oid from pg_database d where d.datname = current_database());
-        raise exception using errcode = 'lock_not_available',
-            message = format('root "%s" of queue "%s" was not closed: transactions that write to it did not end within %s ms',
-                             (me.node).node_name, i_queue_name, i_wait_ms),
-            detail = 'They are: ' || coalesce(writers, 'gone by now') || '.',
-            hint = 'Nothing was changed. End them (pg_stat_activity, pg_prepared_xacts) or wait longer, and repeat.';
-    end;
+    perform pgcascade.close_root(q, (me.node).node_name, i_wait_ms);
     -- Only now the snapshot: it is taken by the statement in write_tick().
     closing_tick := nextval(q.queue_tick_seq);
     last_event := pgq.seq_getval(q.queue_event_seq);
@@ -333,6 +349,7 @@ $$;
 
 comment on function pgcascade.promise_epoch(text, uuid, bigint, text) is 'promise an epoch to a takeover';
 comment on function pgcascade.release_promise(text, uuid) is 'forget the promise to a takeover that was aborted, and open again';
+comment on function pgcascade.close_root(pgq.queue, text, integer) is 'close a root for writers, and wait until they have ended';
 comment on function pgcascade.fence_root(text, uuid, integer) is 'close this root for writers with a last tick, for a takeover';
 comment on function pgcascade.learn_epochs(text, jsonb) is 'take over what another node knows of epochs';
 comment on function pgcascade.confirm_epoch(text, uuid, jsonb) is 'confirm the epoch that a takeover began';

@@ -15,7 +15,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use crate::config::ReplaySettings;
 pub(crate) use node::{
     AdoptArgs, CascadeArgs, ChangeProviderArgs, CreateArgs, CreateRootArgs, DropArgs, NewNodeArgs, NodeArgs,
-    NodeCommand, RenameArgs, WaitArgs, WaitingArgs, Whose,
+    NodeCommand, RejoinArgs, RenameArgs, WaitArgs, WaitingArgs, Whose,
 };
 pub(crate) use takeover::TakeoverArgs;
 

@@ -9,6 +9,7 @@ mod adopt;
 pub(crate) mod change;
 mod create;
 mod drop;
+mod rejoin;
 mod rename;
 pub(crate) mod tree;
 mod wait;
@@ -30,6 +31,7 @@ pub(crate) async fn run(args: NodeArgs, shutdown: Shutdown) -> Result<()> {
             NodeCommand::Pause(args) => change::pause(args, true).await,
             NodeCommand::Resume(args) => change::pause(args, false).await,
             NodeCommand::ChangeProvider(args) => change::provider(args).await,
+            NodeCommand::Rejoin(args) => rejoin::run(args).await,
             NodeCommand::Wait(args) => wait::run(args).await,
         }
     };

@@ -21,5 +21,7 @@ mod dead;
 mod load;
 #[path = "takeover/planned.rs"]
 mod planned;
+#[path = "takeover/returned.rs"]
+mod returned;
 #[path = "takeover/writers.rs"]
 mod writers;

@@ -1,5 +1,7 @@
 //! `consumer node`: what a user may type.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand, ValueEnum};
 
 #[derive(Args)]
@@ -48,6 +50,12 @@ pub(crate) enum NodeCommand {
     /// Nothing is lost or applied twice: the position is a tick, which is the same on every node. Interrupted anywhere,
     /// it can be typed again.
     ChangeProvider(ChangeProviderArgs),
+    /// Have a root that was given up (takeover --dead) and is there again join as a branch; resurrect, as PgQ calls it.
+    ///
+    /// It is closed for writers. What was committed there and no other node has is written to a file and kept in its table
+    /// pgcascade.lost_event; then it goes out of its queue, and the tables it has changed are copied again by the node's replay.
+    /// Nothing is removed before the file was read back. Interrupted anywhere, it can be typed again.
+    Rejoin(RejoinArgs),
     /// Wait until a node has applied what its provider, or the root, has at this moment.
     Wait(WaitArgs),
 }
@@ -154,6 +162,23 @@ pub(crate) struct ChangeProviderArgs {
     /// How many seconds its replay is waited for.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub(crate) timeout: u64,
+}
+
+#[derive(Args)]
+pub(crate) struct RejoinArgs {
+    /// The old root.
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) cascade: CascadeArgs,
+    /// The node that it is to read from: the root, or a branch [default: the root].
+    #[arg(long, value_name = "NODE")]
+    pub(crate) provider: Option<String>,
+    /// The file that events which only this node has are written to, one JSON object per line; needed if there are any.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) lost_events: Option<PathBuf>,
+    /// How many milliseconds transactions that still write there are waited for.
+    #[arg(long, value_name = "MS", default_value_t = 5000)]
+    pub(crate) fence_timeout: u32,
 }
 
 #[derive(Args)]

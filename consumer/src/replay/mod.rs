@@ -44,6 +44,7 @@ pub(crate) mod pattern;
 mod policy;
 pub(crate) mod position;
 mod preflight;
+pub(crate) mod returned;
 mod sequences;
 mod session;
 mod setup;
