@@ -23,6 +23,8 @@ mod check;
 mod copies;
 #[path = "cascade/names.rs"]
 mod names;
+#[path = "cascade/partitions.rs"]
+mod partitions;
 #[path = "cascade/refusals.rs"]
 mod refusals;
 #[path = "cascade/status.rs"]

@@ -19,6 +19,8 @@ mod tree;
 mod dead;
 #[path = "takeover/load.rs"]
 mod load;
+#[path = "takeover/partitions.rs"]
+mod partitions;
 #[path = "takeover/planned.rs"]
 mod planned;
 #[path = "takeover/returned.rs"]

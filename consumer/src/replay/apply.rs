@@ -417,7 +417,7 @@ impl Applier {
             .await
             .doing(|| {
                 let name = &self.tables[table].name;
-                format!("apply event {event}, which truncates a partition of table {name}")
+                format!("apply event {event} to a partition of table {name}")
             })
             .map_err(|error| Failure {
                 table: Some(table),

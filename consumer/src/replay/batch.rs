@@ -4,6 +4,7 @@
 //! table whose copy is complete gets the events that were kept for it (batch/kept.rs).
 
 mod kept;
+mod late;
 mod transaction;
 
 use futures_util::future;
@@ -78,6 +79,7 @@ struct Stream<'a> {
     copied: bool,
     /// What a node does besides.
     duty: Option<Duty>,
+    late: late::Until,
     shutdown: &'a Shutdown,
 }
 
@@ -115,6 +117,10 @@ pub(super) async fn stream(
     ready.sequences.begin(&ready.subscriber.client).await?;
     let held = held::tables(&ready.subscriber.client, &ready.who).await?;
     let decoder = Some(Decoder::new(&ready.targets, &held, &ready.parked, config.chunk_bytes));
+    let late = match &decoder {
+        Some(decoder) => late::Until::now(&ready, decoder, &config.queue).await?,
+        None => late::Until::Never,
+    };
     let draining = (0..ready.targets.len())
         .filter(|&i| {
             let target = &ready.targets[i];
@@ -143,6 +149,7 @@ pub(super) async fn stream(
         // What was copied before has values, too.
         copied: true,
         duty,
+        late,
         shutdown,
     };
     let mut to_finish = None;
@@ -156,6 +163,12 @@ pub(super) async fn stream(
             stream.move_sequences().await?;
         }
         stream.drain(config, memory).await?;
+        if stream.partitions_change(reached.as_ref(), memory) {
+            if let Some(id) = to_finish {
+                stream.finish(id).await?;
+            }
+            return Ok(Ended::TablesChanged);
+        }
         // After the copies, so that what is reached shows their tables whole.
         if config.until_caught_up
             && memory.goal.is_none()

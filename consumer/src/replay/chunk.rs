@@ -26,7 +26,7 @@ pub(super) struct Shape {
     /// The copy may hold these changes already, and later ones too: an insert of a row that is there replaces it, and a
     /// row that is not there need not be updated or deleted.
     pub(super) settling: bool,
-    /// Of the TRUNCATE of a partition: the statement for it.
+    /// Of the TRUNCATE of a partition: the statement for it; or what makes one.
     pub(super) part: Option<String>,
     /// The event type as it came.
     pub(super) event_type: Vec<u8>,

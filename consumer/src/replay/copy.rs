@@ -2,7 +2,7 @@
 //!
 //! Copies go on beside the stream ([`start`], [`Copies`]), which keeps the events of their tables for later (held.rs).
 //!
-//! A table is copied whole or, if it is large, in chunks: ranges of its primary key (plan.rs). Each is one transaction at
+//! A table is copied whole or, if it is large, in chunks: ranges of its primary key (plan.rs), of one partition each (parts.rs). Each is one transaction at
 //! each end, short, with a snapshot of its own; several are on their way at once, in sessions of their own (worker.rs).
 //! A crash loses what was on its way and nothing that was committed.
 //!
@@ -18,6 +18,7 @@
 //! On the provider a table is locked (ACCESS SHARE) before a snapshot is taken: a TRUNCATE between the two would otherwise
 //! leave the copy empty and yet be older than the snapshot's events. COPY's own text goes through as it is.
 
+mod parts;
 mod plan;
 mod worker;
 
@@ -51,7 +52,7 @@ struct Job {
     /// Which rows.
     condition: Option<String>,
     replace_rows: bool,
-    with_indexes: bool,
+    made: bool,
     revision: i64,
     /// The snapshot from before the first chunk; None for a table that is copied whole.
     from: Option<String>,
@@ -64,6 +65,13 @@ struct Piece {
     job: Arc<Job>,
     /// None: the whole table.
     chunk: Option<plan::Chunk>,
+}
+
+impl Piece {
+    /// Which partition it is read from; None: the table.
+    fn partition(&self) -> Option<&Name> {
+        self.chunk.as_ref()?.partition.as_ref()
+    }
 }
 
 /// What the workers share.
@@ -207,7 +215,7 @@ pub(super) async fn start(
             columns: common_columns(&target.provider, &target.subscriber),
             condition: target.filter.condition(),
             replace_rows: target.replace_rows,
-            with_indexes: target.with_indexes,
+            made: target.made,
             revision: target.revision,
             from,
             left: AtomicUsize::new(chunks.len()),

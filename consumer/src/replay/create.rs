@@ -12,7 +12,7 @@ use std::collections::{BTreeSet, HashMap};
 use tokio_postgres::Client;
 
 use super::findings::{Findings, Kind};
-use super::partitions::Partition;
+use super::partitions::{self, Partition};
 use super::sequences::{self, Definition};
 use super::table::{Name, Table, literal, quoted};
 use crate::connect::End;
@@ -102,7 +102,7 @@ pub(super) async fn create(subscriber: &Client, tables: &[Missing], extras: &Ext
             .batch_execute(&ddl(table, extras))
             .await
             .doing(|| format!("make table {} on the subscriber", table.name))?;
-        partitions(subscriber, parts).await?;
+        partitions::make(subscriber, parts).await?;
     }
     subscriber.batch_execute("commit").await.doing(what)?;
     for Missing { table, .. } in tables {
@@ -129,47 +129,24 @@ pub(super) async fn create(subscriber: &Client, tables: &[Missing], extras: &Ext
 pub(super) fn statement(missing: &Missing) -> String {
     let mut sql = in_schema(&missing.table.name) + &ddl(&missing.table, &Extras::default());
     for part in &missing.parts {
-        sql.push_str(&format!("; {}", partition_statement(part)));
+        sql.push_str(&format!("; {}", partitions::statement(part)));
     }
     sql
 }
 
-/// What makes a partition like this one, for somebody to run.
-pub(super) fn partition_statement(part: &Partition) -> String {
-    in_schema(&part.name) + &partition_ddl(part)
-}
-
-fn in_schema(name: &Name) -> String {
+pub(super) fn in_schema(name: &Name) -> String {
     match name.schema.as_str() {
         "public" => String::new(),
         schema => format!("create schema if not exists {}; ", quoted(schema)),
     }
 }
 
-fn partition_ddl(part: &Partition) -> String {
-    let (name, parent) = (part.name.quoted(), part.parent.quoted());
-    let by = partition_by(part.part_key.as_deref());
-    format!("create table {name} partition of {parent} {}{by}", part.bound)
-}
-
-fn partition_by(key: Option<&str>) -> String {
+pub(super) fn partition_by(key: Option<&str>) -> String {
     key.map_or_else(String::new, |key| format!(" partition by {key}"))
 }
 
-/// Makes partitions, which are given from the top down.
-pub(super) async fn partitions(subscriber: &Client, parts: &[Partition]) -> Result<()> {
-    for part in parts {
-        make_schema(subscriber, &part.name.schema).await?;
-        subscriber
-            .batch_execute(&partition_ddl(part))
-            .await
-            .doing(|| format!("make partition {} on the subscriber", part.name))?;
-        tracing::info!(partition = %part.name, "partition made on the subscriber");
-    }
-    Ok(())
-}
-
-async fn make_schema(subscriber: &Client, schema: &str) -> Result<()> {
+/// Unless it is there.
+pub(super) async fn make_schema(subscriber: &Client, schema: &str) -> Result<()> {
     subscriber
         .batch_execute(&format!(
             "do $$ begin if pg_catalog.to_regnamespace({0}) is null then create schema {1}; end if; end $$",

@@ -484,10 +484,15 @@ pub(crate) async fn settle(client: &Client, node: &Node) -> Result<()> {
 
 /// Tables that are captured here are in step with the queue; in the caller's transaction.
 pub(crate) async fn captured_tables(client: &Client, who: &Who) -> Result<()> {
-    client
-        .execute(include_str!("sql/captured_tables.sql"), &[&who.queue, &who.consumer])
-        .await
-        .doing(|| format!("record the tables of consumer \"{}\"", who.consumer))?;
+    for record in [
+        include_str!("sql/captured_tables.sql"),
+        include_str!("sql/captured_partitions.sql"),
+    ] {
+        client
+            .execute(record, &[&who.queue, &who.consumer])
+            .await
+            .doing(|| format!("record the tables of consumer \"{}\"", who.consumer))?;
+    }
     Ok(())
 }
 

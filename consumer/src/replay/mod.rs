@@ -98,6 +98,8 @@ struct Memory {
     failed_table: Option<Name>,
     /// Tables whose events could not be applied.
     parking: Parking,
+    /// Partitions that may be made now; see partitions/make.rs.
+    ripe: HashSet<Name>,
     /// What `--table` means is in the set of tables.
     tables_added: bool,
     /// The warnings that were logged.

@@ -11,9 +11,15 @@
 //! are, whenever partitions come and go.
 //!
 //! What no trigger saw stops replay, with the reason: rows that were in a table when it was attached, and a TRUNCATE of a
-//! new partition before replay had given it the trigger for that (which is not cloned).
+//! new partition before replay had given it the trigger for that (which is not cloned). That is seen at the root: what a branch
+//! of a cascade has came through its queue.
+//!
+//! A branch passes events on as they are, with the names of the root's partitions. So it has the same partitions by the same
+//! names (branch.rs), and who reads from it finds there what the names mean.
 
+mod branch;
 mod check;
+mod make;
 
 use std::collections::{HashMap, HashSet};
 
@@ -26,6 +32,7 @@ use super::table_state::{Entry, State};
 use super::triggers;
 use crate::connect::End;
 use crate::error::{Doing, Result};
+pub(super) use make::{make, statement};
 
 /// `pg_class.relkind` of a foreign table.
 const FOREIGN: &str = "f";
@@ -76,6 +83,22 @@ struct Known {
     name: Name,
     rows: Option<String>,
     clone: Option<u32>,
+    /// The database in which the clone has that oid. None: the partition is known by its name only, from when this
+    /// database was the root.
+    provider: Option<String>,
+}
+
+/// The two ends of a look, and whose it is.
+#[derive(Clone, Copy)]
+pub(super) struct Source<'a> {
+    pub(super) provider: &'a Client,
+    /// Which database that is.
+    pub(super) identity: &'a str,
+    /// It is a branch: what its tables have came through its queue.
+    pub(super) external: bool,
+    pub(super) who: &'a Who,
+    /// See [`Partitions::late`].
+    pub(super) ripe: &'a HashSet<Name>,
 }
 
 /// What the events of a partition mean: the table that they change, and the statement for its TRUNCATE.
@@ -84,14 +107,19 @@ pub(super) struct Leaf {
     pub(super) name: Name,
     /// None: the subscriber cannot tell which rows those are.
     pub(super) truncate: Option<String>,
+    /// What makes it, to be executed before its first event; see make.rs.
+    pub(super) make: Option<String>,
 }
 
 /// What is below the tables of both ends, and what was.
 #[derive(Debug, Default)]
 pub(super) struct Partitions {
     pub(super) fingerprint: Fingerprint,
+    identity: String,
     provider: Trees,
     subscriber: Trees,
+    /// Late ones whose time has come, by their names on the provider.
+    ripe: HashSet<Name>,
     /// By the table's name on the provider.
     known: HashMap<Name, Vec<Known>>,
 }
@@ -99,9 +127,14 @@ pub(super) struct Partitions {
 impl Partitions {
     /// Looks at the provider's, and at what is remembered.
     pub(super) async fn look(
-        p: &Client,
+        Source {
+            provider: p,
+            identity,
+            who,
+            ripe,
+            ..
+        }: Source<'_>,
         remembered_by: Option<&Client>,
-        who: &Who,
         tables: impl Iterator<Item = &Table>,
     ) -> Result<Self> {
         let roots = roots(tables);
@@ -110,15 +143,17 @@ impl Partitions {
         }
         // Before the look at the trees: what comes in between is noticed later.
         let fingerprint = Fingerprint::take(p, roots).await?;
-        let provider = trees(p, End::Provider, Some(&who.queue), &fingerprint.roots).await?;
+        let provider = trees(p, End::Provider, who, &fingerprint.roots).await?;
         let known = match remembered_by {
             Some(s) => load(s, who).await?,
             None => HashMap::new(),
         };
         let mut partitions = Self {
             fingerprint,
+            identity: identity.to_owned(),
             provider,
             subscriber: Trees::new(),
+            ripe: ripe.clone(),
             known,
         };
         partitions.forget_others(p, who).await?;
@@ -126,8 +161,13 @@ impl Partitions {
     }
 
     /// Looks at the subscriber's.
-    pub(super) async fn look_there(&mut self, s: &Client, tables: impl Iterator<Item = &Table>) -> Result<()> {
-        self.subscriber = trees(s, End::Subscriber, None, &roots(tables)).await?;
+    pub(super) async fn look_there(
+        &mut self,
+        s: &Client,
+        who: &Who,
+        tables: impl Iterator<Item = &Table>,
+    ) -> Result<()> {
+        self.subscriber = trees(s, End::Subscriber, who, &roots(tables)).await?;
         Ok(())
     }
 
@@ -193,8 +233,9 @@ impl Partitions {
         missing
     }
 
-    /// The names that a table's events have, those of partitions that are gone included.
-    pub(super) fn leaves(&self, provider: &Table, subscriber: &Table) -> Vec<Leaf> {
+    /// The names that a table's events have, those of partitions that are gone included. `late` are partitions that are
+    /// going to be made.
+    pub(super) fn leaves(&self, provider: &Table, subscriber: &Table, late: &[Partition]) -> Vec<Leaf> {
         let delete = |rows: &Option<String>| {
             let table = subscriber.name.quoted();
             rows.as_ref().map(|rows| format!("delete from {table} where {rows}"))
@@ -203,13 +244,17 @@ impl Partitions {
         let below = self.below(End::Provider, provider).iter().filter(|part| part.is_leaf);
         let mut leaves: Vec<Leaf> = below
             .map(|leaf| {
-                let same = there
-                    .iter()
-                    .find(|there| there.place == leaf.place && there.may_truncate);
+                // The rows of a default partition are those that have no other; a late one has none before it is made.
+                let same = there.iter().find(|there| {
+                    there.place == leaf.place
+                        && there.may_truncate
+                        && (there.rows == leaf.rows || late.iter().any(|part| part.parent == there.parent))
+                });
                 let truncate = same.map(|there| format!("truncate {}", there.name.quoted()));
                 Leaf {
                     name: leaf.name.clone(),
                     truncate: truncate.or_else(|| delete(&leaf.rows)),
+                    make: make::chain(late, &leaf.place),
                 }
             })
             .collect();
@@ -218,6 +263,7 @@ impl Partitions {
                 leaves.push(Leaf {
                     name: known.name.clone(),
                     truncate: delete(&known.rows),
+                    make: None,
                 });
             }
         }
@@ -225,8 +271,8 @@ impl Partitions {
     }
 
     /// The partitions whose TRUNCATE is not captured.
-    pub(super) fn without_truncate(&self, table: &Table) -> impl Iterator<Item = &Name> {
-        let parts = self.below(End::Provider, table).iter();
+    pub(super) fn without_truncate(&self, end: End, table: &Table) -> impl Iterator<Item = &Name> {
+        let parts = self.below(end, table).iter();
         parts
             .filter(|part| part.is_leaf && !part.captures_truncate)
             .map(|part| &part.name)
@@ -236,8 +282,8 @@ impl Partitions {
     /// have got the clones since the look at them: so these are looked at again.
     pub(super) async fn remember(
         self,
-        (p, s): (&Client, &Client),
-        who: &Who,
+        source: Source<'_>,
+        s: &Client,
         entries: &[Entry],
         (at_provider, at_subscriber): (&HashMap<Name, Table>, &HashMap<Name, Table>),
     ) -> Result<Self> {
@@ -245,15 +291,15 @@ impl Partitions {
         let partitioned = entries.iter().filter_map(|entry| Some((entry, table(entry)?)));
         let (copied, to_copy): (Vec<_>, Vec<_>) = partitioned.partition(|(entry, _)| was_copied(entry));
         for (_, table) in copied {
-            self.store(s, who, table).await?;
+            self.store(s, source.who, table).await?;
         }
         if to_copy.is_empty() {
             return Ok(self);
         }
-        let mut again = Self::look(p, Some(s), who, at_provider.values()).await?;
-        again.look_there(s, at_subscriber.values()).await?;
+        let mut again = Self::look(source, Some(s), at_provider.values()).await?;
+        again.look_there(s, source.who, at_subscriber.values()).await?;
         for (_, table) in to_copy {
-            again.store(s, who, table).await?;
+            again.store(s, source.who, table).await?;
         }
         Ok(again)
     }
@@ -280,6 +326,7 @@ impl Partitions {
                 &names,
                 &rows,
                 &clones,
+                &self.identity,
             ],
         )
         .await
@@ -300,14 +347,14 @@ fn roots<'a>(tables: impl Iterator<Item = &'a Table>) -> Vec<u32> {
         .collect()
 }
 
-async fn trees(client: &Client, end: End, queue: Option<&str>, roots: &[u32]) -> Result<Trees> {
+async fn trees(client: &Client, end: End, who: &Who, roots: &[u32]) -> Result<Trees> {
     let mut trees = Trees::new();
     if roots.is_empty() {
         return Ok(trees);
     }
     let what = || format!("read the partitions of the {end}");
     for row in client
-        .query(include_str!("sql/partitions.sql"), &[&roots, &queue])
+        .query(include_str!("sql/partitions.sql"), &[&roots, &who.queue])
         .await
         .doing(what)?
     {
@@ -357,7 +404,8 @@ async fn load(subscriber: &Client, who: &Who) -> Result<HashMap<Name, Vec<Known>
     let mut known: HashMap<Name, Vec<_>> = HashMap::new();
     let rows = subscriber
         .query(
-            "select provider_schema, provider_table, partition_schema, partition_table, partition_rows, clone
+            "select provider_schema, provider_table, partition_schema, partition_table, partition_rows, clone,
+                    provider
                from pgcascade_replay.partition where consumer = $1 and queue = $2",
             &[&who.consumer, &who.queue],
         )
@@ -369,6 +417,7 @@ async fn load(subscriber: &Client, who: &Who) -> Result<HashMap<Name, Vec<Known>
             name: name(2),
             rows: row.get(4),
             clone: row.get(5),
+            provider: row.get(6),
         });
     }
     Ok(known)

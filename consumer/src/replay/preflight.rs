@@ -124,9 +124,6 @@ pub(super) async fn provider(
                 bypass(End::Provider, role),
             );
         }
-        if table.kind == "p" && (external || node.is_some_and(|node| node.role == Role::Branch)) {
-            not_to_branches(End::Provider, name, findings);
-        }
         let found = captured.get(&table.oid).map_or(&[][..], Vec::as_slice);
         all_captured &= external || capture(entry, &entry.captures(table, node), table, found, role, findings);
     }
@@ -233,16 +230,6 @@ pub(super) fn whole(node: &Node, entry: &Entry, findings: &mut Findings) {
     }
 }
 
-/// The events of a partitioned table have the names of its partitions, and who reads them from a branch knows that one's.
-fn not_to_branches(end: End, name: &Name, findings: &mut Findings) {
-    findings.add(
-        Kind::NotATable,
-        (end, name),
-        format!("table {name} of the {end} is partitioned, so that a branch of a cascade cannot have or pass it on as one table"),
-        "name its partitions in its place, each of which is a table of its own then",
-    );
-}
-
 /// What a branch needs beside that: its tables are the root's some day, whole and with triggers. `more`: some are to be made.
 pub(super) async fn branch(
     client: &Client,
@@ -261,9 +248,6 @@ pub(super) async fn branch(
     let captured = triggers::found(client, End::Subscriber, who, pairs.iter().map(|pair| pair.subscriber)).await?;
     let mut may_capture = !more || row.get("may_capture");
     for Pair { entry, subscriber, .. } in pairs {
-        if subscriber.kind == "p" {
-            not_to_branches(End::Subscriber, &subscriber.name, findings);
-        }
         let found = captured.get(&subscriber.oid).map_or(&[][..], Vec::as_slice);
         if triggers::lacking(&entry.captures(subscriber, Some(node)), found).is_empty() {
             continue;

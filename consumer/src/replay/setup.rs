@@ -25,7 +25,7 @@ use tokio_postgres::Client;
 use super::filter::Filter;
 use super::findings::{Finding, Findings, Kind};
 use super::parking::{self};
-use super::partitions::{Fingerprint, Leaf, Partitions};
+use super::partitions::{Fingerprint, Leaf, Partition, Partitions, Source};
 use super::policy::Policies;
 use super::position::{Position, Subscription, Who};
 use super::preflight::{self};
@@ -72,7 +72,7 @@ pub(super) struct Target {
     pub(super) state: State,
     pub(super) filter: Filter,
     pub(super) replace_rows: bool,
-    pub(super) with_indexes: bool,
+    pub(super) made: bool,
     /// See [`Entry`].
     pub(super) revision: i64,
     pub(super) policy: Policy,
@@ -137,11 +137,13 @@ pub(super) async fn prepare(
     memory.another_runs = false;
     memory.connected = true;
 
+    let ripe = std::mem::take(&mut memory.ripe);
     // --table is `table add` at the start: what was removed since stays away until the next.
     let at_start = !memory.tables_added;
     let look = Look {
         policies: at_start.then_some(policies),
         parking: config.park.then_some(&memory.parking),
+        ripe: &ripe,
         ..Look::of_start(config, policies)
     };
     let base = ends.make(at_start.then_some(wish), look).await?;
@@ -162,13 +164,17 @@ pub(super) async fn prepare(
             return Err(Error::failure(format!("table {} was dropped meanwhile", entry.provider)).transient());
         };
         targets.push(Target {
-            leaves: base.partitions.leaves(provider, subscriber),
+            leaves: base.partitions.leaves(
+                provider,
+                subscriber,
+                base.late.get(&entry.provider).map_or(&[], Vec::as_slice),
+            ),
             provider: Arc::new(entry.filter.part_of(provider)),
             subscriber: Arc::new(subscriber.clone()),
             state: entry.state,
             filter: entry.filter,
             replace_rows: entry.replace_rows,
-            with_indexes: entry.with_indexes,
+            made: entry.made,
             revision: entry.revision,
             policy: policies.of(&entry.provider),
         });
@@ -218,6 +224,7 @@ pub(super) struct Base {
     at_provider: HashMap<Name, Table>,
     at_subscriber: HashMap<Name, Table>,
     partitions: Partitions,
+    late: HashMap<Name, Vec<Partition>>,
     /// What does not keep it from being replayed.
     pub(super) warnings: Vec<Finding>,
 }
@@ -253,9 +260,7 @@ impl Ends {
         }
         let warnings = std::mem::take(&mut survey.findings).into_warnings()?;
 
-        if look.create {
-            survey.create(p, s, look.sequences).await?;
-        }
+        survey.create((p, s), who, node, look).await?;
         if !facts.subscriber.installed {
             state::bring_up_to_date(s, &facts.subscriber).await?;
         }
@@ -281,6 +286,7 @@ impl Ends {
             at_provider,
             at_subscriber,
             partitions,
+            late,
             ..
         } = survey;
         if let Some(node) = node {
@@ -290,8 +296,8 @@ impl Ends {
             let tables = entries.iter().map(|entry| (entry, at_provider.get(&entry.provider)));
             self.capture(p, End::Provider, tables.clone()).await?;
             for table in tables.filter_map(|(_, table)| table) {
-                for part in partitions.without_truncate(table) {
-                    triggers::make_of_partition(p, who, part).await?;
+                for part in partitions.without_truncate(End::Provider, table) {
+                    triggers::make_of_partition(p, End::Provider, who, part).await?;
                 }
             }
         }
@@ -301,7 +307,12 @@ impl Ends {
             let tables = entries
                 .iter()
                 .map(|entry| (entry, at_subscriber.get(&entry.subscriber)));
-            self.capture(s, End::Subscriber, tables).await?;
+            self.capture(s, End::Subscriber, tables.clone()).await?;
+            for table in tables.filter_map(|(_, table)| table) {
+                for part in partitions.without_truncate(End::Subscriber, table) {
+                    triggers::make_of_partition(s, End::Subscriber, who, part).await?;
+                }
+            }
         }
         // After the triggers: a table that has a state and no triggers is one that lost them.
         if entries.iter().any(|entry| entry.is_new) {
@@ -314,8 +325,15 @@ impl Ends {
             }
             s.batch_execute("commit").await.doing(what)?;
         }
+        let source = Source {
+            provider: p,
+            identity: &facts.provider.identity,
+            external,
+            who,
+            ripe: look.ripe,
+        };
         let partitions = partitions
-            .remember((p, s), who, &entries, (&at_provider, &at_subscriber))
+            .remember(source, s, &entries, (&at_provider, &at_subscriber))
             .await?;
         Ok(Base {
             tick,
@@ -328,6 +346,7 @@ impl Ends {
             at_provider,
             at_subscriber,
             partitions,
+            late,
             warnings,
         })
     }

@@ -13,7 +13,7 @@ use super::session::{self, SubscriberFacts};
 use crate::error::{Doing, Error, Result};
 
 /// What each version adds to the one before.
-const STEPS: [&str; 8] = [
+const STEPS: [&str; 10] = [
     include_str!("sql/state.sql"),
     include_str!("sql/state_2.sql"),
     include_str!("sql/state_3.sql"),
@@ -22,6 +22,8 @@ const STEPS: [&str; 8] = [
     include_str!("sql/state_6.sql"),
     include_str!("sql/state_7.sql"),
     include_str!("sql/state_8.sql"),
+    include_str!("sql/state_9.sql"),
+    include_str!("sql/state_10.sql"),
 ];
 
 /// The version stands in the comment as "(version 7)"; without a comment, nothing was added yet.

@@ -4,6 +4,8 @@
 //! holds already) and sends the rest on in chunks of bounded size through a channel that holds one: while a chunk is
 //! applied the next one is being read, and nothing further is.
 
+mod late;
+
 use std::collections::{HashMap, HashSet};
 use std::pin::pin;
 use std::sync::Arc;
@@ -21,6 +23,7 @@ use super::collapse::{Collapse, Freedom};
 use super::event::{self, Event};
 use super::execute::{self, Execute};
 use super::filter::Filter;
+use super::partitions::Leaf;
 use super::setup::Target;
 use super::table::Name;
 use super::table_state::{Copied, Entry, State};
@@ -45,8 +48,8 @@ struct Route {
     /// Every column of the subscriber: is it stored (not generated)? Names as bytes in the event's encoding.
     columns: HashMap<Vec<u8>, (String, bool)>,
     primary_key: Vec<String>,
-    /// The statements for the TRUNCATE of a partition, by its name as the event has it; None if there is none.
-    parts: HashMap<Vec<u8>, Option<String>>,
+    /// By the name as the event has it.
+    parts: HashMap<Vec<u8>, Leaf>,
     /// Columns of the provider that the subscriber need not have.
     left_out: HashSet<Vec<u8>>,
     /// What of the table is replayed.
@@ -75,6 +78,8 @@ pub(super) struct Decoder {
     pub(super) draining: bool,
     /// There was an event of the cascade itself, see duty.rs.
     pub(super) told: bool,
+    /// A partition was made on the way.
+    pub(super) made: bool,
     /// Some table has a policy, so that the careful mode needs the events as they came.
     keeps_originals: bool,
     /// The table whose event could not be read.
@@ -104,7 +109,7 @@ impl Decoder {
                 parts: target
                     .leaves
                     .iter()
-                    .map(|leaf| (leaf.name.on_the_wire(), leaf.truncate.clone()))
+                    .map(|leaf| (leaf.name.on_the_wire(), leaf.clone()))
                     .collect(),
                 left_out: target
                     .provider
@@ -145,6 +150,7 @@ impl Decoder {
             careful: false,
             draining: false,
             told: false,
+            made: false,
             keeps_originals: targets.iter().any(|target| target.policy != Policy::Stop),
             failed: None,
             chunk_bytes,
@@ -281,6 +287,7 @@ impl Decoder {
             });
             return Ok(());
         }
+        self.make_late(route, event, chunk);
         let mark = chunk.mark();
         let mut kind = match event.event_type.first() {
             Some(b'I') => 0,
@@ -365,7 +372,7 @@ impl Decoder {
             }
         }
         let part = match self.routes[route].parts.get(event.table.unwrap_or_default()) {
-            Some(part) if parsed.operation == Operation::Truncate => Some(part.clone().ok_or_else(|| {
+            Some(part) if parsed.operation == Operation::Truncate => Some(part.truncate.clone().ok_or_else(|| {
                 self.unreadable(
                     route,
                     event,

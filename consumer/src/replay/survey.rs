@@ -2,7 +2,8 @@
 //!
 //! Nothing is changed here: replay's start (setup.rs) makes what is missing afterwards, `consumer check` only tells.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::LazyLock;
 
 use futures_util::future;
 use tokio_postgres::Client;
@@ -10,7 +11,7 @@ use tokio_postgres::Client;
 use super::create::{self, Missing};
 use super::findings::{Findings, Kind};
 use super::parking::Parking;
-use super::partitions::Partitions;
+use super::partitions::{self, Partition, Partitions, Source};
 use super::policy::Policies;
 use super::position::Who;
 use super::preflight::{self, Pair};
@@ -36,6 +37,9 @@ pub(super) async fn facts(provider: &Client, subscriber: &Client) -> Result<Fact
     Ok(Facts { provider, subscriber })
 }
 
+/// No partitions.
+pub(super) static NONE: LazyLock<HashSet<Name>> = LazyLock::new(HashSet::new);
+
 /// How the set of tables is looked at.
 #[derive(Clone, Copy)]
 pub(super) struct Look<'a> {
@@ -51,6 +55,8 @@ pub(super) struct Look<'a> {
     pub(super) parking: Option<&'a Parking>,
     /// Whether the subscriber's sequences are kept ahead.
     pub(super) sequences: bool,
+    /// Partitions that are not too early any more.
+    pub(super) ripe: &'a HashSet<Name>,
 }
 
 impl<'a> Look<'a> {
@@ -63,6 +69,7 @@ impl<'a> Look<'a> {
             policies: Some(policies),
             parking: None,
             sequences: config.sequences,
+            ripe: &NONE,
         }
     }
 }
@@ -80,6 +87,8 @@ pub(super) struct Survey {
     pub(super) parts: HashMap<Name, Table>,
     pub(super) at_subscriber: HashMap<Name, Table>,
     pub(super) partitions: Partitions,
+    /// Partitions that wait for the events before them, by the table's name on the provider.
+    pub(super) late: HashMap<Name, Vec<Partition>>,
     /// None: not made yet.
     pub(super) queue_id: Option<i32>,
     /// See [`super::setup::Ready`]. Then nothing is added to the set, either.
@@ -146,33 +155,51 @@ impl Survey {
         missing
     }
 
-    pub(super) async fn look_at_subscriber(&mut self, s: &Client) -> Result<()> {
+    pub(super) async fn look_at_subscriber(&mut self, s: &Client, who: &Who) -> Result<()> {
         let names: Vec<Name> = self.entries.iter().map(|entry| entry.subscriber.clone()).collect();
         self.at_subscriber = table::inspect(s, End::Subscriber, &names).await?;
-        self.partitions.look_there(s, self.at_subscriber.values()).await
+        self.partitions.look_there(s, who, self.at_subscriber.values()).await
     }
 
-    /// Makes what is missing, and what is missing below what is there.
-    pub(super) async fn create(&mut self, p: &Client, s: &Client, sequences: bool) -> Result<()> {
-        let missing = self.missing();
+    /// Makes what is missing, and what is missing below what is there, each where that is wished for.
+    pub(super) async fn create(
+        &mut self,
+        (p, s): (&Client, &Client),
+        who: &Who,
+        node: Option<&Node>,
+        look: Look<'_>,
+    ) -> Result<()> {
+        let missing = if look.create { self.missing() } else { Vec::new() };
         let mut made = !missing.is_empty();
         if made {
-            let extras = create::extras(p, &missing, sequences).await?;
+            let extras = create::extras(p, &missing, look.sequences).await?;
             create::create(s, &missing, &extras).await?;
         }
         // A file that was executed and is still to come may make partitions, too.
         let pairs = if self.pending { Vec::new() } else { self.pairs() };
-        for pair in pairs {
-            let parts = self.partitions.missing(pair.entry, pair.provider, pair.subscriber);
+        let mut late = HashMap::new();
+        let is_branch = node.is_some_and(|node| node.role == Role::Branch);
+        for pair in pairs.into_iter().filter(|pair| pair.entry.made || look.create) {
+            let mut parts = self.partitions.missing(pair.entry, pair.provider, pair.subscriber);
+            let waits = self.partitions.late(pair.entry, pair.provider, pair.subscriber, &parts);
+            parts.retain(|part| !waits.iter().any(|late| late.name == part.name));
+            if !waits.is_empty() {
+                late.insert(pair.entry.provider.clone(), waits);
+            }
             made |= !parts.is_empty();
-            match create::partitions(s, &parts).await {
-                Err(error) if error.is_transient() => return Err(error),
+            match partitions::make(s, &parts).await {
+                Err(error) if error.is_transient() || is_branch => return Err(error),
                 // Somebody divided the table otherwise; its rows have a place, or an event will say that they do not.
                 Err(error) => tracing::warn!("{error}"),
                 Ok(()) => {}
             }
         }
-        if made { self.look_at_subscriber(s).await } else { Ok(()) }
+        self.late = late;
+        if made {
+            self.look_at_subscriber(s, who).await
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -237,7 +264,14 @@ pub(super) async fn survey(
     let names: Vec<Name> = entries.iter().map(|entry| entry.provider.clone()).collect();
     let at_provider = table::inspect(p, End::Provider, &names).await?;
     let remembered = facts.subscriber.may_state.then_some(s);
-    let partitions = Partitions::look(p, remembered, who, at_provider.values()).await?;
+    let source = Source {
+        provider: p,
+        identity: &facts.provider.identity,
+        external: preflight::external(p, who).await?,
+        who,
+        ripe: look.ripe,
+    };
+    let partitions = Partitions::look(source, remembered, at_provider.values()).await?;
     let role = &facts.provider.role;
     let queue_id = preflight::provider(p, role, who, node, &entries, &at_provider, &mut findings).await?;
     preflight::subscriber_rights(s, &facts.subscriber, &mut findings).await?;
@@ -253,7 +287,7 @@ pub(super) async fn survey(
             preflight::whole(node, entry, &mut findings);
         }
         partitions
-            .check(p, role, (entry, table), &entries, &mut findings)
+            .check(source, role, (entry, table), &entries, &mut findings)
             .await?;
         parts.insert(entry.provider.clone(), entry.filter.part_of(table));
     }
@@ -265,11 +299,12 @@ pub(super) async fn survey(
         parts,
         at_subscriber: HashMap::new(),
         partitions,
+        late: HashMap::new(),
         queue_id,
         pending,
         findings,
     };
-    survey.look_at_subscriber(s).await?;
+    survey.look_at_subscriber(s, who).await?;
     let mut findings = std::mem::take(&mut survey.findings);
     preflight::missing(&survey.missing(), &survey.entries, look.create, &mut findings);
     if look.create {
@@ -280,6 +315,11 @@ pub(super) async fn survey(
     if let Some(node) = node.filter(|node| node.role == Role::Branch) {
         let more = !survey.missing().is_empty();
         preflight::branch(s, role, who, node, &survey.pairs(), more, &mut findings).await?;
+        for pair in survey.pairs().iter().filter(|_| !pending) {
+            let makes = look.create || pair.entry.made;
+            survey.partitions.check_branch(pair, role, makes, &mut findings);
+        }
+        findings.about(None);
     }
     if look.sequences {
         let ends = ((p, &*facts.provider.role), (s, role.as_str()));

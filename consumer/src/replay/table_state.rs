@@ -64,8 +64,9 @@ pub(super) struct Entry {
     pub(super) filter: Filter,
     /// The copy removes the rows that the subscriber has.
     pub(super) replace_rows: bool,
-    /// The copy ends with making the provider's plain indexes.
-    pub(super) with_indexes: bool,
+    /// It was added with --create: its copy ends with making the provider's plain indexes, and partitions that come later are
+    /// made, too.
+    pub(super) made: bool,
     /// The set's revision when it was added or told to start over.
     pub(super) revision: i64,
     /// Why the last run stopped at it.
@@ -142,7 +143,7 @@ pub(super) async fn load(subscriber: &Client, who: &Who) -> Result<Vec<Entry>> {
                 rows: row.get("row_filter"),
             },
             replace_rows: row.get("replace_rows"),
-            with_indexes: row.get("with_indexes"),
+            made: row.get("with_indexes"),
             revision: row.get("revision"),
             error: row.get("error"),
             is_new: false,
@@ -215,7 +216,7 @@ pub(super) async fn add(subscriber: &Client, who: &Who, entry: &Entry, revision:
                 &except,
                 &entry.filter.rows,
                 &entry.replace_rows,
-                &entry.with_indexes,
+                &entry.made,
                 &revision,
             ],
         )

@@ -229,7 +229,7 @@ pub(super) async fn make(
 }
 
 /// Makes what a partition lacks: its row triggers come from the table above, the one for TRUNCATE does not.
-pub(super) async fn make_of_partition(provider: &Client, who: &Who, partition: &Name) -> Result<()> {
+pub(super) async fn make_of_partition(client: &Client, end: End, who: &Who, partition: &Name) -> Result<()> {
     let truncate = Capture {
         events: TRUNCATE,
         ignored: Vec::new(),
@@ -241,7 +241,7 @@ pub(super) async fn make_of_partition(provider: &Client, who: &Who, partition: &
         enabled: false,
         capture: truncate.clone(),
     };
-    make(provider, End::Provider, who, partition, &[truncate], &[disabled]).await
+    make(client, end, who, partition, &[truncate], &[disabled]).await
 }
 
 /// Drops what [`make`] makes, on partitions, too. Triggers of other names are somebody else's, and what came from a table

@@ -19,8 +19,8 @@ pub(super) struct Wish {
     pub(super) copy: bool,
     /// The copy removes the rows that the subscriber has.
     pub(super) replace_rows: bool,
-    /// Make the provider's plain indexes after the copy.
-    pub(super) with_indexes: bool,
+    /// Make the provider's plain indexes after the copy, and partitions that come later.
+    pub(super) made: bool,
     pub(super) filter: Filter,
     pub(super) rename: Option<Rename>,
     /// Whether a table that is in the set already is an error.
@@ -65,7 +65,7 @@ impl Wish {
                 .collect::<Result<_>>()?,
             copy: config.copy,
             replace_rows: false,
-            with_indexes: config.create,
+            made: config.create,
             filter: Filter::default(),
             rename: None,
             all_new: false,
@@ -154,7 +154,7 @@ impl Wish {
                 state_name: if self.copy { "in-copy" } else { "ok" }.to_owned(),
                 filter: self.filter.clone(),
                 replace_rows: self.replace_rows,
-                with_indexes: self.with_indexes,
+                made: self.made,
                 revision: 0,
                 error: None,
                 is_new: true,

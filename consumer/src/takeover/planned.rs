@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
+use tokio_postgres::Row;
 
 use super::journal::Op;
 use super::step::Step;
@@ -262,14 +263,29 @@ pub(super) async fn history(new: &Reached, op: &Op) -> Result<String> {
         .ok_or_else(|| Error::failure(format!("{} does not know epoch {}", new.node.title(), op.epoch)))
 }
 
-/// The tables that are captured on a node, schema and name, and which changes of them, as bits of `pg_trigger.tgtype`.
-pub(super) async fn captured(at: &Reached) -> Result<BTreeMap<(String, String), i32>> {
+/// What of a table is captured.
+pub(super) struct Captured {
+    /// Bits of `pg_trigger.tgtype`.
+    pub(super) events: i32,
+    /// It is a partition, and captured as part of this table.
+    pub(super) part_of: Option<(String, String)>,
+}
+
+/// The tables that are captured on a node, by schema and name.
+pub(super) async fn captured(at: &Reached) -> Result<BTreeMap<(String, String), Captured>> {
     let rows = at
         .client()
         .query(include_str!("captured.sql"), &[&at.node.queue])
         .await
         .doing(|| format!("list the tables that {} captures", at.node.title()))?;
-    Ok(rows.iter().map(|row| ((row.get(0), row.get(1)), row.get(2))).collect())
+    let captured = |row: &Row| Captured {
+        events: row.get(2),
+        part_of: row.get::<_, Option<_>>(3).zip(row.get(4)),
+    };
+    Ok(rows
+        .iter()
+        .map(|row| ((row.get(0), row.get(1)), captured(row)))
+        .collect())
 }
 
 /// Where the sequences of a node's captured tables stand: schema, table, column, value.

@@ -175,3 +175,142 @@ async fn partitions_by_themselves_and_a_plain_table_into_partitions() {
     );
     pair.drop().await;
 }
+
+/// The rows of a new partition were in the default one before, on both ends; what became of them there is still to come.
+#[tokio::test]
+async fn a_partition_out_of_the_default_one() {
+    let pair = pair().await;
+    let (p, s) = (&pair.provider, &pair.subscriber);
+    p.run(
+        "create table t (id int, at int, v text, primary key (id, at)) partition by range (at);
+         create table t_low partition of t for values from (minvalue) to (100); create table t_rest partition of t default;
+         insert into t select i, i * 50, 'before' from generate_series(1, 12) i",
+    )
+    .await;
+    pair.catch_up(&["--table", "t", "--create"]).await;
+    let divided = "select tableoid::regclass, id, at, v from t order by 2, 3";
+    // Emptied, then divided, on two levels; and rows on either side of that.
+    p.run(
+        "insert into t values (13, 260, 'late'); truncate t_rest; insert into t values (14, 900, 'after');
+         create table t_200 partition of t for values from (200) to (300) partition by list (id);
+         create table t_200_rest partition of t_200 default; insert into t values (15, 250, 'new'), (16, 910, 'after');
+         truncate t_rest; insert into t values (17, 920, 'again');
+         create table t_200_1 partition of t_200 for values in (1); insert into t values (1, 201, 'below'); delete from t_200_rest;
+         insert into t values (18, 251, 'last')",
+    )
+    .await;
+    pair.catch_up(&[]).await;
+    assert_eq!(s.text(divided).await, p.text(divided).await);
+    // Deleted one by one, or moved; and none that has an event.
+    p.run(
+        "insert into t select i, 400 + i, 'rest' from generate_series(1, 5) i; delete from t where at > 401 and at < 405;
+         update t set at = at + 1000 where at between 400 and 500;
+         create table t_400 partition of t for values from (400) to (500);
+         create table t_500 partition of t for values from (500) to (600); insert into t select i, 500 from generate_series(1, 50) i",
+    )
+    .await;
+    pair.catch_up(&[]).await;
+    assert_eq!(s.text(divided).await, p.text(divided).await);
+    let below = "select relid::regclass, level from pg_partition_tree('t') order by relid::regclass::text";
+    assert_eq!(s.text(below).await, p.text(below).await);
+    let running = pair.replay().spawn();
+    p.run("create table t_600 partition of t for values from (600) to (700)")
+        .await;
+    eventually("made without an event of it", async || {
+        s.text(below).await == p.text(below).await
+    })
+    .await;
+    running.stop().await;
+    pair.drop().await;
+}
+
+/// The chunks that are done, and the row versions that say so.
+const DONE: &str = "select string_agg(chunk || '=' || xmin, ' ' order by chunk) from pgcascade_replay.copy_chunk where copied_rows > 0";
+
+/// In chunks of its partitions: killed, it goes on; partitions come, also with rows, and go meanwhile, others write.
+#[tokio::test]
+async fn a_partitioned_table_is_copied_in_chunks() {
+    let pair = pair().await;
+    let (p, s) = (&pair.provider, &pair.subscriber);
+    p.run(
+        "create schema \"Odd.S\";
+         create table t (id int, at int, pad text, primary key (at, id)) partition by range (at);
+         create table t_1 partition of t for values from (0) to (100) partition by hash (id);
+         create table t_1_0 partition of t_1 for values with (modulus 2, remainder 0);
+         create table \"Odd.S\".\"t 1\" partition of t_1 for values with (modulus 2, remainder 1);
+         create table t_2 partition of t for values from (100) to (200); create table t_3 partition of t for values from (200) to (300);
+         create table t_4 partition of t for values from (300) to (400); create table none partition of t for values from (400) to (500);
+         insert into t select i, i % 150, repeat('x', 100) from generate_series(1, 12000) i;
+         insert into t select i, 200 + i, repeat('x', 100) from generate_series(1, 10) i; insert into t values (1, 300)",
+    )
+    .await;
+    let arguments = [
+        "--table",
+        "t",
+        "--create",
+        "--jobs",
+        "2",
+        "--copy-chunk-bytes",
+        "131072",
+    ];
+    let mut kept = String::new();
+    for (round, change) in [
+        "update t set pad = 'y' where id % 100 = 0; update t set at = (at + 37) % 150 where id % 50 = 1; delete from t where id % 50 = 2",
+        "create table t_5 partition of t for values from (500) to (600); insert into t select 20000 + i, 500 + i % 100 from generate_series(1, 500) i;
+         update t set at = at + 500 where id % 50 = 3 and at < 100",
+        "create table t_6 (like t including all); insert into t_6 select i, 600 + i from generate_series(1, 50) i;
+         alter table t attach partition t_6 for values from (600) to (700); insert into t values (51, 600); truncate t_3; insert into t values (9, 209)",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let output = pair
+            .replay()
+            .args(&arguments)
+            .failpoints(&format!("after_chunk_commit=kill:{}", 2 + round))
+            .output()
+            .await;
+        assert_eq!(output.code(), None, "not killed: {}", output.stderr);
+        let now = s.text(DONE).await;
+        for chunk in kept.split_whitespace() {
+            assert!(now.split_whitespace().any(|other| other == chunk), "{chunk} was copied again: {now}");
+        }
+        kept = now;
+        p.run(change).await;
+    }
+    assert!(kept.split_whitespace().count() >= 6, "{kept}");
+    let parts = "select count(distinct partition_table) from pgcascade_replay.copy_chunk";
+    assert!(
+        s.text(parts).await.parse::<i32>().unwrap() >= 6,
+        "one of each partition"
+    );
+    let output = pair.catch_up(&arguments).await;
+    assert!(output.stderr.contains("going on with its copy"), "{}", output.stderr);
+    let divided = "select count(*), md5(string_agg(x::text, ',' order by x::text collate \"C\")) from (select tableoid::regclass, id, at, pad from t) x";
+    assert_eq!(s.text(divided).await, p.text(divided).await);
+    p.run("update t set pad = 'streamed' where id < 100; truncate t_6")
+        .await;
+    pair.catch_up(&arguments).await;
+    assert_eq!(s.text(divided).await, p.text(divided).await);
+
+    // One that is not all copied goes: the copy begins again, without it.
+    s.run(
+        "update pgcascade_replay.position set revision = revision + 1; delete from t;
+           update pgcascade_replay.table_state set state = 'in-copy', replace_rows = true",
+    )
+    .await;
+    let output = pair
+        .replay()
+        .args(&arguments)
+        .failpoints("after_chunk_commit=kill:3")
+        .output()
+        .await;
+    assert_eq!(output.code(), None, "not killed: {}", output.stderr);
+    p.run("drop table t_2").await;
+    let output = pair.catch_up(&arguments).await;
+    let text = "the partitions of table public.t changed while it was copied, so that begins again";
+    assert!(output.stderr.contains(text), "{}", output.stderr);
+    let rows = "select count(*), md5(string_agg(t::text, ',' order by t::text collate \"C\")) from t";
+    assert_eq!(s.text(rows).await, p.text(rows).await);
+    pair.drop().await;
+}

@@ -3,7 +3,7 @@
 use super::super::filter::{Columns, Filter};
 use super::super::pattern::{self, Pattern};
 use super::super::setup;
-use super::super::survey::Look;
+use super::super::survey::{self, Look};
 use super::super::wish::{Rename, Wish};
 use super::completed;
 use crate::cli::table::AddArgs;
@@ -36,7 +36,7 @@ pub(super) async fn run(args: AddArgs) -> Result<()> {
         patterns,
         copy: !args.no_copy,
         replace_rows: args.replace,
-        with_indexes: args.create,
+        made: args.create,
         filter: Filter {
             columns,
             rows: args.condition,
@@ -57,6 +57,7 @@ pub(super) async fn run(args: AddArgs) -> Result<()> {
         policies: None,
         parking: None,
         sequences: config.sequences && !args.no_sequences,
+        ripe: &survey::NONE,
     };
     let base = ends.make(Some(&wish), look).await?;
     for warning in &base.warnings {

@@ -8,8 +8,9 @@ use tokio_postgres::Client;
 
 use super::super::collapse::Freedom;
 use super::super::setup::{Ready, Target};
-use super::super::table::{Table, literal, quoted};
+use super::super::table::{Name, Table, literal, quoted};
 use super::super::table_state;
+use super::parts::{self, Part};
 use crate::config::ReplayConfig;
 use crate::error::{Doing, Result};
 
@@ -37,6 +38,8 @@ pub(super) enum Plan {
 #[derive(Debug, Clone)]
 pub(super) struct Chunk {
     pub(super) number: i32,
+    /// Where its rows are; None: in the table.
+    pub(super) partition: Option<Name>,
     /// SQL, without WHERE.
     pub(super) condition: String,
 }
@@ -46,6 +49,7 @@ impl Chunk {
     pub(super) fn none() -> Self {
         Self {
             number: -1,
+            partition: None,
             condition: "false".to_owned(),
         }
     }
@@ -81,12 +85,15 @@ pub(super) async fn make(ready: &Ready, target: &Target, config: &ReplayConfig) 
     let provider = &ready.provider.client;
     let name = &target.provider.name;
     let from = super::begin_reading(provider, name).await?;
-    let borders = borders(provider, &target.provider, wanted).await?;
+    let ranges = match parts::readable(provider, &target.provider).await? {
+        Some(parts) => ranges(provider, &target.provider, &parts, config.copy_chunk_bytes).await?,
+        None => Vec::new(),
+    };
     provider
         .batch_execute("commit")
         .await
         .doing(|| format!("read table {name} of the provider"))?;
-    if borders.is_empty() {
+    if ranges.iter().filter(|range| !range.is_empty).count() < 2 {
         return Ok(Plan::Whole);
     }
     let subscriber = &ready.subscriber.client;
@@ -96,19 +103,31 @@ pub(super) async fn make(ready: &Ready, target: &Target, config: &ReplayConfig) 
     let statement = subscriber
         .prepare(
             "insert into pgcascade_replay.copy_chunk
-               (consumer, queue, provider_schema, provider_table, chunk, above, upto) values ($1, $2, $3, $4, $5, $6, $7)",
+               (consumer, queue, provider_schema, provider_table, chunk, above, upto, partition_schema,
+                partition_table, copied_rows)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, case when $10 then 0 end)",
         )
         .await
         .doing(what)?;
-    for number in 0..=borders.len() {
-        let above = number.checked_sub(1).and_then(|i| borders.get(i));
-        let upto = borders.get(number);
+    for (number, range) in ranges.iter().enumerate() {
         let chunk = i32::try_from(number).unwrap_or(i32::MAX);
         let (who, schema, table) = (&ready.who, &name.schema, &name.table);
+        let partition = range.partition.as_ref().map(|name| (&name.schema, &name.table));
         subscriber
             .execute(
                 &statement,
-                &[&who.consumer, &who.queue, schema, table, &chunk, &above, &upto],
+                &[
+                    &who.consumer,
+                    &who.queue,
+                    schema,
+                    table,
+                    &chunk,
+                    &range.above,
+                    &range.upto,
+                    &partition.map(|(schema, _)| schema),
+                    &partition.map(|(_, table)| table),
+                    &range.is_empty,
+                ],
             )
             .await
             .doing(what)?;
@@ -138,6 +157,7 @@ pub(super) async fn make(ready: &Ready, target: &Target, config: &ReplayConfig) 
 
 /// The chunks that are left of a table that was begun.
 pub(super) async fn load(ready: &Ready, target: &Target) -> Result<Plan> {
+    parts::bring_up_to_date(ready, target).await?;
     let name = &target.provider.name;
     let what = || format!("read the chunks of table {name} on the subscriber");
     let key: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
@@ -154,7 +174,7 @@ pub(super) async fn load(ready: &Ready, target: &Target) -> Result<Plan> {
         .get(0);
     let rows = client
         .query(
-            "select chunk, above, upto, copied_rows from pgcascade_replay.copy_chunk
+            "select chunk, above, upto, copied_rows, partition_schema, partition_table from pgcascade_replay.copy_chunk
               where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4 order by chunk",
             key,
         )
@@ -167,6 +187,7 @@ pub(super) async fn load(ready: &Ready, target: &Target) -> Result<Plan> {
             Some(rows) => done_rows += u64::try_from(rows).unwrap_or(0),
             None => chunks.push(Chunk {
                 number: row.get(0),
+                partition: partition(row.get(4), row.get(5)),
                 condition: condition(target.provider.primary_key(), row.get(1), row.get(2)),
             }),
         }
@@ -178,17 +199,56 @@ pub(super) async fn load(ready: &Ready, target: &Target) -> Result<Plan> {
     })
 }
 
-/// Keys that cut the table into about so many parts, in the order of the key.
-async fn borders(provider: &Client, table: &Table, chunks: u64) -> Result<Vec<Vec<String>>> {
+fn partition(schema: Option<&str>, table: Option<&str>) -> Option<Name> {
+    schema.zip(table).map(|(schema, table)| Name::new(schema, table))
+}
+
+/// What becomes a chunk.
+struct Range {
+    partition: Option<Name>,
+    above: Option<Vec<String>>,
+    upto: Option<Vec<String>>,
+    /// There is nothing to copy.
+    is_empty: bool,
+}
+
+async fn ranges(provider: &Client, table: &Table, parts: &[Part], chunk_bytes: u64) -> Result<Vec<Range>> {
+    let chunk_bytes = chunk_bytes.max(table.bytes / MOST_CHUNKS).max(1);
+    let mut ranges = Vec::new();
+    for part in parts {
+        let wanted = (part.bytes / chunk_bytes).min(MOST_CHUNKS);
+        let borders = if wanted < 2 {
+            Vec::new()
+        } else {
+            borders(provider, table, part, wanted).await?
+        };
+        for number in 0..=borders.len() {
+            ranges.push(Range {
+                partition: part.partition.clone(),
+                above: number.checked_sub(1).and_then(|i| borders.get(i)).cloned(),
+                upto: borders.get(number).cloned(),
+                is_empty: part.partition.is_some() && part.bytes == 0,
+            });
+        }
+    }
+    Ok(ranges)
+}
+
+/// Keys that cut that part of the table into about so many parts, in the order of the key.
+async fn borders(provider: &Client, table: &Table, part: &Part, chunks: u64) -> Result<Vec<Vec<String>>> {
     let key: Vec<String> = table.primary_key().iter().map(|name| quoted(name)).collect();
-    let pages = (table.bytes / PAGE_BYTES).max(1);
+    let pages = (part.bytes / PAGE_BYTES).max(1);
     let percent = (100 * chunks * PAGES_PER_CHUNK).div_ceil(pages).clamp(1, 100);
     let texts: Vec<String> = key.iter().map(|name| format!("{name}::pg_catalog.text")).collect();
     let sql = format!(
         "select array[{}] from {}{} tablesample system ({percent}) order by {}",
         texts.join(", "),
-        if table.has_children { "only " } else { "" },
-        table.name.quoted(),
+        if part.partition.is_none() && table.has_children {
+            "only "
+        } else {
+            ""
+        },
+        part.partition.as_ref().unwrap_or(&table.name).quoted(),
         key.join(", ")
     );
     let sample: Vec<Vec<String>> = provider

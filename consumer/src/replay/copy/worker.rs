@@ -8,12 +8,13 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt, future};
 use tokio::sync::mpsc;
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use super::super::create;
 use super::super::session;
 use super::super::table::{self, Table};
 use super::super::table_state;
-use super::{Done, Failure, Job, Piece, Shared, begin_reading, copied, empty};
+use super::{Done, Failure, Job, Piece, Shared, begin_reading, copied, empty, parts};
 use crate::connect::{End, connect};
 use crate::error::{Doing, Error, Result};
 use crate::failpoint::failpoint;
@@ -92,7 +93,7 @@ impl Worker {
         if piece.chunk.is_none() {
             empty(s, &job.subscriber.name, job.replace_rows, &self.shared.config).await?;
         }
-        let snapshot = begin_reading(&self.provider, name).await?;
+        let snapshot = self.begin_reading(piece).await?;
         let Some(rows) = self.pump(job, piece).await? else {
             s.batch_execute("rollback")
                 .await
@@ -105,7 +106,7 @@ impl Worker {
             .doing(|| format!("read table {name} of the provider"))?;
         match &piece.chunk {
             None => {
-                if job.with_indexes {
+                if job.made {
                     make_later_indexes(s, &job.provider, &job.subscriber).await?;
                 }
                 table_state::copied(s, &self.shared.who, name, job.revision, (&snapshot, None), rows).await?;
@@ -136,6 +137,23 @@ impl Worker {
         Ok(true)
     }
 
+    /// Begins a transaction on the provider, with what the piece is read from locked.
+    async fn begin_reading(&self, piece: &Piece) -> Result<String> {
+        let table = &piece.job.provider;
+        let Some(partition) = piece.partition() else {
+            return begin_reading(&self.provider, &table.name).await;
+        };
+        let snapshot = begin_reading(&self.provider, partition).await.map_err(|error| {
+            if error.sqlstate() == Some(&SqlState::UNDEFINED_TABLE) {
+                parts::gone(table, partition)
+            } else {
+                error
+            }
+        })?;
+        parts::check(&self.provider, table, partition).await?;
+        Ok(snapshot)
+    }
+
     /// After the last chunk: makes the indexes that were left for later and records the end of the copy. Returns the
     /// snapshot that sees all that any chunk saw.
     async fn end(&self, job: &Job, from: &str) -> Result<String> {
@@ -143,7 +161,7 @@ impl Worker {
         let what = || format!("end the copy of table {name}");
         let s = &self.subscriber;
         s.batch_execute("begin").await.doing(what)?;
-        if job.with_indexes {
+        if job.made {
             make_later_indexes(s, &job.provider, &job.subscriber).await?;
         }
         let to: String = self
@@ -205,22 +223,22 @@ impl Worker {
 
     /// Moves the rows and returns how many there were. None: to stop.
     async fn pump(&self, job: &Job, piece: &Piece) -> Result<Option<u64>> {
-        let from = &job.provider.name;
+        let from = piece.partition().unwrap_or(&job.provider.name);
         let to = &job.subscriber.name;
-        let shown = from.to_string();
+        let shown = job.provider.name.to_string();
         let read = || format!("copy table {from} from the provider");
         let write = || format!("copy into table {to} of the subscriber");
         let columns = &job.columns;
         let chunk = piece.chunk.as_ref().map(|chunk| chunk.condition.as_str());
         let conditions: Vec<&str> = chunk.into_iter().chain(job.condition.as_deref()).collect();
-        let partitioned = job.provider.kind == "p";
+        let partitioned = job.provider.kind == "p" && piece.partition().is_none();
         // COPY itself does not read a partitioned table.
         let query = if conditions.is_empty() && !partitioned {
             format!("copy {} ({columns}) to stdout (encoding 'UTF8')", from.quoted())
         } else {
             format!(
                 "copy (select {columns} from {}{} where {}) to stdout (encoding 'UTF8')",
-                if job.provider.has_children && !partitioned {
+                if job.provider.has_children && job.provider.kind != "p" {
                     "only "
                 } else {
                     ""

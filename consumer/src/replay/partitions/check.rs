@@ -6,11 +6,10 @@ use std::fmt::Display;
 
 use tokio_postgres::Client;
 
-use super::super::create;
 use super::super::findings::{Findings, Kind, Remedy};
 use super::super::table::{Name, Table, kind_name, literal, quoted};
-use super::super::table_state::Entry;
-use super::{FOREIGN, Partition, Partitions, was_copied};
+use super::super::table_state::{Entry, State};
+use super::{FOREIGN, Partition, Partitions, Source, make, was_copied};
 use crate::connect::End;
 use crate::error::{Doing, Result};
 
@@ -36,7 +35,7 @@ impl Partitions {
                         "table {} of the subscriber has no partition for the rows of the provider's partition {}",
                         subscriber.name, part.name
                     ),
-                    Remedy::run(End::Subscriber, create::partition_statement(part))
+                    Remedy::run(End::Subscriber, make::statement(part))
                         .words("let replay make partitions with --create, or"),
                 );
             }
@@ -46,7 +45,7 @@ impl Partitions {
     /// Adds a finding for every partition whose changes are not all captured, or come twice, or cannot be captured.
     pub(in crate::replay) async fn check(
         &self,
-        p: &Client,
+        source: Source<'_>,
         role: &str,
         (entry, table): (&Entry, &Table),
         entries: &[Entry],
@@ -103,7 +102,7 @@ impl Partitions {
                     format!("take it out: consumer table remove {}", literal(&name.to_string())),
                 );
             }
-            if !part.is_leaf {
+            if !part.is_leaf || source.external {
                 continue;
             }
             if !part.captures_truncate && !part.may_trigger {
@@ -130,12 +129,22 @@ impl Partitions {
                     .then(&resync),
                 );
             }
-            // By whatever name.
-            if !was_copied || known.iter().any(|known| known.clone == Some(clone.oid)) {
+            // By whatever name; one that was seen in another database is another trigger here.
+            let is_known = known.iter().any(|known| {
+                if known.provider.as_deref() == Some(&self.identity) {
+                    known.clone == Some(clone.oid)
+                } else {
+                    known.name == *name
+                }
+            });
+            if !was_copied || is_known {
                 continue;
             }
             let why = if clone.born_here && part.rewritten {
                 "may have been truncated before replay saw it"
+            } else if matches!(entry.state, State::InChunks(_)) {
+                // It gets a chunk.
+                continue;
             } else if !part.may_read {
                 findings.add(
                     Kind::TableRight,
@@ -144,7 +153,7 @@ impl Partitions {
                     grant("select", name),
                 );
                 continue;
-            } else if has_older(p, name, &clone.made_by).await? {
+            } else if has_older(source.provider, name, &clone.made_by).await? {
                 "was attached with rows, which are not in the queue"
             } else {
                 continue;

@@ -1,5 +1,5 @@
 -- What is below partitioned tables, from the top down. Run on either end.
--- $1: oids of the partitioned tables, $2: the queue (on the subscriber: null)
+-- $1: oids of the partitioned tables, $2: the queue
 select r.oid as root, c.oid, n.nspname::text as schema, c.relname::text as name, c.relkind::text as kind, t.isleaf as is_leaf,
        pn.nspname::text as parent_schema, p.relname::text as parent_name,
        pg_catalog.pg_get_expr(c.relpartbound, c.oid) as bound,

@@ -10,7 +10,11 @@ select c.oid, n.nspname::text as schema, c.relname::text as name, c.relkind::tex
                 and d.objsubid > 0 and d.refobjsubid = 0 and d.deptype = 'i'
                join pg_catalog.pg_attribute a on a.attrelid = p.relid and a.attnum = d.objsubid) as part_columns,
        c.relhassubclass as has_children,
-       c.reltuples::float8 as rows, pg_catalog.pg_relation_size(c.oid) as bytes,
+       c.reltuples::float8 as rows, case c.relkind
+         when 'p' then (select coalesce(pg_catalog.sum(pg_catalog.pg_relation_size(p.relid)), 0)
+                          from pg_catalog.pg_partition_tree(c.oid) p where p.isleaf)
+         else pg_catalog.pg_relation_size(c.oid)
+       end::int8 as bytes,
        pg_catalog.row_security_active(c.oid) as row_security,
        -- Also those of foreign keys that somebody enforces during replay.
        exists (select from pg_catalog.pg_trigger t
