@@ -9,7 +9,7 @@
 --     i_min_lag        the batch must end at a tick at least that old
 --     i_min_count      the batch should have that many events, or
 --     i_min_interval   it should cover that much time; one of the two is enough
---     Returns batch id and the two ticks; all null when there is no batch yet.
+--     Returns batch id and the two ticks; all null when there is no batch yet, or the confirm gate keeps it back.
 --     Errors: not subscribed; the consumer belongs to another role; its tick does not exist any more.
 --     Writes pgq.subscription, and the caller as owner of a consumer that has none. Locks the subscription's row when there is something to open, and then looks again: of
 --     two sessions the second waits and gets the batch of the first. Assigns no transaction id otherwise.
@@ -27,6 +27,7 @@ declare
     sub record;
     owned boolean;
     locked boolean := false;
+    released bigint;
 begin
     select s.sub_queue, s.sub_consumer, s.sub_last_tick, s.sub_next_tick, s.sub_batch into sub
       from pgq.subscription s
@@ -86,6 +87,21 @@ begin
               into cur_tick_id, cur_tick_time, cur_tick_event_seq
               from pgq.find_tick_helper(sub.sub_queue, prev_tick_id, prev_tick_time, prev_tick_event_seq,
                                         i_min_count, i_min_interval) f;
+        end if;
+        if cur_tick_id is not null then
+            -- The confirm gate (gate.sql), if the queue has one: then the first tick that is far enough, of those that may go.
+            select pgcascade.released_tick(i_queue_name, i_consumer_name) into released
+              from pgcascade.confirm_gate g where g.queue_id = sub.sub_queue;
+            if cur_tick_id > released then
+                select t.tick_id, t.tick_time, t.tick_event_seq
+                  into cur_tick_id, cur_tick_time, cur_tick_event_seq
+                  from pgq.tick t
+                 where t.tick_queue = sub.sub_queue and t.tick_id > sub.sub_last_tick and t.tick_id <= released
+                   and (i_min_count is null and i_min_interval is null
+                        or t.tick_event_seq - prev_tick_event_seq >= i_min_count
+                        or t.tick_time - prev_tick_time >= i_min_interval)
+                 order by t.tick_id limit 1;
+            end if;
         end if;
         if cur_tick_id is null or clock_timestamp() - cur_tick_time < i_min_lag then
             cur_tick_id := null;
@@ -352,20 +368,24 @@ $$;
 --     The events of a batch are dealt with: the consumer's position moves to its end. Returns 1.
 --     A batch that is not open any more (finished by somebody else, consumer moved) is a warning and 0.
 --     Errors: the consumer belongs to another role.
---     Writes pgq.subscription.
+--     Writes pgq.subscription. Where the queue has a confirm gate it wakes those who wait for a batch.
 create function pgq.finish_batch(x_batch_id bigint) returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    of_queue integer;
 begin
     perform pgcascade.check_batch(x_batch_id);
     update pgq.subscription
        set sub_active = now(), sub_last_tick = sub_next_tick, sub_next_tick = null, sub_batch = null
-     where sub_batch = x_batch_id;
+     where sub_batch = x_batch_id
+    returning sub_queue into of_queue;
     if not found then
         raise warning 'finish_batch: batch % not found', x_batch_id;
         return 0;
     end if;
+    perform pgcascade.gate_moved(g.queue_id) from pgcascade.confirm_gate g where g.queue_id = of_queue;
     return 1;
 end
 $$;

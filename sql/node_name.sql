@@ -31,7 +31,7 @@ $$;
 --     may still read the other may, too. The old one stays until pgq_node.unregister_subscriber().
 --     i_worker   the name of its worker then; may be the same
 --     Returns whether there was anything to do. Errors: not a node; the worker's name is another consumer's.
---     Writes subscriber_info, pgq.consumer, pgq.subscription. Locks as pgq_node.register_subscriber().
+--     Writes subscriber_info, candidate, pgq.consumer, pgq.subscription. Locks as pgq_node.register_subscriber().
 create function pgcascade.rename_subscriber(i_queue_name text, i_old_name text, i_new_name text, i_worker text) returns boolean
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -59,6 +59,8 @@ begin
     perform pgq.register_consumer_at(i_queue_name, watermark, pgcascade.consumer_tick(i_queue_name, old.watermark_name));
     insert into pgq_node.subscriber_info (queue_name, subscriber_node, worker_name, watermark_name)
     values (i_queue_name, i_new_name, i_worker, watermark);
+    -- It is one branch, and counts once for the confirm gate.
+    update pgcascade.candidate set node_name = i_new_name where queue_name = i_queue_name and node_name = i_old_name;
     return true;
 end
 $$;

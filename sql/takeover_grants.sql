@@ -1,4 +1,4 @@
--- Who may do what about takeovers: readers and monitoring see them, administrators do them.
+-- Who may do what about takeovers and the confirm gate: readers and monitoring see them, administrators do them.
 
 grant select on pgcascade.node_epoch, pgcascade.node_promise, pgcascade.epoch_history, pgcascade.takeover, pgcascade.node_state
     to pgq_reader, pgq_admin, pg_monitor;
@@ -7,7 +7,13 @@ grant select on pgcascade.node_epoch, pgcascade.node_promise, pgcascade.epoch_hi
 grant select on pgcascade.root_return to pgq_reader, pgq_admin, pg_monitor;
 grant select, delete on pgcascade.lost_event to pgq_admin;
 
-grant execute on function pgcascade.takeover_steps(text) to pgq_reader, pg_monitor;
+grant select on pgcascade.confirm_gate, pgcascade.candidate, pgcascade.gate_state to pgq_reader, pgq_admin, pg_monitor;
+
+grant execute on function
+    pgcascade.takeover_steps(text),
+    pgcascade.released_tick(pgcascade.confirm_gate),
+    pgcascade.released_tick(text, text)
+to pgq_reader, pg_monitor;
 
 grant execute on function
     pgcascade.promise_epoch(text, uuid, bigint, text),
@@ -35,4 +41,10 @@ grant execute on function
     pgcascade.rename_provider(text, text, text),
     pgcascade.rename_node(text, text, text, text),
     pgcascade.adopt_node(text, text, text, text, bigint, jsonb, jsonb)
+to pgq_admin;
+
+grant execute on function
+    pgcascade.set_confirm_gate(text, integer),
+    pgcascade.follow_gate(text, integer, bigint),
+    pgcascade.register_candidate(text, text)
 to pgq_admin;

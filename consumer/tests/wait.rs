@@ -115,6 +115,24 @@ async fn a_commit_elsewhere_ends_the_wait_by_way_of_the_background_ticker() {
     assert_eq!(db.text(WAIT).await, batch, "an open batch is not waited for");
 }
 
+/// The tick is there, and goes to a plain consumer once the branch has it.
+#[tokio::test]
+async fn a_branch_that_confirms_ends_the_wait_at_a_gate() {
+    let db = queue(&SHARED, "gate", false).await;
+    db.run(
+        "select pgq_node.register_location('q', n, 'dbname=' || n, false) from unnest(array['root', 'branch']) n;
+         select pgq_node.create_node('q', 'root', 'root', 'root_worker', null, null, null);
+         select pgq_node.register_subscriber('q', 'branch', 'branch_worker', null);
+         select pgcascade.register_candidate('q', 'branch'), pgcascade.set_confirm_gate('q', 1)",
+    )
+    .await;
+    tick(&db).await;
+    let waiting = waiter(&SHARED, &db, "gate", WAIT).await;
+    db.run("select pgq.finish_batch(pgq.next_batch('q', 'branch_worker'))")
+        .await;
+    assert_ne!(waiting.end().await.unwrap(), "<null>");
+}
+
 #[tokio::test]
 async fn a_ticker_called_from_outside_wakes_too_from_wherever_it_is_called() {
     let db = queue(&SHARED, "outside", false).await;

@@ -9,6 +9,7 @@
 //!   node, so the provider's opinion is corrected, not asked; that is what makes a change of provider one write on the node.
 //! - A branch: each tick is a batch of its own, and its transaction also stores the batch's events, with their ids and times,
 //!   and the tick ([`Duty::store`]). The tick comes first, since its lock is before that of the event table wherever both are taken.
+//! - A branch has its provider's confirm gate (gate.rs).
 //! - A node learns of the others, and of the watermark, from events of the root ([`Duty::tell`]), and reports its own
 //!   watermark to its provider ([`Duty::publish`]).
 //! - A root has nothing to read; its worker keeps the watermark moving, and looks whether it still is the root ([`learn`]).
@@ -22,6 +23,7 @@ use tokio::time::{Instant, timeout};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
+use super::gate::{self, Gate};
 use super::policy::Policies;
 use super::position::Who;
 use super::table::literal;
@@ -290,6 +292,7 @@ pub(super) async fn attach(provider: &Client, subscriber: &Client, node: &Node) 
     }
     let tick = position(subscriber, &now).await?;
     subscribe(provider, subscriber, &now, tick).await?;
+    gate::join(provider, subscriber, &now).await?;
     if !now.uptodate {
         now.set_uptodate(subscriber).await?;
     }
@@ -549,6 +552,7 @@ pub(super) struct Duty {
     publish_at: Instant,
     every: Duration,
     published: Option<i64>,
+    gate: Gate,
 }
 
 /// What of a batch a node needs to know beside its events.
@@ -569,6 +573,7 @@ impl Duty {
             publish_at: Instant::now() + every,
             every,
             published: None,
+            gate: Gate::default(),
         }
     }
 
@@ -708,9 +713,13 @@ impl Duty {
         }
     }
 
-    /// Tells the provider which tick is still needed here and below. Called between batches.
+    /// Tells the provider which tick is still needed here and below, and asks for its gate. Called between batches.
     pub(super) async fn publish(&mut self, provider: &Client, subscriber: &Client) -> Result<()> {
-        if Instant::now() < self.publish_at {
+        let due = Instant::now() >= self.publish_at;
+        if due || self.gate.moves() {
+            self.gate.follow(provider, subscriber, &self.node).await?;
+        }
+        if !due {
             return Ok(());
         }
         self.publish_at = Instant::now() + self.every;

@@ -35,6 +35,7 @@ mod event;
 pub(crate) mod execute;
 mod filter;
 mod findings;
+mod gate;
 pub(crate) mod goal;
 mod held;
 mod idle;

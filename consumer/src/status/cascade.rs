@@ -72,12 +72,22 @@ struct Shown {
     global_watermark: Option<i64>,
     /// How many tables are in which state.
     tables: BTreeMap<String, i64>,
+    /// What it keeps from leaves and plain consumers until branches have it; null: nothing.
+    gate: Option<Gate>,
     /// Nodes that are registered as reading from here.
     subscribers: Vec<String>,
     /// Why it could not be asked, or why its replay does not get on.
     error: Option<String>,
     /// What does not fit together.
     warnings: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Gate {
+    /// How many branches have to have a tick.
+    candidates: i32,
+    /// Up to where that is so; null: everything that is here.
+    released_tick: Option<i64>,
 }
 
 #[derive(Serialize)]
@@ -217,6 +227,11 @@ fn compare(nodes: &mut [Shown]) {
         .filter(|node| node.role.as_deref() == Some("root"))
         .map(|node| node.node.clone())
         .collect();
+    let branches: Vec<Option<String>> = nodes
+        .iter()
+        .filter(|node| node.role.as_deref() == Some("branch"))
+        .map(|node| node.provider.clone())
+        .collect();
     for node in nodes.iter_mut() {
         for subscriber in &node.subscribers {
             match reading.get(subscriber) {
@@ -231,6 +246,13 @@ fn compare(nodes: &mut [Shown]) {
         }
         if roots.len() > 1 && roots.contains(&node.node) {
             node.warnings.push("is not the only root".to_owned());
+        }
+        let wanted = node.gate.as_ref().map_or(0, |gate| gate.candidates);
+        let there = branches.iter().flatten().filter(|of| **of == node.node).count();
+        if roots.contains(&node.node) && there < usize::try_from(wanted).unwrap_or(0) {
+            node.warnings.push(format!(
+                "its confirm gate wants {wanted} branches to have each tick, and {there} read from it: leaves and consumers get none"
+            ));
         }
         if let Some(state) = ["broken"].iter().find(|state| node.tables.contains_key(**state)) {
             node.warnings.push(format!("has tables that are {state}"));

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::cluster::Db;
 use crate::tree::{Tree, write};
 
-fn status(tree: &Tree, from: &str, more: &[&str]) -> (Option<i32>, String) {
+pub(crate) fn status(tree: &Tree, from: &str, more: &[&str]) -> (Option<i32>, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_consumer"))
         .args(["status", "--subscriber", &tree.conninfo(from), "--queue", "q"])
         .args(more)
@@ -21,7 +21,7 @@ fn status(tree: &Tree, from: &str, more: &[&str]) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8(output.stdout).unwrap())
 }
 
-fn node<'a>(status: &'a Value, name: &str) -> &'a Value {
+pub(crate) fn node<'a>(status: &'a Value, name: &str) -> &'a Value {
     let nodes = status["nodes"].as_array().unwrap();
     nodes.iter().find(|node| node["node"] == name).unwrap()
 }

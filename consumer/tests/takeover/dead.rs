@@ -137,6 +137,57 @@ async fn what_only_a_sibling_has_is_fetched_first() {
     tree.drop(&["leaf", "ahead", "behind"]).await;
 }
 
+/// A leaf whose replay runs, while those of the branches do not: it gets what one of them has, so the root can be lost.
+#[tokio::test]
+async fn behind_a_gate_no_leaf_is_ahead_of_the_branches() {
+    let tree = Tree::apart().await;
+    let root = tree.connect("root").await;
+    let behind = tree.add("branch", "behind", "root").await;
+    let ahead = tree.add("branch", "ahead", "root").await;
+    let leaf = tree.add("leaf", "leaf", "root").await;
+    for name in ["behind", "ahead", "leaf"] {
+        tree.catch_up(name).await;
+    }
+    root.run("select pgq.register_consumer('q', 'plain'), pgcascade.set_confirm_gate('q', 1)")
+        .await;
+    let replay = tree.replay("leaf").spawn();
+    write(&root, 100).await;
+    let had = leaf.text(JOURNAL).await;
+    let held = "select released_tick < last_tick from pgcascade.gate_state";
+    until(&root, held, "t").await;
+    // As for any consumer that is no branch.
+    assert_eq!(root.text("select pgq.next_batch('q', 'plain')").await, "<null>");
+    assert_eq!(leaf.text(JOURNAL).await, had);
+    tree.catch_up("ahead").await;
+    let has = ahead.text(JOURNAL).await;
+    until(&leaf, JOURNAL, &has).await;
+    // Nobody gets this any more.
+    write(&root, 200).await;
+    until(&root, held, "t").await;
+    drop(root);
+    tree.kill_root();
+    let replays: Vec<_> = ["behind", "ahead"].map(|name| tree.replay(name).spawn()).into();
+    takeover(&tree, "behind", &["--dead", "root"], 0).await;
+    write(&behind, 300).await;
+    for node in [&ahead, &leaf] {
+        until(node, JOURNAL, &behind.text(JOURNAL).await).await;
+        tree.assert_same_rows(&behind, node).await;
+    }
+    // The new root has the gate, too.
+    assert_eq!(
+        behind
+            .text("select candidates, released_tick = last_tick from pgcascade.gate_state")
+            .await,
+        "1|t"
+    );
+    replay.stop().await;
+    for replay in replays {
+        replay.stop().await;
+    }
+    drop((behind, ahead, leaf));
+    tree.drop(&["leaf", "ahead", "behind"]).await;
+}
+
 /// Nobody is left who could confirm: the operator's word is needed.
 #[tokio::test]
 async fn the_last_branch_opens_on_the_operators_word() {

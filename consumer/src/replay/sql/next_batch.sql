@@ -1,5 +1,5 @@
 -- Opens the next batch, or returns the one that is open. Ticks are merged: while the consumer is far behind, until
--- about $3 events are reached; else up to the tick that is the last one now, so that it never waits for more.
+-- about $3 events are reached; else up to the tick that is the last one now that it may have, so that it never waits for more.
 -- $1: queue, $2: consumer, $3: wanted number of events
 select b.batch_id, b.prev_tick_id, b.cur_tick_id
   from (select case when l.tick_event_seq - p.tick_event_seq >= 2 * $3::int4 then $3::int4 end as wanted,
@@ -10,8 +10,10 @@ select b.batch_id, b.prev_tick_id, b.cur_tick_id
           join pgq.subscription s on s.sub_queue = q.queue_id
           join pgq.consumer c on c.co_id = s.sub_consumer and c.co_name = $2
           join pgq.tick p on p.tick_queue = q.queue_id and p.tick_id = s.sub_last_tick
+         cross join lateral (select pgcascade.released_tick($1, $2) as tick offset 0) released
          cross join lateral (select t.tick_event_seq, t.tick_time from pgq.tick t
-                              where t.tick_queue = q.queue_id order by t.tick_id desc limit 1) l
+                              where t.tick_queue = q.queue_id and (released.tick is null or t.tick_id <= released.tick)
+                              order by t.tick_id desc limit 1) l
          where q.queue_name = $1) lag
  cross join lateral pgq.next_batch_custom($1, $2, null, lag.wanted, lag.age) b
  where b.batch_id is not null

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tokio::time::{Instant, timeout_at};
 use tokio_postgres::Client;
 
-use super::{Shown, Wanted};
+use super::{Gate, Shown, Wanted};
 use crate::cascade::{self, Role};
 use crate::connect::{End, connect};
 use crate::conninfo::ConnInfo;
@@ -49,11 +49,7 @@ pub(super) async fn locations(client: &Client, queue: &str, known: &mut Known) -
             "select node, location, dead from pgcascade_replay.node_location where queue = $1",
         ),
     ] {
-        let there = client
-            .query_one("select pg_catalog.to_regclass($1) is not null", &[&table])
-            .await
-            .doing(|| "look for the nodes of the cascade".to_owned())?;
-        if there.get(0) {
+        if exists(client, table).await? {
             let rows = client
                 .query(query, &[&queue])
                 .await
@@ -115,6 +111,7 @@ pub(super) async fn ask(wanted: &Wanted, name: &str, place: &Place, dead: bool) 
         found.shown.global_watermark = row.get("global_watermark");
         found.shown.subscribers = row.get("subscribers");
         found.shown.tables = tables(client, &who).await?;
+        found.shown.gate = gate(client, &wanted.queue).await?;
         found.shown.role = Some(node.role.word().to_owned());
         found.shown.provider = (node.role != Role::Root).then_some(node.provider);
         found.shown.tick = Some(node.tick);
@@ -136,16 +133,35 @@ pub(super) async fn ask(wanted: &Wanted, name: &str, place: &Place, dead: bool) 
     found
 }
 
-/// How many tables are in which state.
-async fn tables(client: &Client, who: &Who) -> Result<BTreeMap<String, i64>> {
-    let there = client
-        .query_one(
-            "select pg_catalog.to_regclass('pgcascade_replay.table_state') is not null",
-            &[],
+async fn exists(client: &Client, relation: &str) -> Result<bool> {
+    let row = client
+        .query_one("select pg_catalog.to_regclass($1) is not null", &[&relation])
+        .await
+        .doing(|| format!("look for {relation}"))?;
+    Ok(row.get(0))
+}
+
+/// A leaf has none, nor has a node of PgQ's.
+async fn gate(client: &Client, queue: &str) -> Result<Option<Gate>> {
+    if !exists(client, "pgcascade.gate_state").await? {
+        return Ok(None);
+    }
+    let row = client
+        .query_opt(
+            "select candidates, released_tick from pgcascade.gate_state where queue_name = $1",
+            &[&queue],
         )
         .await
-        .doing(|| "look for the states of the tables".to_owned())?;
-    if !there.get::<_, bool>(0) {
+        .doing(|| "read the confirm gate".to_owned())?;
+    Ok(row.map(|row| Gate {
+        candidates: row.get(0),
+        released_tick: row.get(1),
+    }))
+}
+
+/// How many tables are in which state.
+async fn tables(client: &Client, who: &Who) -> Result<BTreeMap<String, i64>> {
+    if !exists(client, "pgcascade_replay.table_state").await? {
         return Ok(BTreeMap::new());
     }
     let rows = client

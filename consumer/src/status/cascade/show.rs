@@ -84,6 +84,12 @@ fn line(out: &mut String, node: &Shown, first: &str) {
     if !states.is_empty() {
         let _ = write!(out, "  tables: {}", states.join(", "));
     }
+    if let Some(gate) = &node.gate {
+        let _ = write!(out, "  gate {}", gate.candidates);
+        if let Some(tick) = gate.released_tick {
+            let _ = write!(out, " at tick {tick}");
+        }
+    }
     if node.paused {
         out.push_str("  PAUSED");
     }
