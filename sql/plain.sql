@@ -157,6 +157,15 @@ begin
             hint = 'The ticker clears it within a second after the restore, or says in the server''s log what is wrong with it. '
                    'Where no ticker runs, or where it says so, run SELECT pgcascade.mend_restored().';
     end if;
+    if not closed and exists (select from pgcascade.node_epoch e
+                               where e.queue_name = plain_for_writing.queue_name and e.system_id is not null
+                                 and (e.system_id, e.timeline) is distinct from
+                                     ((select c.system_identifier::text from pg_control_system() c), pgcascade.current_timeline()))
+    then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = format('the root of queue ''%s'' was promoted outside takeover and takes no events yet', queue_name),
+            hint = 'Make it the root: consumer takeover NODE --promoted-standby. docs/takeover.md says what else can be done.';
+    end if;
     foreach relation in array array[parent, event_table, sequence] loop
         if to_regclass(relation) is null then
             raise exception using errcode = 'undefined_table',

@@ -94,9 +94,31 @@ create table pgcascade.takeover (
     constraint takeover_pkey primary key (op_id),
     constraint takeover_queue_name_fkey foreign key (queue_name)
         references pgq_node.node_info (queue_name) on delete cascade,
-    constraint takeover_kind_check check (kind in ('planned', 'dead')),
-    constraint takeover_confirms_check check (confirms > 0 or kind = 'dead' and fenced_by is not null)
+    constraint takeover_kind_check check (kind in ('planned', 'dead', 'standby')),
+    constraint takeover_confirms_check check (confirms > 0 or kind <> 'planned' and fenced_by is not null)
 );
+
+-- What a promoted standby has after its last tick, while it fetches the ticks that it lacks (takeover_standby.sql).
+create table pgcascade.takeover_tail (
+    op_id           uuid        not null,
+    ev_id           bigint      not null,
+    ev_time         timestamptz not null,
+    ev_txid         bigint      not null,
+    ev_owner        integer,
+    ev_retry        integer,
+    ev_type         text,
+    ev_data         text,
+    ev_extra1       text,
+    ev_extra2       text,
+    ev_extra3       text,
+    ev_extra4       text,
+    -- The tick of the donor that has the event, too. Null: none that was fetched.
+    tick_id         bigint,
+
+    constraint takeover_tail_op_id_fkey foreign key (op_id) references pgcascade.takeover (op_id) on delete cascade
+);
+
+create index takeover_tail_event on pgcascade.takeover_tail (op_id, ev_id);
 
 create unique index takeover_one_at_a_time on pgcascade.takeover (queue_name) where step not in ('done', 'aborted');
 
@@ -104,11 +126,13 @@ comment on table pgcascade.node_epoch is 'what each node of this database knows 
 comment on table pgcascade.node_promise is 'which epochs each node of this database has promised, and to which takeovers';
 comment on table pgcascade.epoch_history is 'when each epoch of a cascade began, and with which root';
 comment on table pgcascade.takeover is 'journal of the takeovers that made, or should make, this database root';
+comment on table pgcascade.takeover_tail is 'events that a promoted standby has after its last tick, while it fetches ticks';
 
 select pg_catalog.pg_extension_config_dump('pgcascade.node_epoch', '');
 select pg_catalog.pg_extension_config_dump('pgcascade.node_promise', '');
 select pg_catalog.pg_extension_config_dump('pgcascade.epoch_history', '');
 select pg_catalog.pg_extension_config_dump('pgcascade.takeover', '');
+select pg_catalog.pg_extension_config_dump('pgcascade.takeover_tail', '');
 
 -- The nodes of this database: role and whether applications can write, as PgQ's own tables have them, and the epoch.
 create view pgcascade.node_state as
@@ -133,6 +157,7 @@ language sql immutable
 return case i_kind
     when 'planned' then array['prepared', 'fenced', 'drained', 'promoted', 'opened', 'demoted', 'repointed', 'done']
     when 'dead' then array['prepared', 'promised', 'elected', 'caught-up', 'promoted', 'repointed', 'opened', 'done']
+    when 'standby' then array['prepared', 'promised', 'elected', 'caught-up', 'promoted', 'repointed', 'opened', 'done']
 end;
 
 -- pgcascade.lock_node(1)

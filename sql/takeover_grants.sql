@@ -1,6 +1,7 @@
 -- Who may do what about takeovers and the confirm gate: readers and monitoring see them, administrators do them.
 
-grant select on pgcascade.node_epoch, pgcascade.node_promise, pgcascade.epoch_history, pgcascade.takeover, pgcascade.node_state
+grant select on pgcascade.node_epoch, pgcascade.node_promise, pgcascade.epoch_history, pgcascade.takeover, pgcascade.takeover_tail,
+    pgcascade.node_state
     to pgq_reader, pgq_admin, pg_monitor;
 
 -- Lost events are contents, as those in a queue. Who has dealt with them deletes them.
@@ -40,7 +41,10 @@ grant execute on function
     pgcascade.rename_subscriber(text, text, text, text),
     pgcascade.rename_provider(text, text, text),
     pgcascade.rename_node(text, text, text, text),
-    pgcascade.adopt_node(text, text, text, text, bigint, jsonb, jsonb)
+    pgcascade.adopt_node(text, text, text, text, bigint, jsonb, jsonb),
+    pgcascade.tick_digest(text, bigint),
+    pgcascade.takeover_had(text, bigint),
+    pgcascade.note_location(text, text, text, boolean)
 to pgq_admin;
 
 grant execute on function

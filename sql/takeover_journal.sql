@@ -6,13 +6,14 @@
 
 -- pgcascade.takeover_begin(7)
 --     Enter a takeover that makes this node root, and promise its epoch here.
---     i_kind        planned or dead
+--     i_kind        planned or dead; standby, where this node is a promoted standby of the root that it replaces
 --     i_epoch       the lowest epoch it may have: one more than any that was seen or promised on the other nodes
 --     i_holder      the run of the command
 --     i_confirms    how many other nodes have to confirm; 0 only with i_fenced_by, how the operator made sure that the
 --                   old root is off
 --     Returns the takeover and its epoch.
---     Errors: not a branch; a takeover is under way here, or this node is promised to one (55006); nobody would confirm.
+--     Errors: not a branch, or no promoted standby; a takeover is under way here, or this node is promised to one (55006);
+--     nobody would confirm.
 --     Writes takeover, node_promise.
 create function pgcascade.takeover_begin(
     in i_queue_name text, in i_kind text, in i_old_node text, in i_epoch bigint, in i_holder text,
@@ -25,6 +26,9 @@ declare
     me record;
     live pgcascade.takeover;
 begin
+    if i_kind = 'standby' then
+        perform pgcascade.notice_promotion();
+    end if;
     select * into me from pgcascade.lock_node(i_queue_name);
     select * into live from pgcascade.takeover t where t.queue_name = i_queue_name and t.step not in ('done', 'aborted');
     if found then
@@ -32,13 +36,20 @@ begin
             message = format('takeover %s of queue "%s" to node "%s" is under way: %s since %s', live.op_id, i_queue_name,
                              live.new_node, live.step, live.updated_at),
             hint = 'Finish it with consumer takeover --resume, or give it up with --abort.';
+    elsif i_kind = 'standby' then
+        if (me.node).node_type <> 'root' or (me.known).fence_reason not like 'promoted outside takeover%' is not false then
+            raise exception using errcode = 'object_not_in_prerequisite_state',
+                message = format('node "%s" of queue "%s" is no root that was closed because of a promotion',
+                                 (me.node).node_name, i_queue_name),
+                hint = 'pgcascade.node_state shows what it is, and why it is closed.';
+        end if;
     elsif (me.node).node_type <> 'branch' then
         raise exception using errcode = 'object_not_in_prerequisite_state',
             message = format('node "%s" of queue "%s" is a %s and cannot become root', (me.node).node_name, i_queue_name,
                              (me.node).node_type),
             hint = 'Only a branch has the queue that a root needs.';
     end if;
-    if i_kind is distinct from 'dead' and coalesce(i_confirms, 0) < 1 or coalesce(i_confirms, 0) < 1 and i_fenced_by is null then
+    if i_kind = 'planned' and coalesce(i_confirms, 0) < 1 or coalesce(i_confirms, 0) < 1 and i_fenced_by is null then
         raise exception using errcode = 'invalid_parameter_value',
             message = format('a takeover of queue "%s" that no other node has to confirm needs the operator''s word',
                              i_queue_name),
@@ -46,7 +57,7 @@ begin
     end if;
     op_id := gen_random_uuid();
     epoch_new := greatest(i_epoch, (me.known).epoch + 1, (me.promise).epoch + 1);
-    perform pgcascade.promise_epoch(i_queue_name, op_id, epoch_new, i_kind);
+    perform pgcascade.promise_epoch(i_queue_name, op_id, epoch_new, case i_kind when 'standby' then 'dead' else i_kind end);
     insert into pgcascade.takeover (op_id, queue_name, kind, old_node, new_node, epoch_new, step, confirms, fenced_by, holder)
     values (takeover_begin.op_id, i_queue_name, i_kind, i_old_node, (me.node).node_name, takeover_begin.epoch_new, 'prepared',
             i_confirms, i_fenced_by, i_holder);
@@ -150,6 +161,9 @@ begin
        set step = i_step, updated_at = clock_timestamp(), error = null,
            fork_tick = coalesce(i_fork_tick, k.fork_tick), donor = coalesce(i_donor, k.donor)
      where k.op_id = i_op;
+    if i_step = 'done' then
+        delete from pgcascade.takeover_tail a where a.op_id = i_op;
+    end if;
     return true;
 end
 $$;
@@ -174,6 +188,9 @@ begin
     end if;
     perform pgcascade.check_promise(t);
     perform pgcascade.learn_epochs(t.queue_name, i_history);
+    if exists (select from pgq_node.node_info n where n.queue_name = t.queue_name and n.node_type = 'root') then
+        perform pgcascade.takeover_set_aside(t);
+    end if;
     select c.ret_code, c.ret_note into code, note
       from pgq_node.node_info n, pgq_node.change_consumer_provider(n.queue_name, n.worker_name, i_donor) c
      where n.queue_name = t.queue_name;
@@ -209,7 +226,8 @@ $$;
 
 -- pgcascade.takeover_promote(5)
 --     Make this node the root of the new epoch, closed: this transaction is the change of root. Its first tick is made, a million
---     above all that was seen, and with it there are no events after the fork that any other root knows.
+--     above all that was seen, and with it there are no events after the fork that any other root knows. Events that only a
+--     promoted standby has are in it.
 --     i_fork_tick   the closing tick of the old root; null: the last tick that is here
 --     i_max_tick, i_max_event   the highest ids seen on any node
 --     Returns the history of epochs, which the other nodes have to learn; done again, the same.
@@ -237,8 +255,9 @@ begin
         perform pgcascade.lock_ticker(q.queue_id);
         select * into last from pgq.tick where tick_queue = q.queue_id order by tick_id desc limit 1;
         select n.node_type into role from pgq_node.node_info n where n.queue_name = t.queue_name;
-        if role is distinct from 'branch' or last.tick_id is distinct from coalesce(i_fork_tick, last.tick_id)
-           or pgcascade.has_undelivered(q.queue_data_pfx, last.tick_snapshot)
+        if role is distinct from 'branch' and (t.kind, role) is distinct from ('standby', 'root')
+           or last.tick_id is distinct from coalesce(i_fork_tick, last.tick_id)
+           or role = 'branch' and pgcascade.has_undelivered(q.queue_data_pfx, last.tick_snapshot)
         then
             raise exception using errcode = 'object_not_in_prerequisite_state',
                 message = format('node "%s" of queue "%s" cannot become root after tick %s: it is a %s at tick %s', t.new_node,
@@ -251,6 +270,7 @@ begin
                         margin + greatest(last.tick_event_seq, pgq.seq_getval(q.queue_event_seq), i_max_event));
         -- First the role: a branch that is promised away takes no ticks.
         update pgq_node.node_info set node_type = 'root' where queue_name = t.queue_name;
+        perform pgcascade.takeover_put_back(t);
         perform pgcascade.write_tick(q.queue_id, tick, clock_timestamp(), event);
         update pgq_node.local_state l set provider_node = t.new_node, last_tick_id = tick, uptodate = false
           from pgq_node.node_info n
@@ -338,6 +358,9 @@ begin
     t := pgcascade.takeover_at(i_op, i_holder, 'aborted');
     if t.op_id is null then
         return false;
+    end if;
+    if t.kind = 'standby' then
+        perform pgcascade.takeover_restore(t);
     end if;
     update pgcascade.takeover k set step = 'aborted', error = i_error, updated_at = clock_timestamp() where k.op_id = i_op;
     perform pgcascade.release_promise(t.queue_name, i_op);

@@ -1,6 +1,7 @@
 -- A root whose server was promoted by somebody else: a standby of it, a copy of its files, a dump that was loaded
 -- elsewhere. There may be two of it now, and it may lack ticks that branches have and would give out their ids again for
--- other events. So it is closed as soon as it is noticed, and opens with a new epoch when an operator says that it is the root.
+-- other events. So it is closed as soon as it is noticed, takes no events before that (pgext/src/promoted.rs), and opens with a new epoch
+-- when an operator says that it is the root.
 
 -- pgcascade.notice_promotion()
 --     Close the roots of this database that were last seen on another server or timeline; note where the others are.
@@ -41,8 +42,9 @@ begin
             raise warning using
                 message = format('root "%s" of queue "%s" was promoted outside takeover, and is closed', (me.node).node_name,
                                  root.queue_name),
-                hint = format('If no other root of it is left, open it: select pgcascade.confirm_promotion(%L).',
-                              root.queue_name);
+                hint = format('If no other root of it is left: consumer takeover %s --promoted-standby; or, where there is '
+                              'nothing to merge, select pgcascade.confirm_promotion(%L).',
+                              (me.node).node_name, root.queue_name);
         end if;
     end loop;
     return closed;

@@ -101,6 +101,20 @@ impl Progress {
         }
     }
 
+    /// Nothing is shown, and lines only where something else logs them.
+    pub(crate) fn silent() -> Self {
+        let shared = Shared {
+            work: Work::Copy,
+            bars: None,
+            lines: false,
+            copying: Vec::new(),
+            tally: Tally::new(Instant::now()),
+        };
+        Self {
+            shared: Arc::new(Mutex::new(shared)),
+        }
+    }
+
     /// The work on one table begins. The estimates are the planner's (reltuples, relation size); None or 0 when
     /// unknown.
     pub(crate) fn copy_started(&self, table: &str, rows_estimate: Option<u64>, bytes_estimate: Option<u64>) {

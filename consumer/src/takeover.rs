@@ -6,15 +6,18 @@
 //! command that is killed anywhere leaves a takeover that another one resumes or aborts, and nothing else.
 //!
 //! preflight.rs looks before anything is changed; planned.rs has the steps where the old root hands over, dead.rs those where it
-//! is gone; journal.rs has the calls on the new root. model.rs
+//! is gone, standby.rs those where a standby of it was promoted; journal.rs has the calls on the new root. model.rs
 //! looks at every order in which two takeovers can do them.
 
 mod dead;
 mod journal;
 #[cfg(test)]
+mod merge;
+#[cfg(test)]
 mod model;
 mod planned;
 mod preflight;
+mod standby;
 mod step;
 
 use std::time::Duration;
@@ -23,30 +26,36 @@ use tokio_postgres::error::SqlState;
 
 use crate::cascade::{Role, ask};
 use crate::cli::TakeoverArgs;
-use crate::error::{Error, Result};
+use crate::error::{Doing, Error, Result};
 use crate::failpoint::failpoint;
 use crate::node::tree::{self, Reached};
 use crate::shutdown::Shutdown;
 use crate::status::print;
 use journal::Op;
+use standby::Place;
 use step::{Kind, Step};
 
 /// Runs one takeover, or what is left of it.
 pub(crate) async fn run(args: TakeoverArgs, shutdown: Shutdown) -> Result<()> {
     // Each step is a transaction, so what is dropped half way is rolled back by its server; and the journal knows the rest.
     tokio::select! {
-        outcome = Box::pin(command(args)) => outcome,
+        outcome = Box::pin(command(args, shutdown.clone())) => outcome,
         () = shutdown.wait() => Err(Error::failure("stopped before the takeover was done")
             .hint("If it had begun, finish it with --resume, or give it up with --abort.")),
     }
 }
 
-async fn command(args: TakeoverArgs) -> Result<()> {
+async fn command(args: TakeoverArgs, shutdown: Shutdown) -> Result<()> {
     let entry = tree::entry(&args.cascade).await?;
-    let new = match tree::other(&entry, &args.name).await? {
-        Some(other) => other,
-        None => entry,
+    let new = if args.promoted_standby {
+        standby::itself(entry, &args).await?
+    } else {
+        match tree::other(&entry, &args.name).await? {
+            Some(other) => other,
+            None => entry,
+        }
     };
+    let place = Place::of(&args, shutdown)?;
     if new.node.role == Role::Leaf {
         return Err(Error::failure(format!(
             "{} is a leaf, and only a branch can become the root",
@@ -66,13 +75,19 @@ async fn command(args: TakeoverArgs) -> Result<()> {
         return Ok(());
     }
     let live = last.filter(|op| op.step.is_some_and(|step| step != Step::Done));
-    if args.resume {
+    let again = args.promoted_standby && !args.plan && live.as_ref().is_some_and(|op| op.kind == Kind::Standby);
+    if args.resume || again {
         let op = live.ok_or_else(|| nothing(&new, "resume"))?;
         let op = journal::claim(&new, op).await?;
-        return finish(&new, op, &args).await;
+        return finish(&new, op, &args, &place).await;
+    }
+    if args.promoted_standby && preflight::standby::is_open(&new).await? {
+        tracing::info!("{} is the root, and open: there is nothing to do", new.node.title());
+        return Ok(());
     }
 
     let found = match &args.dead {
+        _ if args.promoted_standby => preflight::standby::look(&new, live, &args, &place).await?,
         None => preflight::look(&new, live, &args).await?,
         Some(old) => preflight::look_without(&new, old, live, &args).await?,
     };
@@ -88,6 +103,18 @@ async fn command(args: TakeoverArgs) -> Result<()> {
             ask(new.client(), &new.node.title(), call, &[&new.node.queue, gone]).await?;
         }
     }
+    if begin.kind == Kind::Standby {
+        let itself = (&new.node.name, Some(&place.location));
+        for (node, location) in args.lost.iter().map(|gone| (gone, None)).chain([itself]) {
+            let call = "select pgcascade.note_location($1, $2, $3, $4)";
+            let dead = location.is_none();
+            let noted = new
+                .client()
+                .execute(call, &[&new.node.queue, node, &location, &dead])
+                .await;
+            noted.doing(|| format!("note on {} where node \"{node}\" is", new.node.title()))?;
+        }
+    }
     let op = journal::begin(&new, &begin, args.fenced_by.as_deref()).await?;
     tracing::info!(
         takeover = op.id,
@@ -97,7 +124,7 @@ async fn command(args: TakeoverArgs) -> Result<()> {
         "takeover begun"
     );
     failpoint("takeover_after_prepared");
-    finish(&new, op, &args).await
+    finish(&new, op, &args, &place).await
 }
 
 fn nothing(new: &Reached, what: &str) -> Error {
@@ -106,7 +133,7 @@ fn nothing(new: &Reached, what: &str) -> Error {
 }
 
 /// Goes on until it is done. What fails before the promotion is given up, so that the old root does not stay closed.
-async fn finish(new: &Reached, mut op: Op, args: &TakeoverArgs) -> Result<()> {
+async fn finish(new: &Reached, mut op: Op, args: &TakeoverArgs, place: &Place) -> Result<()> {
     let limits = planned::Limits {
         wait: Duration::from_secs(args.timeout),
         fence_ms: i32::try_from(args.fence_timeout).unwrap_or(i32::MAX),
@@ -118,6 +145,7 @@ async fn finish(new: &Reached, mut op: Op, args: &TakeoverArgs) -> Result<()> {
         let outcome = match op.kind {
             Kind::Planned => planned::step(new, &mut op, next, &limits).await,
             Kind::Dead => Box::pin(dead::step(new, &mut op, next, &limits)).await,
+            Kind::Standby => Box::pin(standby::step(new, &mut op, next, &limits, place)).await,
         };
         match outcome {
             Ok(()) => {
@@ -141,6 +169,7 @@ async fn failed(new: &Reached, op: Op, error: Error) -> Error {
     let after = match op.kind {
         Kind::Planned => "and the old root is open",
         Kind::Dead => "and the other nodes are as before",
+        Kind::Standby => "the promoted standby is closed, and the other nodes are as before",
     };
     if superseded || promoted {
         return error.within(format_args!("takeover {id} stopped"));
@@ -171,8 +200,12 @@ async fn give_up(new: &Reached, op: Op, why: &str) -> Result<()> {
     };
     let again =
         |error: Error| error.hint("The takeover is aborted, but other nodes may not know it yet: type --abort again.");
-    if op.kind == Kind::Dead {
-        dead::release(new, &op).await.map_err(again)?;
+    if op.kind != Kind::Planned {
+        let released = match op.kind {
+            Kind::Standby => standby::release(new, &op).await,
+            _ => dead::release(new, &op).await,
+        };
+        released.map_err(again)?;
         tracing::info!(takeover = op.id, "aborted");
         return Ok(());
     }

@@ -25,5 +25,7 @@ mod partitions;
 mod planned;
 #[path = "takeover/returned.rs"]
 mod returned;
+#[path = "takeover/standby.rs"]
+mod standby;
 #[path = "takeover/writers.rs"]
 mod writers;

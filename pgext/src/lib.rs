@@ -20,6 +20,7 @@ mod guc;
 mod insert;
 mod lock;
 mod pg;
+mod promoted;
 mod queue;
 mod recall;
 mod wait;

@@ -20,6 +20,7 @@ use pgrx::prelude::*;
 use pgrx::{PgSqlErrorCode, pg_sys};
 
 use crate::pg::{self, Relation, native};
+use crate::promoted;
 
 /// What writers need of a row of `pgq.queue`, with names resolved.
 pub(crate) struct Queue {
@@ -210,6 +211,9 @@ fn read(name: &[u8]) -> Option<Rc<Queue>> {
 
     let (id, prefix, sequence, current, disable_insert, per_tx_limit) = found?;
     check_restored(name, id);
+    if !disable_insert {
+        promoted::check(name);
+    }
     let table_name = [prefix.as_slice(), format!("_{current}").as_bytes()].concat();
     let (parent, table, sequence) = (
         resolve(name, &prefix),

@@ -188,7 +188,7 @@ select ret_note from pgq_node.create_node('tk_p', 'root', 'p', 'p_worker', null,
 select pgcascade.notice_promotion(), pgcascade.notice_promotion();
 select pg_temp.refused($$select pgcascade.confirm_promotion('tk_p')$$);
 update pgcascade.node_epoch set timeline = timeline + 1 where queue_name = 'tk_p';
-select pgq.insert_event('tk_p', 't', 'before it was noticed') > 0 as inserted;
+select pg_temp.refused($$select pgq.insert_event('tk_p', 't', 'before it was noticed')$$);
 select count(*) from pgcascade.queues_due() where queue_name = 'tk_p';
 select pgcascade.notice_promotion();
 select role, open, epoch, regexp_replace(fence_reason, '\d+', 'N', 'g') as fence_reason from pgcascade.node_state where queue_name = 'tk_p';

@@ -6,7 +6,7 @@ use super::CascadeArgs;
 
 #[derive(Args)]
 pub(crate) struct TakeoverArgs {
-    /// The node that becomes the root: a branch.
+    /// The node that becomes the root: a branch; with --promoted-standby the root itself.
     pub(crate) name: String,
     #[command(flatten)]
     pub(crate) cascade: CascadeArgs,
@@ -14,14 +14,22 @@ pub(crate) struct TakeoverArgs {
     #[arg(long, value_name = "NODE", conflicts_with_all = ["resume", "abort"])]
     pub(crate) from: Option<String>,
     /// The root is gone for good: do without it. What no other node has is lost.
-    #[arg(long, value_name = "NODE", conflicts_with_all = ["from", "resume", "abort"])]
+    #[arg(long, value_name = "NODE", group = "loss", conflicts_with_all = ["from", "resume", "abort"])]
     pub(crate) dead: Option<String>,
+    /// --db is a standby of the root that was promoted; it is to be the root. What branches have and it lacks it fetches from
+    /// them. Typed again, an interrupted takeover of it goes on.
+    #[arg(long, group = "loss", conflicts_with = "from")]
+    pub(crate) promoted_standby: bool,
+    /// With --promoted-standby: how the other nodes' replays reach it from now on; it must not hold a password [default: as
+    /// --db].
+    #[arg(long, value_name = "CONNINFO", requires = "promoted_standby")]
+    pub(crate) location: Option<String>,
     /// Another node that is gone with it, and is not asked; may be repeated. What only that one has is lost, too.
-    #[arg(long, value_name = "NODE", requires = "dead")]
+    #[arg(long, value_name = "NODE", requires = "loss")]
     pub(crate) lost: Vec<String>,
     /// How the old root was made sure to be off, in words for the journal; needed where no other branch is left that could
     /// confirm the new root.
-    #[arg(long, value_name = "TEXT", requires = "dead")]
+    #[arg(long, value_name = "TEXT", requires = "loss")]
     pub(crate) fenced_by: Option<String>,
     /// Print what would be done and what stands against it, and change nothing.
     #[arg(long)]

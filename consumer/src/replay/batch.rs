@@ -16,6 +16,7 @@ use super::copy::{self, Copies};
 use super::duty::{Duty, Tick};
 use super::execute;
 use super::goal;
+use super::had;
 use super::held;
 use super::idle::Idle;
 use super::sequences::Values;
@@ -80,6 +81,8 @@ struct Stream<'a> {
     /// What a node does besides.
     duty: Option<Duty>,
     late: late::Until,
+    /// The node may have events of ticks that it lacks (had.rs).
+    had: bool,
     shutdown: &'a Shutdown,
 }
 
@@ -98,6 +101,7 @@ pub(super) async fn stream(
         .node
         .as_ref()
         .map(|node| Duty::new(node.clone(), &ready.encoding, config.watermark_interval));
+    let had = had::any(&ready.subscriber.client, config.node.as_ref()).await?;
     let tick_by_tick = duty.as_ref().is_some_and(Duty::tick_by_tick);
     let next_batch = p
         .prepare(if tick_by_tick {
@@ -150,6 +154,7 @@ pub(super) async fn stream(
         copied: true,
         duty,
         late,
+        had,
         shutdown,
     };
     let mut to_finish = None;
@@ -295,12 +300,13 @@ pub(super) async fn stream(
 }
 
 impl Batch {
-    fn tick(&self) -> Tick<'_> {
+    /// With these events of it.
+    fn tick<'a>(&'a self, events: Option<&'a str>) -> Tick<'a> {
         Tick {
             id: self.to,
             time: &self.time,
             event_seq: self.event_seq,
-            events: self.events.as_deref(),
+            events,
         }
     }
 }

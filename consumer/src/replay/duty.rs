@@ -59,6 +59,10 @@ pub(super) async fn attempt(
     if node.role != Role::Root {
         state::install(&session.client).await?;
     }
+    if node.role == Role::Root {
+        // First: it may be a copy of the one that is the root now.
+        learn(&session.client, &node).await?;
+    }
     memory.home_silent |= !home::check(&session.client, &node, !memory.home_silent).await?;
     if node.paused || node.role == Role::Root {
         memory.connected = true;

@@ -37,6 +37,7 @@ mod filter;
 mod findings;
 mod gate;
 pub(crate) mod goal;
+mod had;
 mod held;
 mod idle;
 mod parking;

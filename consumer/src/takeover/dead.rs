@@ -10,6 +10,7 @@ use super::step::Step;
 use crate::cascade::{Node, Role, ask, newer_epochs, set_location};
 use crate::error::{Doing, Error, Result};
 use crate::failpoint::failpoint;
+use crate::node::change::{leave_others, seen};
 use crate::node::tree::{self, Known, Reached};
 use crate::replay::duty;
 
@@ -36,7 +37,7 @@ pub(super) async fn step(new: &Reached, op: &mut Op, step: Step, limits: &Limits
 }
 
 /// The other nodes that are not given up.
-fn survivors(known: Vec<Known>, new: &Reached, old: &str) -> Vec<Known> {
+pub(super) fn survivors(known: Vec<Known>, new: &Reached, old: &str) -> Vec<Known> {
     let others = known.into_iter();
     others
         .filter(|known| known.name != new.node.name && known.name != old && !known.dead)
@@ -44,7 +45,7 @@ fn survivors(known: Vec<Known>, new: &Reached, old: &str) -> Vec<Known> {
 }
 
 /// Connects to the other branches that are left. All of them count: one that is left out might have what no other has.
-async fn branches(new: &Reached, op: &Op) -> Result<Vec<Reached>> {
+pub(super) async fn branches(new: &Reached, op: &Op) -> Result<Vec<Reached>> {
     let mut branches = Vec::new();
     for known in survivors(tree::known(new).await?, new, &op.old) {
         let other = tree::reach_known(&known, &op.queue).await?;
@@ -56,7 +57,7 @@ async fn branches(new: &Reached, op: &Op) -> Result<Vec<Reached>> {
 }
 
 /// Promises the epoch, and returns the epoch and the tick that the node is in; it will have no other.
-async fn promised(at: &Reached, op: &Op) -> Result<(i64, i64)> {
+pub(super) async fn promised(at: &Reached, op: &Op) -> Result<(i64, i64)> {
     let row = at
         .client()
         .query_one(
@@ -68,7 +69,7 @@ async fn promised(at: &Reached, op: &Op) -> Result<(i64, i64)> {
     Ok((row.get(0), row.get(1)))
 }
 
-async fn promise(new: &Reached, op: &Op) -> Result<()> {
+pub(super) async fn promise(new: &Reached, op: &Op) -> Result<()> {
     for other in branches(new, op).await? {
         promised(&other, op).await?;
         failpoint("takeover_promised_one");
@@ -110,7 +111,7 @@ async fn catch_up(new: &Reached, op: &Op, limits: &Limits) -> Result<()> {
     op.advance(new, Step::CaughtUp).await
 }
 
-async fn promote(new: &Reached, op: &Op) -> Result<()> {
+pub(super) async fn promote(new: &Reached, op: &Op) -> Result<()> {
     let (mut tick, mut event) = (0, 0);
     for other in branches(new, op).await? {
         let (there_tick, there_event) = planned::highest(&other).await?;
@@ -142,11 +143,14 @@ async fn repoint(new: &Reached, op: &Op, limits: &Limits) -> Result<()> {
             );
         }
     }
+    // Not before its replay knows that it reads from nobody now.
+    seen(new, limits.wait).await?;
+    leave_others(new, &new.node.name).await?;
     op.advance(new, Step::Repointed).await
 }
 
 /// A branch that has all ticks before the new epoch, and will never go back, lets the new root open.
-async fn open(new: &Reached, op: &Op, limits: &Limits) -> Result<()> {
+pub(super) async fn open(new: &Reached, op: &Op, limits: &Limits) -> Result<()> {
     let history = planned::history(new, op).await?;
     let mut failures = Vec::new();
     for other in branches(new, op).await? {

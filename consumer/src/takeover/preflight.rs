@@ -1,5 +1,7 @@
 //! What is looked at before a takeover: nothing is changed here, and everything that stands against it is named at once.
 
+pub(super) mod standby;
+
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::time::Duration;

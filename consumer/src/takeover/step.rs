@@ -10,6 +10,8 @@ pub(super) enum Kind {
     Planned,
     /// It is not.
     Dead,
+    /// It is not, and a standby of it was promoted, which is to be the root.
+    Standby,
 }
 
 /// What has been reached, as the journal has it.
@@ -40,12 +42,13 @@ pub(super) enum Step {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 2] = [Self::Planned, Self::Dead];
+    pub(super) const ALL: [Self; 3] = [Self::Planned, Self::Dead, Self::Standby];
 
     pub(super) fn word(self) -> &'static str {
         match self {
             Self::Planned => "planned",
             Self::Dead => "dead",
+            Self::Standby => "standby",
         }
     }
 
@@ -61,7 +64,7 @@ impl Kind {
         };
         match self {
             Self::Planned => &[Prepared, Fenced, Drained, Promoted, Opened, Demoted, Repointed, Done],
-            Self::Dead => &[Prepared, Promised, Elected, CaughtUp, Promoted, Repointed, Opened, Done],
+            Self::Dead | Self::Standby => &[Prepared, Promised, Elected, CaughtUp, Promoted, Repointed, Opened, Done],
         }
     }
 

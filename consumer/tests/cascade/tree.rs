@@ -40,7 +40,12 @@ impl Tree {
 
     /// The same with the root in a cluster of its own.
     pub(crate) async fn apart() -> Self {
-        Self::with(Some(Cluster::start("root", &[]))).await
+        Self::apart_with(&[]).await
+    }
+
+    /// The same with more arguments of `regress/cluster start`.
+    pub(crate) async fn apart_with(options: &[&str]) -> Self {
+        Self::with(Some(Cluster::start("root", options))).await
     }
 
     async fn with(apart: Option<Cluster>) -> Self {
@@ -64,6 +69,16 @@ impl Tree {
             Some(apart) if name == "root" => apart,
             _ => &CLUSTER,
         }
+    }
+
+    /// The cluster that the root is in, if it is to be killed.
+    pub(crate) fn apart_cluster(&self) -> &Cluster {
+        self.apart.as_ref().expect("a root in a cluster of its own")
+    }
+
+    /// What a node's database is called.
+    pub(crate) fn database_name(&self, name: &str) -> String {
+        format!("{}_{name}", self.prefix)
     }
 
     /// The root's server dies.

@@ -13,6 +13,7 @@ use super::super::conflict::Book;
 use super::super::duty::Duty;
 use super::super::event;
 use super::super::execute::{self, Execute};
+use super::super::had;
 use super::super::held;
 use super::super::session;
 use super::super::setup::Target;
@@ -42,7 +43,8 @@ pub(super) enum Applied {
 
 /// What was found when a batch's transaction began.
 enum Begun {
-    AsBefore,
+    /// As before; with the events of the batch that the node has had before it.
+    AsBefore(Vec<i64>),
     TablesChanged,
     NodeChanged,
 }
@@ -51,11 +53,13 @@ impl Stream<'_> {
     /// The transaction.
     pub(super) async fn apply(&mut self, batch: &Batch, memory: &mut Memory) -> Result<Applied, Failure> {
         let (began, source) = self.begin_and_read(batch).await;
-        match began? {
-            Begun::AsBefore => {}
+        let had = match began? {
+            Begun::AsBefore(had) => had,
             Begun::TablesChanged => return Ok(Applied::TablesChanged),
             Begun::NodeChanged => return Ok(Applied::NodeChanged),
-        }
+        };
+        let events = batch.events.as_ref().map(|events| had::without(events, &had));
+        let events = events.as_deref();
         let mut source = source?;
         let mut summary = Summary::default();
         // Whatever was waiting for it (setup.rs) is looked at again, also where the file is not for this subscriber.
@@ -72,7 +76,7 @@ impl Stream<'_> {
                     return Ok(Applied::KeptFirst);
                 }
                 executed |= self.execute(&execute).await? || self.ready.pending;
-                source = self.read(batch, Some(execute.id)).await?;
+                source = self.read(events, Some(execute.id)).await?;
             }
         }
         if let Some(duty) = &self.duty
@@ -84,7 +88,7 @@ impl Stream<'_> {
             duty.tell(
                 &self.ready.provider.client,
                 &self.ready.subscriber.client,
-                &batch.tick(),
+                &batch.tick(events),
             )
             .await?;
         }
@@ -159,8 +163,8 @@ impl Stream<'_> {
     }
 
     /// The batch's events, or those behind one of them.
-    async fn read(&self, batch: &Batch, behind: Option<i64>) -> Result<Option<CopyOutStream>> {
-        let Some(events) = &batch.events else { return Ok(None) };
+    async fn read(&self, events: Option<&str>, behind: Option<i64>) -> Result<Option<CopyOutStream>> {
+        let Some(events) = events else { return Ok(None) };
         let by_rows = self.decoder.as_ref().is_some_and(Decoder::by_rows);
         let query = event::events_query(events, by_rows, behind);
         let source = self.ready.provider.client.copy_out(&query).await;
@@ -181,24 +185,32 @@ impl Stream<'_> {
                 return Ok(Begun::TablesChanged);
             }
             let Some(duty) = &self.duty else {
-                return Ok(Begun::AsBefore);
+                return Ok(Begun::AsBefore(Vec::new()));
             };
             let (p, s) = (&self.ready.provider.client, &self.ready.subscriber.client);
             if duty.changed(s).await? {
                 return Ok(Begun::NodeChanged);
             }
-            duty.store(p, s, &batch.tick()).await?;
-            Ok::<Begun, Error>(Begun::AsBefore)
+            duty.store(p, s, &batch.tick(batch.events.as_deref())).await?;
+            let had = match self.had {
+                true => had::of_tick(s, &self.ready.who.queue, batch.to).await?,
+                false => Vec::new(),
+            };
+            Ok::<Begun, Error>(Begun::AsBefore(had))
         };
-        let read = self.read(batch, None);
+        let events = batch.events.as_deref();
         // Both at once, unless the batch is read to be stored first.
         if self.duty.as_ref().is_some_and(Duty::tick_by_tick) {
             match begin.await {
-                Ok(Begun::AsBefore) => (Ok(Begun::AsBefore), read.await),
+                Ok(Begun::AsBefore(had)) => {
+                    let events = events.map(|events| had::without(events, &had));
+                    let source = self.read(events.as_deref(), None).await;
+                    (Ok(Begun::AsBefore(had)), source)
+                }
                 other => (other, Ok(None)),
             }
         } else {
-            future::join(begin, read).await
+            future::join(begin, self.read(events, None)).await
         }
     }
 

@@ -1,0 +1,434 @@
+//! A standby of the root is promoted, and is to be the root: ahead of the branches, level with them, or behind.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::cluster::{Cluster, Db, Output, Replay, eventually};
+use crate::tree::{Tree, until, write};
+
+/// A cascade whose root has a streaming standby.
+pub(crate) struct Standby {
+    pub(crate) tree: Tree,
+    pub(crate) cluster: Cluster,
+}
+
+const STATE: &str = "select role, open, epoch, promised_op is null, frozen from pgcascade.node_state";
+
+impl Standby {
+    /// With branches `far` and `near` and a leaf, all reading from the root.
+    pub(crate) async fn new() -> Self {
+        let tree = Tree::apart_with(&["-o", "synchronous_commit=local"]).await;
+        for (kind, name) in [("branch", "far"), ("branch", "near"), ("leaf", "leaf")] {
+            tree.add(kind, name, "root").await;
+            tree.catch_up(name).await;
+        }
+        let cluster = tree.apart_cluster().standby("standby");
+        Self { tree, cluster }
+    }
+
+    pub(crate) fn conninfo(&self) -> String {
+        self.cluster.conninfo(&self.tree.database_name("root"))
+    }
+
+    pub(crate) async fn connect(&self) -> Db {
+        self.cluster.connect(&self.tree.database_name("root")).await
+    }
+
+    /// It has all that the root has logged.
+    async fn synchronous(&self, root: &Db) {
+        let place = root.text("select pg_current_wal_insert_lsn()").await;
+        let here = self.connect().await;
+        // What was inserted last may not be flushed; this is.
+        root.run("select pg_switch_wal()").await;
+        until(
+            &here,
+            &format!("select pg_last_wal_replay_lsn() >= '{place}'::pg_lsn"),
+            "t",
+        )
+        .await;
+    }
+
+    /// It gets no more of the log.
+    async fn sever(&self) {
+        let here = self.connect().await;
+        here.run("alter system set primary_conninfo = ''").await;
+        here.run("select pg_reload_conf()").await;
+        until(&here, "select count(*) from pg_stat_wal_receiver", "0").await;
+    }
+
+    /// The root dies, and the standby is promoted; from the first moment on it takes no writes.
+    pub(crate) async fn promote(&self) -> Db {
+        self.tree.kill_root();
+        let here = self.connect().await;
+        here.run("select pg_promote()").await;
+        let refused = here.try_text("insert into journal values (-2, 'too early')").await;
+        let said = format!("{:?}", refused.err());
+        assert!(
+            said.contains("promoted outside takeover") || said.contains("disallowed"),
+            "{said}"
+        );
+        until(&here, "select open from pgcascade.node_state", "f").await;
+        here
+    }
+
+    fn command(&self, more: &[&str]) -> Replay {
+        Replay::command(&["takeover", "root", "--queue", "q"])
+            .args(&["--db", &self.conninfo()])
+            .args(more)
+    }
+
+    pub(crate) async fn takeover(&self, more: &[&str], code: i32) -> Output {
+        let output = self.command(more).output().await;
+        assert_eq!(output.code(), Some(code), "{more:?}: {}", output.stderr);
+        output
+    }
+
+    async fn killed(&self, more: &[&str], point: &str) {
+        let output = self.command(more).failpoints(&format!("{point}=kill")).output().await;
+        assert_eq!(output.code(), None, "{point} was not reached: {}", output.stderr);
+    }
+}
+
+const TOP: &str = "select max(tick_id) from pgq.tick";
+const PROMOTED: &[&str] = &["--promoted-standby"];
+
+/// A commit that is in the log, so that the standby has it, and that nobody sees: an extra, if ticks are made now.
+async fn commit_unseen(tree: &Tree, standby: &Standby, sql: &str, seen: &str) {
+    let session = tree.connect("root").await;
+    // Not before: what makes a database waits for it in any case.
+    session
+        .run("alter system set synchronous_standby_names = 'nobody'")
+        .await;
+    session.run("select pg_reload_conf()").await;
+    until(&session, "show synchronous_standby_names", "nobody").await;
+    session.run("set synchronous_commit = on").await;
+    let sql = sql.to_owned();
+    tokio::spawn(async move {
+        // Ends with the server.
+        let _ = session.client.batch_execute(&sql).await;
+    });
+    until(&standby.connect().await, seen, "1").await;
+    assert_eq!(tree.connect("root").await.text(seen).await, "0");
+}
+
+/// The standby has a part of a batch and an event that no tick shows, and lacks that tick and two more. The command is killed all the way.
+#[tokio::test]
+async fn what_branches_have_is_merged_into_a_promoted_standby() {
+    let standby = Standby::new().await;
+    let tree = &standby.tree;
+    let root = tree.connect("root").await;
+    write(&root, 100).await;
+    for name in ["far", "near"] {
+        tree.catch_up(name).await;
+    }
+    root.run("update pgq.queue set queue_ticker_paused = true").await;
+    root.run("begin; update t set n = n + 1000 where id = 7; insert into journal values (5000, 'part'); commit")
+        .await;
+    let unseen = "update t set n = n + 5000 where id = 15; insert into journal values (7000, 'extra')";
+    commit_unseen(tree, &standby, unseen, "select count(*) from journal where uid = 7000").await;
+    standby.synchronous(&root).await;
+    standby.sever().await;
+    // Of the same batch, and after what the standby has of it.
+    root.run("begin; update t set n = n * 2 where id = 7; delete from t where id = 21; insert into journal values (6000, 'missing'); commit")
+        .await;
+    root.run("update pgq.queue set queue_ticker_paused = false").await;
+    tree.catch_up("far").await;
+    tree.catch_up("leaf").await;
+    for from in [200, 300] {
+        write(&root, from).await;
+        tree.catch_up("far").await;
+    }
+    // This one nobody else gets.
+    root.run("insert into journal values (-1, 'lost')").await;
+    drop(root);
+    let far = tree.connect("far").await;
+    let near = tree.connect("near").await;
+    let leaf = tree.connect("leaf").await;
+    let here = standby.promote().await;
+    let (top, furthest) = (here.text(TOP).await, far.text(TOP).await);
+    assert!(top.parse::<i64>().unwrap() + 2 < furthest.parse::<i64>().unwrap());
+    assert_eq!(near.text(TOP).await, top);
+    assert_eq!(here.text("select count(*) from journal where uid = 6000").await, "0");
+    let replays: Vec<_> = ["far", "near", "leaf"].map(|name| tree.replay(name).spawn()).into();
+
+    let planned = standby.command(PROMOTED).arg("--plan").stdout();
+    for line in [
+        "queue q: root \"root\" -> \"root\", epoch 2;".to_owned(),
+        format!("  branch \"far\" is at tick {furthest}, and the promoted standby at tick {top}"),
+        format!("  branch \"near\" is at tick {top}, as the promoted standby"),
+    ] {
+        assert!(
+            planned.contains(&line) && !planned.contains("AGAINST"),
+            "{line}: {planned}"
+        );
+    }
+    let closed = "root|f|1|t|f";
+    assert_eq!(here.text(STATE).await, closed);
+    for point in [
+        "takeover_after_prepared",
+        "takeover_promised_one",
+        "takeover_after_promised",
+        "takeover_after_elected",
+        "takeover_set_aside",
+        // The replay in it, in the first tick that is fetched, and behind it.
+        "before_commit",
+        "after_commit",
+    ] {
+        standby.killed(PROMOTED, point).await;
+        standby.takeover(&["--abort"], 0).await;
+        assert_eq!(here.text(STATE).await, closed, "{point}");
+        for node in [&far, &near] {
+            assert_eq!(node.text(STATE).await, "branch|f|1|t|f", "{point}");
+        }
+        let extra = "select count(*) from pgq.event_1 where ev_data like 'uid=7000%'";
+        assert_eq!(here.text(extra).await, "1", "{point}");
+    }
+    for point in [
+        "takeover_after_promised",
+        "takeover_set_aside",
+        "after_commit",
+        "takeover_after_caught-up",
+        "takeover_after_promoted",
+        "takeover_located",
+        "takeover_told",
+        "takeover_after_repointed",
+        "takeover_confirmed_one",
+        "takeover_after_opened",
+    ] {
+        // Typed again, it goes on.
+        standby.killed(PROMOTED, point).await;
+        let open = here.text("select open from pgcascade.node_state").await;
+        assert_eq!(open == "t", point == "takeover_after_opened", "{point}");
+    }
+    standby.takeover(PROMOTED, 0).await;
+    let again = standby.takeover(PROMOTED, 0).await;
+    assert!(again.stderr.contains("there is nothing to do"), "{}", again.stderr);
+
+    let epoch = here.text("select epoch from pgcascade.node_state").await;
+    assert_eq!(here.text(STATE).await, format!("root|t|{epoch}|t|f"));
+    for node in [&far, &near] {
+        until(node, STATE, &format!("branch|f|{epoch}|t|f")).await;
+    }
+    assert_eq!(
+        here.text("select kind, donor, fork_tick, step from pgcascade.takeover where step <> 'aborted'")
+            .await,
+        format!("standby|far|{furthest}|done")
+    );
+    assert_eq!(here.text("select count(*) from pgcascade.takeover_tail").await, "0");
+    assert_eq!(far.text("select count(*) from pgq_node.subscriber_info").await, "0");
+    write(&here, 400).await;
+    let count = "select count(*) from journal";
+    let last = here.text(count).await;
+    for node in [&far, &near, &leaf] {
+        until(node, count, &last).await;
+        tree.assert_same_rows(&here, node).await;
+    }
+    for (uid, times) in [(5000, 1), (6000, 1), (7000, 1), (-1, 0), (-2, 0)] {
+        let there = format!("select count(*) from journal where uid = {uid}");
+        assert_eq!(here.text(&there).await, times.to_string(), "{uid}");
+    }
+    for node in [&far, &near] {
+        tree.assert_same_queue(node, &here).await;
+    }
+    // Everybody has been told where the root is now.
+    for node in [&far, &near] {
+        assert_eq!(
+            node.text("select node_location, dead from pgq_node.node_location where node_name = 'root'")
+                .await,
+            format!("{}|f", standby.conninfo())
+        );
+    }
+    eventually("every node is well", async || {
+        let at = tree.conninfo("leaf");
+        let status = Replay::command(&["status", "--subscriber", &at, "--queue", "q", "--quiet"]);
+        status.output().await.code() == Some(0)
+    })
+    .await;
+
+    // The old primary comes back as it was; as soon as its replay runs, it is closed.
+    tree.start_root();
+    let root = tree.connect("root").await;
+    let state = "select role, open, epoch from pgcascade.node_state";
+    assert_eq!(root.text(state).await, "root|t|1");
+    let replay = tree.replay("root").spawn();
+    until(&root, state, &format!("root|f|{epoch}")).await;
+    assert_eq!(root.text("select count(*) from journal where uid = -1").await, "1");
+    replay.stop().await;
+    for replay in replays {
+        replay.stop().await;
+    }
+    drop((root, here, far, near, leaf));
+    standby.tree.drop(&["leaf", "far", "near"]).await;
+}
+
+/// `hooks/on_role_change` as Patroni runs it, for this standby alone. Returns its exit code and what it logged.
+fn hook(standby: &Standby, tree: &Tree, role: &str) -> (Option<i32>, String) {
+    let conf = tree.apart_cluster().file("promoted.conf");
+    let lines = format!(
+        "# the queues whose root this may become\n\n  # q is one\n q\troot  {}\n",
+        standby.conninfo()
+    );
+    std::fs::write(&conf, lines).unwrap();
+    let output = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../hooks/on_role_change"))
+        .args([conf.as_str(), "on_role_change", role, "shop-cluster"])
+        .env("PGCASCADE_CONSUMER", env!("CARGO_BIN_EXE_consumer"))
+        .env("PGCASCADE_TRIES", "2")
+        .env("PGCASCADE_PAUSE", "0")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+/// The standby has more than any branch, a part of it not in a tick. Nothing has to be merged. What may not be promoted is
+/// refused before; in the end the tool that promoted it has its hook do the rest.
+#[tokio::test]
+async fn a_standby_that_is_ahead_is_the_root_as_it_is() {
+    let standby = Standby::new().await;
+    let tree = &standby.tree;
+    let root = tree.connect("root").await;
+    write(&root, 100).await;
+    tree.catch_up("far").await;
+    write(&root, 200).await;
+    root.run("update pgq.queue set queue_ticker_paused = true").await;
+    root.run("insert into journal values (5000, 'in no tick')").await;
+    standby.synchronous(&root).await;
+    let refused = standby.takeover(&["--promoted-standby", "--timeout", "1"], 1).await;
+    assert!(refused.stderr.contains("is still a standby"), "{}", refused.stderr);
+    let wrong = Replay::command(&["takeover", "far", "--queue", "q", "--promoted-standby"])
+        .args(&["--db", &standby.conninfo()])
+        .output()
+        .await;
+    assert!(
+        wrong.code() == Some(2) && wrong.stderr.contains("--db leads to node \"root\""),
+        "{}",
+        wrong.stderr
+    );
+    // Promoted beside the root.
+    standby.sever().await;
+    let here = standby.connect().await;
+    here.run("select pg_promote()").await;
+    let refused = standby.takeover(PROMOTED, 1).await;
+    assert!(
+        refused
+            .stderr
+            .contains("the server that \"root\" was on answers, and is open"),
+        "{}",
+        refused.stderr
+    );
+    drop(root);
+    tree.kill_root();
+    // A transaction that was prepared on the root is nobody's to end but its maker's; a branch that is away may have what no other has.
+    here.run("begin; create table beside (); prepare transaction 'of before'")
+        .await;
+    let refused = standby
+        .takeover(&["--promoted-standby", "--location", &tree.with_password("far")], 2)
+        .await;
+    assert!(refused.stderr.contains("holds a password"), "{}", refused.stderr);
+    let refused = standby
+        .takeover(&["--promoted-standby", "--location", &tree.conninfo("far")], 1)
+        .await;
+    for text in [
+        "--location leads to another server than --db",
+        "transactions are prepared there, and not ended: 'of before'",
+    ] {
+        assert!(refused.stderr.contains(text), "{text}: {}", refused.stderr);
+    }
+    let (code, log) = hook(&standby, tree, "primary");
+    assert!(
+        code == Some(1)
+            && log.matches("transactions are prepared there").count() == 2
+            && log.ends_with("on_role_change: of cluster shop-cluster these queues are not open: q\n"),
+        "{code:?} {log}"
+    );
+    here.run("rollback prepared 'of before'").await;
+    for role in ["replica", "standby_leader", "demoted"] {
+        assert_eq!(hook(&standby, tree, role), (Some(0), String::new()), "{role}");
+    }
+    assert_eq!(here.text(STATE).await, "root|f|1|t|f");
+
+    let replays: Vec<_> = ["far", "near", "leaf"].map(|name| tree.replay(name).spawn()).into();
+    let (code, log) = hook(&standby, tree, "promoted");
+    assert!(code == Some(0) && log.contains("takeover begun"), "{code:?} {log}");
+    assert_eq!(here.text(STATE).await, "root|t|2|t|f");
+    for role in ["master", "primary"] {
+        let (code, log) = hook(&standby, tree, role);
+        assert!(
+            code == Some(0) && log.contains("there is nothing to do"),
+            "{code:?} {log}"
+        );
+    }
+    assert_eq!(
+        here.text("select kind, donor, step from pgcascade.takeover").await,
+        "standby|root|done"
+    );
+    // As it was on the root.
+    here.run("update pgq.queue set queue_ticker_paused = false").await;
+    write(&here, 400).await;
+    let last = here.text("select count(*) from journal").await;
+    for name in ["far", "near", "leaf"] {
+        let node = tree.connect(name).await;
+        until(&node, "select count(*) from journal", &last).await;
+        tree.assert_same_rows(&here, &node).await;
+        assert_eq!(node.text("select count(*) from journal where uid = 5000").await, "1");
+    }
+    for replay in replays {
+        replay.stop().await;
+    }
+    drop(here);
+    standby.tree.drop(&["leaf", "far", "near"]).await;
+}
+
+/// What cannot be merged is not: the standby is closed as before, and a branch can be the root.
+#[tokio::test]
+async fn a_standby_that_went_another_way_is_refused() {
+    let standby = Standby::new().await;
+    let tree = &standby.tree;
+    let root = tree.connect("root").await;
+    root.run("update pgq.queue set queue_ticker_paused = true").await;
+    root.run("insert into journal values (5000, 'part')").await;
+    standby.synchronous(&root).await;
+    standby.sever().await;
+    root.run("update pgq.queue set queue_ticker_paused = false").await;
+    write(&root, 100).await;
+    for name in ["far", "near"] {
+        tree.catch_up(name).await;
+    }
+    drop(root);
+    let here = standby.promote().await;
+    let replays: Vec<_> = ["far", "near", "leaf"].map(|name| tree.replay(name).spawn()).into();
+    // As if it had taken writes after its promotion, under an id that the root gave out for something else.
+    here.run("update pgq.event_1 set ev_data = 'uid=5001&what=else' where ev_data like 'uid=5000%'")
+        .await;
+    let refused = standby.takeover(PROMOTED, 1).await;
+    assert!(
+        refused.stderr.contains("is another one here than in tick"),
+        "{}",
+        refused.stderr
+    );
+    assert_eq!(here.text(STATE).await, "root|f|1|t|f");
+    // As if it had other ticks.
+    here.run("update pgq.tick set tick_time = tick_time + '1 s' where tick_id = (select max(tick_id) from pgq.tick)")
+        .await;
+    let refused = standby.takeover(PROMOTED, 1).await;
+    assert!(
+        refused.stderr.contains("do not have the same ticks"),
+        "{}",
+        refused.stderr
+    );
+    let far = tree.connect("far").await;
+    assert_eq!(far.text(STATE).await, "branch|f|1|t|f");
+    let db = tree.conninfo("far");
+    let dead = Replay::command(&["takeover", "far", "--queue", "q", "--db", &db, "--dead", "root"]);
+    let output = dead.output().await;
+    assert_eq!(output.code(), Some(0), "{}", output.stderr);
+    assert_eq!(far.text("select count(*) from journal where uid = 5000").await, "1");
+    // From then on the promoted standby has no place.
+    let refused = standby.takeover(PROMOTED, 1).await;
+    assert!(refused.stderr.contains("\"far\" is the root"), "{}", refused.stderr);
+    for replay in replays {
+        replay.stop().await;
+    }
+    drop((here, far));
+    standby.tree.drop(&["leaf", "far", "near"]).await;
+}
