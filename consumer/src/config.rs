@@ -75,6 +75,10 @@ pub(crate) struct ReplaySettings {
     /// whatever happens: 65536 to 1099511627776 [default: 67108864].
     #[arg(long, value_name = "BYTES")]
     pub(crate) copy_chunk_bytes: Option<u64>,
+    /// Read the rows of tables that are copied from there and not from the provider: a standby of it, or a branch of the
+    /// cascade; as a connection string, or the name of a node.
+    #[arg(long, value_name = "PLACE")]
+    pub(crate) copy_from: Option<String>,
     /// What to do with an event that finds something else on the subscriber than it did on the provider (a row that is
     /// there already or is not there, a missing parent): stop, skip or overwrite. TABLE=POLICY is for the tables that a
     /// pattern like those of --table means, and goes before a policy for all; of several the last counts
@@ -153,6 +157,8 @@ pub(crate) struct ReplayConfig {
     pub(crate) jobs: usize,
     /// How large a chunk of a copied table is, about.
     pub(crate) copy_chunk_bytes: u64,
+    /// Where the rows are read; None: at the provider.
+    pub(crate) copy_from: Option<String>,
     /// What conflicts are answered with: a pattern of tables, or none for all, and the policy.
     pub(crate) on_conflict: Vec<(Option<String>, Policy)>,
     /// Whether a table whose events cannot be applied is parked.
@@ -247,6 +253,7 @@ impl ReplaySettings {
             jobs: self.jobs.or(file.jobs),
             execute_as: self.execute_as.or(file.execute_as),
             copy_chunk_bytes: self.copy_chunk_bytes.or(file.copy_chunk_bytes),
+            copy_from: self.copy_from.or(file.copy_from),
             on_conflict: if self.on_conflict.is_empty() {
                 file.on_conflict
             } else {
@@ -339,6 +346,10 @@ impl ReplaySettings {
                 64 << 10,
                 1 << 40,
             )?,
+            copy_from: match self.copy_from.as_deref() {
+                place @ Some(_) => Some(name("copy-from", place)?),
+                None => None,
+            },
             on_conflict: self
                 .on_conflict
                 .iter()

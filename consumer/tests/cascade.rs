@@ -21,6 +21,8 @@ mod change;
 mod check;
 #[path = "cascade/copies.rs"]
 mod copies;
+#[path = "cascade/copy_from.rs"]
+mod copy_from;
 #[path = "cascade/gate.rs"]
 mod gate;
 #[path = "cascade/names.rs"]

@@ -19,12 +19,16 @@ mod beside;
 mod chunks;
 #[path = "replay/conflicts.rs"]
 mod conflicts;
+#[path = "replay/copy_from.rs"]
+mod copy_from;
 #[path = "replay/crashes.rs"]
 mod crashes;
 #[path = "replay/errors.rs"]
 mod errors;
 #[path = "replay/findings.rs"]
 mod findings;
+#[path = "replay/indexes.rs"]
+mod indexes;
 #[path = "replay/partitions.rs"]
 mod partitions;
 #[path = "replay/refusals.rs"]

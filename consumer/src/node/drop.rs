@@ -9,6 +9,7 @@ use crate::cascade::{Role, ask};
 use crate::cli::DropArgs;
 use crate::error::{Doing, Error, Result};
 use crate::failpoint::failpoint;
+use crate::replay::make_left_over_indexes;
 
 /// `drop`
 pub(super) async fn run(args: DropArgs) -> Result<()> {
@@ -45,6 +46,7 @@ pub(super) async fn run(args: DropArgs) -> Result<()> {
         ask(root.client(), &at.node.title(), call, &[&at.node.queue, &at.node.name]).await?;
         failpoint("node_forgotten");
     }
+    make_left_over_indexes(at.client(), &at.node).await?;
     erase(at).await?;
     tracing::info!(node = at.node.name, queue = at.node.queue, "node dropped");
     Ok(())

@@ -18,8 +18,10 @@
 //! On the provider a table is locked (ACCESS SHARE) before a snapshot is taken: a TRUNCATE between the two would otherwise
 //! leave the copy empty and yet be older than the snapshot's events. COPY's own text goes through as it is.
 
+pub(super) mod indexes;
 mod parts;
 mod plan;
+mod source;
 mod worker;
 
 use std::collections::VecDeque;
@@ -33,13 +35,14 @@ use tokio_postgres::Client;
 
 use super::position::Who;
 use super::preflight;
-use super::setup::Ready;
+use super::setup::{Ready, Target};
 use super::table::{Name, Table, quoted};
 use super::table_state::{Copied, State};
 use crate::config::ReplayConfig;
 use crate::error::{Doing, Error, Result};
 use crate::progress::Progress;
 use crate::shutdown::Shutdown;
+use source::Source;
 
 /// One table that is being copied.
 struct Job {
@@ -81,6 +84,11 @@ struct Shared {
     who: Who,
     shutdown: Shutdown,
     progress: Progress,
+    source: Source,
+    /// The tick up to which no events are kept.
+    position: i64,
+    /// Workers that have not ended.
+    working: AtomicUsize,
     /// One of them failed: the others stop as they would for a shutdown.
     failed: AtomicBool,
 }
@@ -178,14 +186,27 @@ pub(super) async fn start(
     progress: &Progress,
 ) -> Result<Copies> {
     let mut pieces = VecDeque::new();
+    let to_copy = |target: &Target| matches!(target.state, State::InCopy | State::InChunks(_));
+    let source = if ready.targets.iter().any(to_copy) && !ready.pending {
+        Source::find(ready, config).await?
+    } else {
+        Source::Provider
+    };
     for (i, target) in ready.targets.iter().enumerate() {
         if shutdown.requested() || ready.pending {
             break;
         }
         let planned = match &target.state {
-            State::InCopy => plan::make(ready, target, config).await?,
+            State::InCopy => {
+                indexes::put_aside(ready, target, config).await?;
+                plan::make(ready, target, config, &source).await?
+            }
             State::InChunks(_) => plan::load(ready, target).await?,
-            State::CatchingUp(_) | State::Ok | State::Broken => continue,
+            State::CatchingUp(_) | State::Ok | State::Broken => {
+                // Of a copy that somebody gave up, the table being added again without one.
+                indexes::make_left_over(&ready.subscriber.client, &ready.who, &target.provider.name).await?;
+                continue;
+            }
         };
         let name = target.provider.name.to_string();
         progress.copy_started(&name, target.provider.rows, Some(target.provider.bytes));
@@ -241,6 +262,9 @@ pub(super) async fn start(
         who: ready.who.clone(),
         shutdown: shutdown.clone(),
         progress: progress.clone(),
+        working: AtomicUsize::new(sessions),
+        source,
+        position: ready.tick,
         failed: AtomicBool::new(false),
     });
     let (sender, done) = mpsc::unbounded_channel();

@@ -26,7 +26,7 @@ use tokio_postgres::error::SqlState;
 use super::gate::{self, Gate};
 use super::policy::Policies;
 use super::position::Who;
-use super::table::literal;
+use super::table::{Name, literal};
 use super::table_state::Entry;
 use super::wish::Wish;
 use super::{Ended, Memory, session, state};
@@ -513,39 +513,39 @@ pub(super) async fn check_source(provider: &Client, node: &Node, entries: &[Entr
         return Ok(());
     };
     for entry in entries.iter().filter(|entry| entry.to_copy()) {
-        let name = &entry.provider;
-        let state = provider
-            .query_opt(
-                "select case when exists (select from pgcascade_replay.held_event h
+        check_has(provider, &upstream, &entry.provider).await?;
+    }
+    Ok(())
+}
+
+/// Whether a branch has the whole table.
+pub(super) async fn check_has(client: &Client, branch: &Node, name: &Name) -> Result<()> {
+    let state = client
+        .query_opt(
+            "select case when exists (select from pgcascade_replay.held_event h
                                             where (h.consumer, h.queue, h.provider_schema, h.provider_table)
                                                 = (t.consumer, t.queue, t.provider_schema, t.provider_table))
                                then 'catching-up' else t.state end
                    from pgcascade_replay.table_state t
                   where consumer = $1 and queue = $2 and subscriber_schema = $3 and subscriber_table = $4",
-                &[&upstream.worker, &upstream.queue, &name.schema, &name.table],
-            )
-            .await
-            .doing(|| format!("read the state of table {name} of {}", upstream.title()))?
-            .map(|row| row.get::<_, String>(0));
-        match state.as_deref() {
-            Some("ok") => {}
-            Some(state) => {
-                return Err(Error::failure(format!(
-                    "table {name} of the provider, {}, is {state} itself; it can be copied from there when it is ok",
-                    upstream.title()
-                ))
-                .transient());
-            }
-            None => {
-                return Err(Error::failure(format!(
-                    "the provider, {}, does not replay table {name}",
-                    upstream.title()
-                ))
-                .hint("Have that node replay the table first, with --table, or read from another one."));
-            }
-        }
+            &[&branch.worker, &branch.queue, &name.schema, &name.table],
+        )
+        .await
+        .doing(|| format!("read the state of table {name} of {}", branch.title()))?
+        .map(|row| row.get::<_, String>(0));
+    match state.as_deref() {
+        Some("ok") => Ok(()),
+        Some(state) => Err(Error::failure(format!(
+            "table {name} of the provider, {}, is {state} itself; it can be copied from there when it is ok",
+            branch.title()
+        ))
+        .transient()),
+        None => Err(Error::failure(format!(
+            "the provider, {}, does not replay table {name}",
+            branch.title()
+        ))
+        .hint("Have that node replay the table first, with --table, or read from another one.")),
     }
-    Ok(())
 }
 
 /// What a worker of a node has to do at each batch.

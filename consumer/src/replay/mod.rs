@@ -70,6 +70,7 @@ use crate::error::{Class, Result};
 use crate::progress::Progress;
 use crate::shutdown::Shutdown;
 pub(crate) use check::check;
+pub(crate) use copy::indexes::make_left_over_indexes;
 pub(crate) use duty::hop;
 pub(crate) use findings::{Finding, Severity};
 use parking::Parking;

@@ -34,7 +34,7 @@ pub(super) struct ProviderFacts {
     pub(super) may_read: bool,
     /// Of the extension.
     version: Option<String>,
-    standby: bool,
+    pub(super) standby: bool,
 }
 
 /// Who and what the subscriber is.

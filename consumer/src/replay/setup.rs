@@ -51,6 +51,8 @@ pub(super) struct Ready {
     pub(super) queue_id: i32,
     /// Its ticks come from elsewhere: the provider is a branch.
     pub(super) external: bool,
+    /// Which database the provider is.
+    pub(super) identity: String,
     /// The provider's.
     pub(super) encoding: String,
     /// That of the set of tables.
@@ -201,6 +203,7 @@ pub(super) async fn prepare(
         tick: base.tick,
         queue_id: base.queue_id,
         external: base.external,
+        identity: ends.facts.provider.identity,
         encoding: ends.facts.provider.encoding,
         revision: base.revision,
         pending: base.pending,

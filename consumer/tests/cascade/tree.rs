@@ -64,7 +64,7 @@ impl Tree {
         tree
     }
 
-    fn cluster(&self, name: &str) -> &Cluster {
+    pub(crate) fn cluster(&self, name: &str) -> &Cluster {
         match &self.apart {
             Some(apart) if name == "root" => apart,
             _ => &CLUSTER,

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use tokio_postgres::Client;
 
+use super::super::copy::indexes;
 use super::super::table::{self, Name};
 use super::super::table_state;
 use super::super::triggers;
@@ -31,8 +32,12 @@ pub(super) async fn remove(args: RemoveArgs) -> Result<()> {
         .map(|entry| entry.provider.clone())
         .collect();
     let (s, who) = (set.client(), &set.who);
+    for name in &names {
+        indexes::make_left_over(s, who, name).await?;
+    }
     table_state::begin_change(s, who).await?;
     for name in &names {
+        indexes::check_none_left(s, who, name).await?;
         table_state::remove(s, who, name).await?;
     }
     s.batch_execute("commit")

@@ -55,8 +55,8 @@ async fn all(provider: &Client, table: &Table) -> Result<Vec<Part>> {
 pub(super) async fn check(provider: &Client, table: &Table, partition: &Name) -> Result<()> {
     let row = provider
         .query_one(
-            "select pg_catalog.pg_partition_root(pg_catalog.to_regclass($1)) = $2::oid::regclass",
-            &[&partition.quoted(), &table.oid],
+            "select pg_catalog.pg_partition_root(pg_catalog.to_regclass($1)) = pg_catalog.to_regclass($2)",
+            &[&partition.quoted(), &table.name.quoted()],
         )
         .await
         .doing(|| format!("look at partition {partition} of the provider"))?;

@@ -11,7 +11,9 @@ use super::super::setup::{Ready, Target};
 use super::super::table::{Name, Table, literal, quoted};
 use super::super::table_state;
 use super::parts::{self, Part};
+use super::source::{self, Source};
 use crate::config::ReplayConfig;
+use crate::connect::{End, connect};
 use crate::error::{Doing, Result};
 
 /// No table is cut into more.
@@ -77,14 +79,25 @@ fn can_be_cut(provider: &Table, subscriber: &Table) -> bool {
 }
 
 /// Decides, and writes down the chunks if there are any.
-pub(super) async fn make(ready: &Ready, target: &Target, config: &ReplayConfig) -> Result<Plan> {
-    let wanted = (target.provider.bytes / config.copy_chunk_bytes).min(MOST_CHUNKS);
-    if wanted < 2 || !can_be_cut(&target.provider, &target.subscriber) {
+pub(super) async fn make(ready: &Ready, target: &Target, config: &ReplayConfig, source: &Source) -> Result<Plan> {
+    let least = source.least_chunks();
+    if target.provider.bytes / config.copy_chunk_bytes < least as u64
+        || !can_be_cut(&target.provider, &target.subscriber)
+    {
         return Ok(Plan::Whole);
     }
     let provider = &ready.provider.client;
     let name = &target.provider.name;
-    let from = super::begin_reading(provider, name).await?;
+    let from = match source {
+        Source::Branch(at, node) => {
+            let branch = connect(at, End::Node, "pgcascade copy").await?.client;
+            super::begin_reading(&branch, name).await?;
+            let from = source::of_branch(provider, (&branch, node), name, ready.tick).await?;
+            super::begin_reading(provider, name).await?;
+            from
+        }
+        Source::Provider | Source::Standby(_) => super::begin_reading(provider, name).await?,
+    };
     let ranges = match parts::readable(provider, &target.provider).await? {
         Some(parts) => ranges(provider, &target.provider, &parts, config.copy_chunk_bytes).await?,
         None => Vec::new(),
@@ -93,7 +106,7 @@ pub(super) async fn make(ready: &Ready, target: &Target, config: &ReplayConfig) 
         .batch_execute("commit")
         .await
         .doing(|| format!("read table {name} of the provider"))?;
-    if ranges.iter().filter(|range| !range.is_empty).count() < 2 {
+    if ranges.iter().filter(|range| !range.is_empty).count() < least {
         return Ok(Plan::Whole);
     }
     let subscriber = &ready.subscriber.client;
@@ -126,7 +139,8 @@ pub(super) async fn make(ready: &Ready, target: &Target, config: &ReplayConfig) 
                     &range.upto,
                     &partition.map(|(schema, _)| schema),
                     &partition.map(|(_, table)| table),
-                    &range.is_empty,
+                    // A branch may have rows still that are gone here.
+                    &(range.is_empty && !matches!(source, Source::Branch(..))),
                 ],
             )
             .await

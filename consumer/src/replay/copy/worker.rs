@@ -10,11 +10,11 @@ use tokio::sync::mpsc;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use super::super::create;
 use super::super::session;
-use super::super::table::{self, Table};
+use super::super::table::Table;
 use super::super::table_state;
-use super::{Done, Failure, Job, Piece, Shared, begin_reading, copied, empty, parts};
+use super::source::Source;
+use super::{Done, Failure, Job, Piece, Shared, begin_reading, copied, empty, indexes, parts, source};
 use crate::connect::{End, connect};
 use crate::error::{Doing, Error, Result};
 use crate::failpoint::failpoint;
@@ -24,6 +24,8 @@ const SEND_BYTES: usize = 64 * 1024;
 
 struct Worker {
     shared: Arc<Shared>,
+    /// What is read from, if that is not the provider.
+    elsewhere: Option<Client>,
     provider: Client,
     subscriber: Client,
     done: mpsc::UnboundedSender<Done>,
@@ -46,6 +48,7 @@ pub(super) async fn work(shared: Arc<Shared>, number: usize, done: mpsc::Unbound
         Ok(())
     }
     .await;
+    shared.working.fetch_sub(1, Ordering::Relaxed);
     if outcome.is_err() {
         shared.failed.store(true, Ordering::Relaxed);
     }
@@ -73,8 +76,23 @@ async fn start(shared: &Arc<Shared>, number: usize, done: mpsc::UnboundedSender<
         .batch_execute("set session_replication_role = replica")
         .await
         .doing(|| "set session_replication_role on the subscriber".to_owned())?;
+    let elsewhere = match &shared.source {
+        Source::Provider => None,
+        source => {
+            let at = source.at(&shared.config);
+            let client = connect(at, End::Node, &application_name).await?.client;
+            session::set_up_sessions(&client, &subscriber).await?;
+            if matches!(source, Source::Standby(_))
+                && !source::wait_for_standby(&provider, &client, &shared.shutdown).await?
+            {
+                return Ok(None);
+            }
+            Some(client)
+        }
+    };
     Ok(Some(Worker {
         shared: Arc::clone(shared),
+        elsewhere,
         provider,
         subscriber,
         done,
@@ -100,14 +118,14 @@ impl Worker {
                 .doing(|| format!("roll back the copy of table {name}"))?;
             return Ok(false);
         };
-        self.provider
+        self.reader(piece)
             .batch_execute("commit")
             .await
             .doing(|| format!("read table {name} of the provider"))?;
         match &piece.chunk {
             None => {
-                if job.made {
-                    make_later_indexes(s, &job.provider, &job.subscriber).await?;
+                for index in indexes::later(s, &self.shared.who, job).await? {
+                    indexes::make(s, &self.shared.who, name, &index).await?;
                 }
                 table_state::copied(s, &self.shared.who, name, job.revision, (&snapshot, None), rows).await?;
             }
@@ -137,20 +155,45 @@ impl Worker {
         Ok(true)
     }
 
-    /// Begins a transaction on the provider, with what the piece is read from locked.
+    /// Where a piece is read.
+    fn reader(&self, piece: &Piece) -> &Client {
+        match &self.elsewhere {
+            Some(_) if piece.chunk.is_none() && matches!(self.shared.source, Source::Standby(_)) => &self.provider,
+            Some(elsewhere) => elsewhere,
+            None => &self.provider,
+        }
+    }
+
+    /// Begins a transaction there, with what the piece is read from locked. Returns the provider's snapshot that it stands for.
     async fn begin_reading(&self, piece: &Piece) -> Result<String> {
         let table = &piece.job.provider;
+        let snapshot = self.lock(piece).await?;
+        match (&self.shared.source, &self.elsewhere) {
+            (Source::Branch(_, node), Some(branch)) => {
+                source::of_branch(&self.provider, (branch, node), &table.name, self.shared.position).await
+            }
+            (Source::Standby(_), Some(standby)) if piece.chunk.is_some() => {
+                source::check_standby(standby).await?;
+                Ok(snapshot)
+            }
+            _ => Ok(snapshot),
+        }
+    }
+
+    async fn lock(&self, piece: &Piece) -> Result<String> {
+        let table = &piece.job.provider;
+        let reader = self.reader(piece);
         let Some(partition) = piece.partition() else {
-            return begin_reading(&self.provider, &table.name).await;
+            return begin_reading(reader, &table.name).await;
         };
-        let snapshot = begin_reading(&self.provider, partition).await.map_err(|error| {
+        let snapshot = begin_reading(reader, partition).await.map_err(|error| {
             if error.sqlstate() == Some(&SqlState::UNDEFINED_TABLE) {
                 parts::gone(table, partition)
             } else {
                 error
             }
         })?;
-        parts::check(&self.provider, table, partition).await?;
+        parts::check(reader, table, partition).await?;
         Ok(snapshot)
     }
 
@@ -160,16 +203,20 @@ impl Worker {
         let name = &job.provider.name;
         let what = || format!("end the copy of table {name}");
         let s = &self.subscriber;
+        indexes::make_all(&self.shared, s, job).await?;
         s.batch_execute("begin").await.doing(what)?;
-        if job.made {
-            make_later_indexes(s, &job.provider, &job.subscriber).await?;
-        }
-        let to: String = self
-            .provider
-            .query_one("select pg_catalog.pg_current_snapshot()::text", &[])
-            .await
-            .doing(what)?
-            .get(0);
+        let to: String = match (&self.shared.source, &self.elsewhere) {
+            (Source::Branch(_, node), Some(branch)) => {
+                source::of_branch(&self.provider, (branch, node), name, self.shared.position).await?
+            }
+            (Source::Standby(_), Some(standby)) => source::beyond_standby(&self.provider, standby).await?,
+            _ => self
+                .provider
+                .query_one("select pg_catalog.pg_current_snapshot()::text", &[])
+                .await
+                .doing(what)?
+                .get(0),
+        };
         let who = &self.shared.who;
         let row = s
             .query_one(
@@ -251,7 +298,7 @@ impl Worker {
                 }
             )
         };
-        let mut source = pin!(self.provider.copy_out(&query).await.doing(read)?);
+        let mut source = pin!(self.reader(piece).copy_out(&query).await.doing(read)?);
         let mut sink = pin!(
             self.subscriber
                 .copy_in::<_, Bytes>(&format!(
@@ -318,31 +365,4 @@ impl Worker {
             Ok(()) => Ok(()),
         }
     }
-}
-
-/// The plain indexes that --create left for after the copy. One that cannot be made is missed by queries, not by
-/// replay.
-async fn make_later_indexes(subscriber: &Client, from: &Table, to: &Table) -> Result<()> {
-    let name = to.name.clone();
-    let fresh = table::inspect(subscriber, End::Subscriber, std::slice::from_ref(&name)).await?;
-    let Some(there) = fresh.get(&name) else { return Ok(()) };
-    for (index, definition) in create::later_indexes(from, there) {
-        let made = subscriber
-            .batch_execute(&format!(
-                "savepoint later_index; {definition}; release savepoint later_index"
-            ))
-            .await
-            .doing(|| format!("make index {index} on the subscriber"));
-        if let Err(error) = made {
-            if error.is_transient() {
-                return Err(error);
-            }
-            tracing::warn!("{error}");
-            subscriber
-                .batch_execute("rollback to savepoint later_index")
-                .await
-                .doing(|| format!("go on without index {index}"))?;
-        }
-    }
-    Ok(())
 }

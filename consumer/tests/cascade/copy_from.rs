@@ -1,0 +1,105 @@
+//! `--copy-from` a branch: a leaf of the root gets its tables from there, at a tick, while everybody writes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::tree::{Tree, write};
+
+#[tokio::test]
+async fn a_branch_is_read_instead_of_the_root() {
+    let tree = Tree::new().await;
+    let root = tree.connect("root").await;
+    root.run(
+        "create table large (id int primary key, n int, pad text);
+         insert into large select i, 0, repeat('x', 100) from generate_series(1, 10000) i;
+         create table parted (id int primary key, n int) partition by range (id);
+         create table parted_1 partition of parted for values from (0) to (5000);
+         create table parted_2 partition of parted for values from (5000) to (100000);
+         insert into parted select i, 0 from generate_series(1, 10000) i",
+    )
+    .await;
+    let branch = tree.add("branch", "branch", "root").await;
+    tree.catch_up("branch").await;
+    let leaf = tree.add("leaf", "leaf", "root").await;
+    let name = branch.text("select current_database()").await;
+    branch
+        .run(&format!("alter database {name} set log_statement = 'all'"))
+        .await;
+    let running = tree.replay("branch").spawn();
+    let writer = tree.connect("root").await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let writing = tokio::spawn(async move {
+        let mut n = 0;
+        while !stopped.load(Ordering::Relaxed) {
+            n += 1;
+            write(&writer, 20_000 + n * 50).await;
+            writer
+                .run(&format!(
+                    "begin; update large set n = n + 1 where id % 97 = {n} % 97; update large set id = id + 100000 where id = {n} * 3 + 1;
+                     insert into large values (-{n}, {n}); delete from large where id = -{n} + 2;
+                     update parted set n = n + 1 where id % 89 = {n} % 89; commit"
+                ))
+                .await;
+        }
+    });
+    let replay = || {
+        tree.replay("leaf")
+            .args(&["--copy-chunk-bytes", "65536", "--copy-from", "branch"])
+    };
+    for point in ["after_chunk_commit=kill:3", "in_copy=kill:2", "after_copy_commit=kill"] {
+        let output = replay().failpoints(point).output().await;
+        assert_eq!(output.code(), None, "{point}: {}", output.stderr);
+    }
+    let output = replay().arg("--until-caught-up").output().await;
+    assert_eq!(output.code(), Some(0), "{}", output.stderr);
+    stop.store(true, Ordering::Relaxed);
+    writing.await.unwrap();
+    tree.catch_up("leaf").await;
+    tree.assert_same_rows(&leaf, &root).await;
+    for table in ["large", "parted"] {
+        let rows =
+            format!("select count(*), md5(string_agg(x::text, ' ' order by x::text collate \"C\")) from {table} x");
+        assert_eq!(leaf.text(&rows).await, root.text(&rows).await, "{table}");
+    }
+    let log = tree.cluster("branch").log();
+    let copies = log
+        .lines()
+        .filter(|line| line.contains(&format!("{name} LOG")) && line.contains("to stdout"));
+    for table in ["large", "journal", "parted_1"] {
+        let there = copies
+            .clone()
+            .any(|line| line.contains(&format!("\"public\".\"{table}\"")));
+        assert!(there, "{table} was read on the branch");
+    }
+    running.stop().await;
+
+    for (place, text) in [
+        (
+            "nobody",
+            "--copy-from names node \"nobody\" of queue \"q\", which is not known here",
+        ),
+        ("root", "caught up"),
+    ] {
+        leaf.run(
+            "update pgcascade_replay.table_state set state = 'in-copy', replace_rows = true where provider_table = 't'",
+        )
+        .await;
+        let output = tree
+            .replay("leaf")
+            .args(&["--copy-from", place, "--until-caught-up"])
+            .output()
+            .await;
+        assert!(output.stderr.contains(text), "{place}: {}", output.stderr);
+    }
+    let output = tree.table("branch", &["remove", "t"]).output().await;
+    assert_eq!(output.code(), Some(0), "{}", output.stderr);
+    leaf.run(
+        "update pgcascade_replay.table_state set state = 'in-copy', replace_rows = true where provider_table = 't'",
+    )
+    .await;
+    let output = tree.replay("leaf").args(&["--copy-from", "branch"]).output().await;
+    let text = "node \"branch\" of queue \"q\", does not replay table public.t";
+    assert!(output.stderr.contains(text), "{}", output.stderr);
+    tree.drop(&["leaf", "branch", "root"]).await;
+}
