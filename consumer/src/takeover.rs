@@ -104,7 +104,7 @@ async fn command(args: TakeoverArgs, shutdown: Shutdown) -> Result<()> {
         }
     }
     if begin.kind == Kind::Standby {
-        let itself = (&new.node.name, Some(&place.location));
+        let itself = (&new.node.name, Some(place.told()));
         for (node, location) in args.lost.iter().map(|gone| (gone, None)).chain([itself]) {
             let call = "select pgcascade.note_location($1, $2, $3, $4)";
             let dead = location.is_none();

@@ -33,25 +33,42 @@ const POLL: Duration = Duration::from_millis(100);
 pub(super) struct Place {
     /// For this command.
     pub(super) db: String,
-    /// For the other nodes.
-    pub(super) location: String,
+    /// For the other nodes, where that was said.
+    location: Option<String>,
     pub(super) shutdown: Shutdown,
 }
 
 impl Place {
     pub(super) fn of(args: &TakeoverArgs, shutdown: Shutdown) -> Result<Self> {
         let db = args.cascade.db.clone();
-        let (flag, location) = match &args.location {
-            Some(location) => ("--location", location.clone()),
-            None => ("--db", db.clone()),
+        let (flag, told) = match &args.location {
+            Some(location) => ("--location", location),
+            None => ("--db", &db),
         };
-        if args.promoted_standby && mentions_password(&location)? {
+        if args.promoted_standby && mentions_password(told)? {
             return Err(Error::usage(format!(
                 "{flag} holds a password, which every node of the cascade would store"
             ))
             .hint("Give --location without one, and keep passwords in ~/.pgpass of the user that runs replay."));
         }
-        Ok(Self { db, location, shutdown })
+        Ok(Self {
+            db,
+            location: args.location.clone(),
+            shutdown,
+        })
+    }
+
+    /// What the other nodes are to be told when it begins.
+    pub(super) fn told(&self) -> &str {
+        self.location.as_deref().unwrap_or(&self.db)
+    }
+
+    /// The same later on: what was said when it began, unless this command says something else.
+    async fn location(&self, new: &Reached) -> Result<String> {
+        match &self.location {
+            Some(location) => Ok(location.clone()),
+            None => Ok(tree::find(new, &new.node.name).await?.location),
+        }
     }
 }
 
@@ -217,13 +234,14 @@ async fn repoint(new: &Reached, op: &Op, limits: &Limits, place: &Place) -> Resu
     let gone: Vec<_> = known.iter().filter(|known| known.dead).collect();
     let mut from: Vec<&str> = gone.iter().map(|node| node.name.as_str()).collect();
     from.push(&new.node.name);
+    let location = place.location(new).await?;
     for other in dead::survivors(tree::known(new).await?, new, &op.old) {
         let told = async {
             let other = tree::reach_known(&other, &op.queue).await?;
             for node in &gone {
                 set_location(other.client(), &other.node, &node.name, &node.location, true).await?;
             }
-            set_location(other.client(), &other.node, &new.node.name, &place.location, false).await?;
+            set_location(other.client(), &other.node, &new.node.name, &location, false).await?;
             failpoint("takeover_located");
             planned::tell(new, &other, op, &from, limits).await
         };
@@ -244,11 +262,12 @@ async fn repoint(new: &Reached, op: &Op, limits: &Limits, place: &Place) -> Resu
 async fn tell(new: &Reached, op: &Op, place: &Place) -> Result<()> {
     let title = new.node.title();
     let call = "pgq_node.register_location($1, $2, $3, $4)";
+    let location = place.location(new).await?;
     ask(
         new.client(),
         &title,
         call,
-        &[&op.queue, &new.node.name, &place.location, &false],
+        &[&op.queue, &new.node.name, &location, &false],
     )
     .await?;
     for gone in tree::known(new).await?.iter().filter(|known| known.dead) {

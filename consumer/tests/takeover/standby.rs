@@ -183,8 +183,12 @@ async fn what_branches_have_is_merged_into_a_promoted_standby() {
         let extra = "select count(*) from pgq.event_1 where ev_data like 'uid=7000%'";
         assert_eq!(here.text(extra).await, "1", "{point}");
     }
+    // How the others reach it is said when it begins.
+    let place = format!("{} connect_timeout=9", standby.conninfo());
+    standby
+        .killed(&["--promoted-standby", "--location", &place], "takeover_after_promised")
+        .await;
     for point in [
-        "takeover_after_promised",
         "takeover_set_aside",
         "after_commit",
         "takeover_after_caught-up",
@@ -235,7 +239,7 @@ async fn what_branches_have_is_merged_into_a_promoted_standby() {
         assert_eq!(
             node.text("select node_location, dead from pgq_node.node_location where node_name = 'root'")
                 .await,
-            format!("{}|f", standby.conninfo())
+            format!("{place}|f")
         );
     }
     eventually("every node is well", async || {

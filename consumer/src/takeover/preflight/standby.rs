@@ -68,7 +68,7 @@ pub(in crate::takeover) async fn look(
     let queue = &new.node.queue;
     let mut found = Found::new(Kind::Standby, new, &new.node.name, live);
     let here = server(&conninfo("db", Some(&place.db))?, queue).await?;
-    if server(&conninfo("location", Some(&place.location))?, queue).await? != here {
+    if server(&conninfo("location", Some(place.told()))?, queue).await? != here {
         found.add(
             "--location leads to another server than --db".to_owned(),
             "correct it: other nodes are told that the root is there",
