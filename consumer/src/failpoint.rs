@@ -21,7 +21,7 @@
 //! takeover_subscribed_old,
 //! takeover_demoted_old, takeover_settled_old,
 //! takeover_told; for a dead root takeover_promised_one, takeover_subscribed_new, takeover_fetching,
-//! takeover_confirmed_one; for a promoted standby takeover_set_aside, takeover_located.
+//! takeover_gravestone, takeover_confirmed_one; for a promoted standby takeover_set_aside, takeover_located.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};

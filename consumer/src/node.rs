@@ -9,6 +9,7 @@ mod adopt;
 pub(crate) mod change;
 mod create;
 mod drop;
+pub(crate) mod gravestone;
 mod rejoin;
 mod rename;
 pub(crate) mod tree;

@@ -7,6 +7,7 @@
 
 use tokio_postgres::{Client, Row};
 
+use super::gravestone;
 use super::tree::{self, Reached};
 use crate::cascade::{self, Role, ask};
 use crate::cli::{CreateArgs, CreateRootArgs, NewNodeArgs};
@@ -181,7 +182,8 @@ async fn below(args: CreateArgs, role: Role) -> Result<()> {
     let root = tree::root(&provider).await?;
     let root = root.as_ref().unwrap_or(&provider);
     let (queue, name, title) = (&candidate.queue, &candidate.name, candidate.title());
-    if let Some(known) = tree::known(root).await?.iter().find(|known| known.name == *name)
+    let known = tree::known(root).await?.into_iter().find(|known| known.name == *name);
+    if let Some(known) = &known
         && known.location != candidate.location
     {
         return Err(Error::failure(format!(
@@ -189,6 +191,10 @@ async fn below(args: CreateArgs, role: Role) -> Result<()> {
             known.location
         ))
         .hint("Choose another name; or, if that node is gone: consumer node drop"));
+    }
+    if known.is_some_and(|known| known.dead) {
+        // It was the root and comes back empty-handed.
+        gravestone::remove_everywhere(root, name).await?;
     }
 
     let above = (root.node.name != provider.node.name).then_some(&provider);

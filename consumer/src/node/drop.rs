@@ -4,6 +4,7 @@
 //! typed again, with --db of any node, the one that is dropped included.
 
 use super::change::{leave_others, try_lock};
+use super::gravestone;
 use super::tree::{self, Reached};
 use crate::cascade::{Role, ask};
 use crate::cli::DropArgs;
@@ -148,7 +149,9 @@ async fn forget(entry: &Reached, name: &str) -> Result<()> {
             let call = "pgq_node.unregister_subscriber($1, $2)";
             ask(reached.client(), &reached.node.title(), call, &[queue, &name]).await?;
         }
+        gravestone::remove(&reached, name).await?;
     }
+    gravestone::remove(root, name).await?;
     let call = "pgq_node.unregister_location($1, $2)";
     ask(root.client(), &root.node.title(), call, &[queue, &name]).await?;
     tracing::info!(node = name, queue, "node dropped");

@@ -2,6 +2,7 @@
 //!
 //! 1. It is closed for writers; what it has after the fork, the last tick that it shares with the others, is saved in
 //!    `pgcascade.lost_event` there (sql/takeover_return.sql), and written to a file (lost_file.rs).
+//!    Nodes that read from it before and read from elsewhere now are its subscribers no more.
 //! 2. Its provider keeps what comes after the fork for it.
 //! 3. In one transaction on it: what was saved goes out of its queue, it is a branch that stands at the fork, the tables that
 //!    lost events are of are to be copied again (replay/returned.rs). Its replay does the rest.
@@ -18,6 +19,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tokio_postgres::Row;
 
+use super::gravestone;
 use super::tree::{self, Reached};
 use crate::cascade::{Node, Role, ask, newer_epochs};
 use crate::cli::RejoinArgs;
@@ -68,16 +70,20 @@ pub(super) async fn run(args: RejoinArgs) -> Result<()> {
     returned::prepare(old.client(), &old.node).await?;
     let found = match old.node.role {
         Role::Root => become_branch(old, &root, provider, &args).await?,
-        _ => joined(old).await?.ok_or_else(|| {
-            Error::failure(format!(
-                "{} is a branch, and not a root that was given up",
-                old.node.title()
-            ))
-            .hint("consumer status shows the cascade.")
-        })?,
+        _ => {
+            let found = joined(old).await?.ok_or_else(|| {
+                Error::failure(format!(
+                    "{} is a branch, and not a root that was given up",
+                    old.node.title()
+                ))
+                .hint("consumer status shows the cascade.")
+            })?;
+            leave_behind(old).await?;
+            found
+        }
     };
     tell(old, &root).await?;
-    leave_behind(old).await?;
+    gravestone::remove_everywhere(&root, &old.node.name).await?;
     tracing::info!(
         node = old.node.name,
         queue = old.node.queue,
@@ -184,6 +190,8 @@ async fn become_branch(old: &Reached, root: &Reached, provider: &Reached, args: 
     };
     failpoint("rejoin_closed");
     found.sha256 = save(old, &found, args.lost_events.as_deref()).await?;
+    // Also if it is to be made anew, which needs that nobody reads from it.
+    leave_behind(old).await?;
     let files = returned::executed(client, &old.node, &found.op).await?;
     if !files.is_empty() {
         return Err(Error::failure(format!(
@@ -194,6 +202,15 @@ async fn become_branch(old: &Reached, root: &Reached, provider: &Reached, args: 
         ))
         .hint("It is closed, and its lost events are saved. Make it anew: consumer node drop, create-branch."));
     }
+    let at_fork = at_fork.ok_or_else(|| {
+        Error::failure(format!(
+            "{} does not have tick {} any more, from which {} would have to go on",
+            provider.node.title(),
+            found.fork,
+            old.node.title()
+        ))
+        .hint("It is closed, and its lost events are saved. Name another node in --provider, which has the tick; if none has, make this one anew: consumer node drop, create-branch.")
+    })?;
     duty::subscribe(provider.client(), client, &at_fork, found.fork).await?;
     failpoint("rejoin_subscribed");
     join(old, provider, &found, &history).await?;
@@ -201,8 +218,8 @@ async fn become_branch(old: &Reached, root: &Reached, provider: &Reached, args: 
     Ok(found)
 }
 
-/// The node as it will be at the fork, which its provider must have as it has.
-async fn at_fork(old: &Reached, provider: &Reached, fork: i64) -> Result<Node> {
+/// The node as it will be at the fork, which its provider must have as it has. None: that one does not have it any more.
+async fn at_fork(old: &Reached, provider: &Reached, fork: i64) -> Result<Option<Node>> {
     const TICK: &str =
         "select t.tick_time::text, t.tick_event_seq from pgq.tick t join pgq.queue q on q.queue_id = t.tick_queue
                          where q.queue_name = $1 and t.tick_id = $2";
@@ -215,18 +232,10 @@ async fn at_fork(old: &Reached, provider: &Reached, fork: i64) -> Result<Node> {
             .doing(|| format!("look for tick {fork} of {}", node.node.title()))?;
         ticks.push(row.map(|row| (row.get::<_, String>(0), row.get::<_, i64>(1))));
     }
-    let (time, same) = match ticks.as_slice() {
-        [Some(here), Some(there)] => (here.0.clone(), here == there),
-        _ => {
-            return Err(Error::failure(format!(
-                "{} does not have tick {fork} any more, from which {} would have to go on",
-                provider.node.title(),
-                old.node.title()
-            ))
-            .hint("Name another node in --provider, which has it; if none has, make this one anew: consumer node drop, create-branch."));
-        }
+    let [Some(here), Some(there)] = ticks.as_slice() else {
+        return Ok(None);
     };
-    if !same {
+    if here != there {
         return Err(Error::failure(format!(
             "tick {fork} of {} is another one than that of {}",
             old.node.title(),
@@ -234,13 +243,13 @@ async fn at_fork(old: &Reached, provider: &Reached, fork: i64) -> Result<Node> {
         ))
         .hint("One of them was restored, or is of another cascade. Make this one anew: consumer node drop, create-branch."));
     }
-    Ok(Node {
+    Ok(Some(Node {
         role: Role::Branch,
         provider: provider.node.name.clone(),
         tick: fork,
-        tick_time: Some(time),
+        tick_time: Some(here.0.clone()),
         ..old.node.clone()
-    })
+    }))
 }
 
 /// Writes the file, if there is anything to write. Returns its hash.

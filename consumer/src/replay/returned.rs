@@ -5,30 +5,41 @@
 //! step at the fork, as after a takeover that was planned (duty.rs, `settle`).
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
+use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
 
 use super::duty::who;
 use super::execute::EVENT_TYPE;
 use super::table::Name;
-use super::{state, table_state};
+use super::{session, state, table_state};
 use crate::cascade::Node;
 use crate::error::{Doing, Error, Result};
 
+/// How often the lock is tried.
+const POLL: Duration = Duration::from_millis(50);
+
 /// Makes the place for what [`join`] writes, and keeps others from changing the set of tables, until the session ends.
 pub(crate) async fn prepare(client: &Client, node: &Node) -> Result<()> {
-    let row = client
-        .query_one(
-            "select pg_catalog.pg_try_advisory_lock($1)",
-            &[&who(node).tables_lock_key()],
-        )
-        .await
-        .doing(|| format!("lock the tables of {}", node.title()))?;
-    if !row.get::<_, bool>(0) {
-        return Err(
-            Error::failure(format!("another command changes the tables of {} now", node.title()))
-                .hint("Wait until it has ended, then type this one again."),
-        );
+    let key = who(node).tables_lock_key();
+    let deadline = Instant::now() + session::LOCK_PATIENCE;
+    loop {
+        let row = client
+            .query_one("select pg_catalog.pg_try_advisory_lock($1)", &[&key])
+            .await
+            .doing(|| format!("lock the tables of {}", node.title()))?;
+        if row.get(0) {
+            break;
+        }
+        // A replay that starts has it for a moment, and a command that was killed until its session has noticed.
+        if Instant::now() >= deadline {
+            return Err(
+                Error::failure(format!("another command changes the tables of {} now", node.title()))
+                    .hint("Wait until it has ended, then type this one again."),
+            );
+        }
+        sleep(POLL).await;
     }
     state::install(client).await
 }

@@ -11,6 +11,7 @@ use crate::cascade::{Node, Role, ask, newer_epochs, set_location};
 use crate::error::{Doing, Error, Result};
 use crate::failpoint::failpoint;
 use crate::node::change::{leave_others, seen};
+use crate::node::gravestone;
 use crate::node::tree::{self, Known, Reached};
 use crate::replay::duty;
 
@@ -122,6 +123,11 @@ pub(super) async fn promote(new: &Reached, op: &Op) -> Result<()> {
 
 /// Who read from the old root, or from a node that was given up with it, reads from the new one.
 async fn repoint(new: &Reached, op: &Op, limits: &Limits) -> Result<()> {
+    // So that it can come back.
+    if let Err(error) = gravestone::set(new, &op.old, op.fork()?).await {
+        tracing::warn!("{error}; if \"{}\" comes back, it has to be made anew", op.old);
+    }
+    failpoint("takeover_gravestone");
     let known = tree::known(new).await?;
     let gone: Vec<Known> = known
         .into_iter()

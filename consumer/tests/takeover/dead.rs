@@ -97,6 +97,11 @@ async fn what_only_a_sibling_has_is_fetched_first() {
             .await,
         "ahead|done"
     );
+    assert_eq!(
+        ahead.text("select count(*) from pgq_node.subscriber_info").await,
+        "0",
+        "the donor keeps nothing for the new root"
+    );
     // All that any of them had, and nothing of what only the dead one had.
     assert_eq!(behind.text(JOURNAL).await, had.1);
     write(&behind, 400).await;

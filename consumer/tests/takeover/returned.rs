@@ -212,7 +212,7 @@ async fn what_only_it_has_is_saved_and_taken_back() {
     let before = std::fs::read(&rejoin.file).unwrap();
     let quiet = "select md5(string_agg(q.ctid::text || q.xmin::text, ',' order by id)) from quiet q";
     let untouched = root.text(quiet).await;
-    for point in ["rejoin_subscribed", "rejoin_joining"] {
+    for point in ["rejoin_left", "rejoin_subscribed", "rejoin_joining"] {
         rejoin.killed(point).await;
         assert_eq!(root.text(STATE).await, "root|f", "{point}");
         assert_eq!(
@@ -225,10 +225,8 @@ async fn what_only_it_has_is_saved_and_taken_back() {
             "t"
         );
     }
-    for point in ["rejoin_joined", "rejoin_left"] {
-        rejoin.killed(point).await;
-        assert_eq!(root.text(STATE).await, "branch|f", "{point}");
-    }
+    rejoin.killed("rejoin_joined").await;
+    assert_eq!(root.text(STATE).await, "branch|f");
     rejoin.run(0).await;
     rejoin.run(0).await;
     assert_eq!(std::fs::read(&rejoin.file).unwrap(), before);
@@ -296,6 +294,23 @@ async fn what_only_it_has_is_saved_and_taken_back() {
     tree.drop(&["leaf", "two", "one"]).await;
 }
 
+const GRAVESTONE: &str =
+    "select count(*) from pgq.subscription join pgq.consumer on co_id = sub_consumer where co_name = 'root.gravestone'";
+
+/// Every event table is emptied if nobody needs it.
+async fn rotate(node: &Db) {
+    node.run("update pgq.queue set queue_rotation_period = '0'").await;
+    for _ in 0..8 {
+        // Each rotation needs that the last tick is younger than the one before.
+        if node.text("select open from pgcascade.node_state").await == "t" {
+            let last = node.text("select pgq.force_tick('q')").await;
+            until(node, &format!("select max(tick_id) > {last} from pgq.tick"), "t").await;
+        }
+        node.run("select pgq.maint_rotate_tables_step1('q')").await;
+        node.run("select pgq.maint_rotate_tables_step2()").await;
+    }
+}
+
 /// Its replay was started with its server, as everywhere.
 #[tokio::test]
 async fn with_nothing_lost_it_is_a_branch_at_once() {
@@ -311,6 +326,11 @@ async fn with_nothing_lost_it_is_a_branch_at_once() {
     let replays: Vec<_> = ["one", "two"].map(|name| tree.replay(name).spawn()).into();
     takeover(&tree, "one", &["--dead", "root"]).await;
     write(&one, 7).await;
+    // It is away for long.
+    for node in [&one, &two] {
+        rotate(node).await;
+    }
+    assert_eq!(one.text(GRAVESTONE).await, "1");
     tree.start_root();
     let root = tree.connect("root").await;
     let replay = tree.replay("root").spawn();
@@ -336,6 +356,7 @@ async fn with_nothing_lost_it_is_a_branch_at_once() {
             .await,
         "two|0|0"
     );
+    assert_eq!(one.text(GRAVESTONE).await, "0");
     write(&one, 50).await;
     let journal = one.text("select count(*) from journal").await;
     until(&root, "select count(*) from journal", &journal).await;
@@ -350,6 +371,72 @@ async fn with_nothing_lost_it_is_a_branch_at_once() {
     for replay in replays {
         replay.stop().await;
     }
+    drop((root, one, two));
+    tree.drop(&["two", "one"]).await;
+}
+
+/// Nobody has waited for it, so it is made anew; what only it has is not lost with it.
+#[tokio::test]
+async fn who_is_away_for_too_long_is_saved_and_made_anew() {
+    let tree = Tree::apart().await;
+    let root = tree.connect("root").await;
+    let one = tree.add("branch", "one", "root").await;
+    let two = tree.add("branch", "two", "root").await;
+    for name in ["one", "two"] {
+        tree.catch_up(name).await;
+    }
+    root.run("insert into journal values (-1, 'lost')").await;
+    drop(root);
+    tree.kill_root();
+    let replays: Vec<_> = ["one", "two"].map(|name| tree.replay(name).spawn()).into();
+    takeover(&tree, "one", &["--dead", "root"]).await;
+    one.run("select pgq.unregister_consumer('q', 'root.gravestone')").await;
+    let fork = "select count(*) from pgq.tick join pgcascade.epoch_history on tick_id = start_tick";
+    eventually("nobody has the fork any more", async || {
+        one.run("insert into journal values (1, 'meanwhile')").await;
+        rotate(&one).await;
+        one.text(fork).await == "0"
+    })
+    .await;
+    tree.start_root();
+    let root = tree.connect("root").await;
+    let file = std::env::temp_dir().join(format!("away-{}.ndjson", std::process::id()));
+    let at = tree.conninfo("one");
+    let refused = tree
+        .node(
+            1,
+            "rejoin root",
+            &["--db", &at, "--lost-events", file.to_str().unwrap()],
+        )
+        .await;
+    assert!(
+        refused.stderr.contains("does not have tick") && refused.stderr.contains("its lost events are saved"),
+        "{}",
+        refused.stderr
+    );
+    assert!(check_file(&file) > 0);
+    assert_eq!(root.text(STATE).await, "root|f");
+    one.run("select pgq.register_consumer('q', 'root.gravestone')").await;
+    tree.node(0, "drop root", &["--db", &tree.conninfo("root")]).await;
+    assert_ne!(root.text("select count(*) from pgcascade.lost_event").await, "0");
+    tree.node(
+        0,
+        "create-branch root",
+        &["--db", &tree.conninfo("root"), "--provider", &at],
+    )
+    .await;
+    assert_eq!(one.text(GRAVESTONE).await, "0");
+    let replay = tree.replay("root").arg("--truncate").spawn();
+    eventually("the same rows", async || {
+        rows(&root, "journal").await == rows(&one, "journal").await
+    })
+    .await;
+    tree.assert_same_rows(&root, &one).await;
+    replay.stop().await;
+    for replay in replays {
+        replay.stop().await;
+    }
+    std::fs::remove_file(&file).unwrap();
     drop((root, one, two));
     tree.drop(&["two", "one"]).await;
 }
