@@ -265,7 +265,7 @@ async fn what_branches_have_is_merged_into_a_promoted_standby() {
     standby.tree.drop(&["leaf", "far", "near"]).await;
 }
 
-/// `hooks/on_role_change` as Patroni runs it, for this standby alone. Returns its exit code and what it logged.
+/// `docs/on_role_change` as Patroni runs it, for this standby alone. Returns its exit code and what it logged.
 fn hook(standby: &Standby, tree: &Tree, role: &str) -> (Option<i32>, String) {
     let conf = tree.apart_cluster().file("promoted.conf");
     let lines = format!(
@@ -273,7 +273,7 @@ fn hook(standby: &Standby, tree: &Tree, role: &str) -> (Option<i32>, String) {
         standby.conninfo()
     );
     std::fs::write(&conf, lines).unwrap();
-    let output = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../hooks/on_role_change"))
+    let output = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/on_role_change"))
         .args([conf.as_str(), "on_role_change", role, "shop-cluster"])
         .env("PGCASCADE_CONSUMER", env!("CARGO_BIN_EXE_consumer"))
         .env("PGCASCADE_TRIES", "2")
