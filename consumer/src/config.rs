@@ -51,6 +51,9 @@ pub(crate) struct ReplaySettings {
     /// rows is refused.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub(crate) truncate: Option<bool>,
+    /// A table may have rows of other sources, which other queues bring: copy beside them.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub(crate) merge: Option<bool>,
     /// Leave the subscriber's sequences alone. Otherwise those of identity and serial columns are kept ahead of the
     /// provider's.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
@@ -143,6 +146,8 @@ pub(crate) struct ReplayConfig {
     pub(crate) copy: bool,
     /// Empty the subscriber's table before it is copied.
     pub(crate) truncate: bool,
+    /// Copy beside the rows of other sources.
+    pub(crate) merge: bool,
     /// Keep the sequences of the subscriber's columns ahead.
     pub(crate) sequences: bool,
     /// Set them exactly at the end.
@@ -246,6 +251,7 @@ impl ReplaySettings {
             create: self.create.or(file.create),
             no_copy: self.no_copy.or(file.no_copy),
             truncate: self.truncate.or(file.truncate),
+            merge: self.merge.or(file.merge),
             no_sequences: self.no_sequences.or(file.no_sequences),
             exact_sequences: self.exact_sequences.or(file.exact_sequences),
             until_caught_up: self.until_caught_up.or(file.until_caught_up),
@@ -331,6 +337,7 @@ impl ReplaySettings {
             create: self.create.unwrap_or(false),
             copy: !no_copy,
             truncate,
+            merge: self.merge.unwrap_or(false),
             sequences,
             exact_sequences,
             until_caught_up,

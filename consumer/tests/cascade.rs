@@ -31,6 +31,8 @@ mod names;
 mod partitions;
 #[path = "cascade/refusals.rs"]
 mod refusals;
+#[path = "cascade/sources.rs"]
+mod sources;
 #[path = "cascade/status.rs"]
 mod status;
 #[path = "cascade/tables.rs"]

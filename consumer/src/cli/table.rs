@@ -82,6 +82,9 @@ pub(crate) struct AddArgs {
     /// Replace the rows that the subscriber's tables have. Without this a table that has rows is refused.
     #[arg(long, conflicts_with = "no_copy")]
     pub(crate) replace: bool,
+    /// The subscriber's tables may have rows of other sources, which other queues bring: copy beside them.
+    #[arg(long, conflicts_with_all = ["no_copy", "replace"])]
+    pub(crate) merge: bool,
 }
 
 #[derive(Args)]

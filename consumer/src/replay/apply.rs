@@ -20,6 +20,7 @@ use wire::event_type::Operation;
 use super::chunk::{Chunk, Row, Shape};
 use super::conflict::{Book, Kind};
 use super::setup::Target;
+use super::sources;
 use super::statement::{self, RowSql, Text, Texts};
 use super::table::{Name, Table};
 use crate::config::Policy;
@@ -384,9 +385,23 @@ impl Applier {
         let mut tables: Vec<usize> = rows.iter().map(|row| chunk.shape(row).table).collect();
         tables.sort_unstable();
         tables.dedup();
+        let event = rows.first().map_or(0, |row| row.ev_id);
+        let mut kept = Vec::new();
+        for &table in &tables {
+            let may = sources::may_truncate(client, &self.tables[table].name, event, self.policies[table]).await;
+            if !may.map_err(|error| Failure {
+                table: Some(table),
+                ..Failure::from(error)
+            })? {
+                kept.push(table);
+            }
+        }
+        tables.retain(|table| !kept.contains(table));
+        if tables.is_empty() {
+            return Ok(());
+        }
         let names: Vec<String> = tables.iter().map(|&table| self.tables[table].name.quoted()).collect();
-        let events = rows.first().map_or(0, |row| row.ev_id);
-        let what = || format!("apply event {events}, which truncates {}", names.join(", "));
+        let what = || format!("apply event {event}, which truncates {}", names.join(", "));
         let of = |table: Option<usize>, error| Failure {
             table,
             ..Failure::from(error)

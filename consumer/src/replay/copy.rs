@@ -34,7 +34,6 @@ use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
 use super::position::Who;
-use super::preflight;
 use super::setup::{Ready, Target};
 use super::table::{Name, Table, quoted};
 use super::table_state::{Copied, State};
@@ -279,33 +278,6 @@ pub(super) async fn start(
         failure: None,
         running: sessions > 0,
     })
-}
-
-/// Makes sure that the copy goes into an empty table. Preflight looked already, but somebody may have written since.
-///
-/// Rows that are to be replaced are deleted, so that readers have them until the new ones are there, and foreign keys of other
-/// tables do not mind.
-async fn empty(subscriber: &Client, name: &Name, replace_rows: bool, config: &ReplayConfig) -> Result<()> {
-    if replace_rows {
-        return subscriber
-            .batch_execute(&format!("delete from {}", name.quoted()))
-            .await
-            .doing(|| format!("remove the rows of table {name} on the subscriber"));
-    }
-    if config.truncate {
-        return subscriber
-            .batch_execute(&format!("truncate {}", name.quoted()))
-            .await
-            .doing(|| format!("empty table {name} on the subscriber"));
-    }
-    if preflight::has_rows(subscriber, name).await? {
-        return Err(
-            Error::failure(format!("table {name} on the subscriber has rows already")).hint(
-                "Empty it, or let replay do that with --truncate (table add: --replace); if the rows are equal to the provider's: --no-copy",
-            ),
-        );
-    }
-    Ok(())
 }
 
 /// Begins a transaction on the provider with the table locked; returns the text of its snapshot.

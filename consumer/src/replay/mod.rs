@@ -50,6 +50,7 @@ pub(crate) mod returned;
 mod sequences;
 mod session;
 mod setup;
+mod sources;
 pub(crate) mod state;
 mod statement;
 mod stream;

@@ -414,14 +414,7 @@ pub(super) async fn subscriber_rights(client: &Client, facts: &SubscriberFacts, 
 }
 
 /// Whether every pair fits together, and whether the role may write the subscriber's table.
-pub(super) async fn subscriber_tables(
-    client: &Client,
-    role: &str,
-    truncate: bool,
-    pending: bool,
-    pairs: &[Pair<'_>],
-    findings: &mut Findings,
-) -> Result<()> {
+pub(super) fn subscriber_tables(role: &str, pending: bool, pairs: &[Pair<'_>], findings: &mut Findings) {
     for Pair {
         entry,
         provider,
@@ -473,34 +466,8 @@ pub(super) async fn subscriber_tables(
                 bypass(End::Subscriber, role),
             );
         }
-        if entry.state == State::InCopy
-            && !entry.replace_rows
-            && !truncate
-            && subscriber.may("select")
-            && subscriber.schema_usage
-            && has_rows(client, name).await?
-        {
-            findings.add(
-                Kind::TableNotEmpty,
-                object,
-                format!("table {name} on the subscriber has rows already"),
-                Remedy::run(End::Subscriber, format!("truncate {}", name.quoted())).words(
-                    "let replay empty it with --truncate (table add: --replace); if the rows are equal to the provider's, use \
-                     --no-copy; or",
-                ),
-            );
-        }
     }
     findings.about(None);
-    Ok(())
-}
-
-pub(super) async fn has_rows(client: &Client, name: &Name) -> Result<bool> {
-    let row = client
-        .query_one(&format!("select exists (select from {})", name.quoted()), &[])
-        .await
-        .doing(|| format!("see whether table {name} on the subscriber is empty"))?;
-    Ok(row.get(0))
 }
 
 fn columns(provider: &Table, subscriber: &Table, findings: &mut Findings) {

@@ -16,6 +16,7 @@ use super::policy::Policies;
 use super::position::Who;
 use super::preflight::{self, Pair};
 use super::session::{self, ProviderFacts, SubscriberFacts};
+use super::sources;
 use super::table::{self, Name, Table};
 use super::table_state::{self, Entry, State};
 use super::wish::Wish;
@@ -47,6 +48,8 @@ pub(super) struct Look<'a> {
     pub(super) create: bool,
     /// Rows on the subscriber do not matter.
     pub(super) truncate: bool,
+    /// Those of other sources do not.
+    pub(super) merge: bool,
     /// At the tables that are added, not at those that are there.
     pub(super) new_only: bool,
     /// Policies that must be of some table.
@@ -65,6 +68,7 @@ impl<'a> Look<'a> {
         Self {
             create: config.create,
             truncate: config.truncate,
+            merge: config.merge,
             new_only: false,
             policies: Some(policies),
             parking: None,
@@ -311,7 +315,8 @@ pub(super) async fn survey(
         create::check(s, &survey.missing(), &mut findings).await?;
     }
     let role = &facts.subscriber.role;
-    preflight::subscriber_tables(s, role, look.truncate, pending, &survey.pairs(), &mut findings).await?;
+    preflight::subscriber_tables(role, pending, &survey.pairs(), &mut findings);
+    sources::look_for_rows(s, who, &look, &survey.pairs(), &mut findings).await?;
     if let Some(node) = node.filter(|node| node.role == Role::Branch) {
         let more = !survey.missing().is_empty();
         preflight::branch(s, role, who, node, &survey.pairs(), more, &mut findings).await?;

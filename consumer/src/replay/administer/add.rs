@@ -53,6 +53,7 @@ pub(super) async fn run(args: AddArgs) -> Result<()> {
     let look = Look {
         create: args.create,
         truncate: false,
+        merge: args.merge,
         new_only: true,
         policies: None,
         parking: None,

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use tokio_postgres::Client;
 
 use super::super::copy::indexes;
+use super::super::sources;
 use super::super::table::{self, Name};
 use super::super::table_state;
 use super::super::triggers;
@@ -133,6 +134,9 @@ pub(super) async fn resync(args: ResyncArgs) -> Result<()> {
         );
     }
     let (s, who) = (set.client(), &set.who);
+    for entry in &chosen {
+        sources::keep_others(s, who, &entry.subscriber).await?;
+    }
     let revision = table_state::begin_change(s, who).await?;
     for entry in &chosen {
         table_state::start_over(s, who, &entry.provider, revision).await?;

@@ -17,6 +17,7 @@ use super::super::had;
 use super::super::held;
 use super::super::session;
 use super::super::setup::Target;
+use super::super::sources;
 use super::super::stream::{Decoder, Summary};
 use super::super::table::{self, Name};
 use super::super::table_state::{self, State};
@@ -128,6 +129,7 @@ impl Stream<'_> {
                 table_state::start_over(s, who, &target.provider.name, number).await?;
                 if target.state != State::InCopy {
                     let table = &target.subscriber.name;
+                    sources::keep_others(s, who, table).await?;
                     s.batch_execute(&format!("delete from {}", table.quoted()))
                         .await
                         .doing(|| format!("remove the rows of table {table} on the subscriber"))?;

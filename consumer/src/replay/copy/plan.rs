@@ -8,6 +8,7 @@ use tokio_postgres::Client;
 
 use super::super::collapse::Freedom;
 use super::super::setup::{Ready, Target};
+use super::super::sources;
 use super::super::table::{Name, Table, literal, quoted};
 use super::super::table_state;
 use super::parts::{self, Part};
@@ -112,7 +113,14 @@ pub(super) async fn make(ready: &Ready, target: &Target, config: &ReplayConfig, 
     let subscriber = &ready.subscriber.client;
     let what = || format!("write down the chunks of table {name} on the subscriber");
     subscriber.batch_execute("begin").await.doing(what)?;
-    super::empty(subscriber, &target.subscriber.name, target.replace_rows, config).await?;
+    sources::make_room(
+        subscriber,
+        &ready.who,
+        &target.subscriber.name,
+        target.replace_rows,
+        config.truncate,
+    )
+    .await?;
     let statement = subscriber
         .prepare(
             "insert into pgcascade_replay.copy_chunk

@@ -11,10 +11,11 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::super::session;
+use super::super::sources;
 use super::super::table::Table;
 use super::super::table_state;
 use super::source::Source;
-use super::{Done, Failure, Job, Piece, Shared, begin_reading, copied, empty, indexes, parts, source};
+use super::{Done, Failure, Job, Piece, Shared, begin_reading, copied, indexes, parts, source};
 use crate::connect::{End, connect};
 use crate::error::{Doing, Error, Result};
 use crate::failpoint::failpoint;
@@ -109,7 +110,9 @@ impl Worker {
             .await
             .doing(|| "begin a transaction on the subscriber".to_owned())?;
         if piece.chunk.is_none() {
-            empty(s, &job.subscriber.name, job.replace_rows, &self.shared.config).await?;
+            let shared = &self.shared;
+            let name = &job.subscriber.name;
+            sources::make_room(s, &shared.who, name, job.replace_rows, shared.config.truncate).await?;
         }
         let snapshot = self.begin_reading(piece).await?;
         let Some(rows) = self.pump(job, piece).await? else {

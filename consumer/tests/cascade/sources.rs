@@ -1,0 +1,128 @@
+//! Several roots in one database: a leaf of each cascade, and tables that get rows from all of them.
+
+use crate::cluster::{Db, Output, Replay, eventually};
+use crate::tree::{Tree, write};
+
+/// The replay of the leaf in the cascade of queue p.
+fn replay(tree: &Tree, more: &[&str]) -> Replay {
+    let all = tree.conninfo("all");
+    let arguments = [
+        "replay",
+        "--subscriber",
+        &*all,
+        "--queue",
+        "p",
+        "--table",
+        "*",
+        "--retry-max",
+        "1",
+    ];
+    Replay::command(&arguments).args(more)
+}
+
+async fn node(arguments: &[&str]) -> Output {
+    let output = Replay::command(&["node"]).args(arguments).output().await;
+    assert_eq!(output.code(), Some(0), "{}", output.stderr);
+    output
+}
+
+/// The leaf has the rows of both, each once.
+async fn same(all: &Db, roots: [&Db; 2]) {
+    for table in ["t", "journal"] {
+        let query = format!("select x::text from {table} x");
+        let mut wanted = String::new();
+        for root in roots {
+            wanted += &root.text(&query).await;
+            wanted.push('\n');
+        }
+        let mut wanted: Vec<&str> = wanted.lines().collect();
+        wanted.sort_unstable();
+        eventually(&format!("{table} has the rows of both"), async || {
+            let there = all.text(&query).await;
+            let mut there: Vec<&str> = there.lines().collect();
+            there.sort_unstable();
+            there == wanted
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn several_roots_fill_one_table() {
+    let tree = Tree::new().await;
+    let root = tree.connect("root").await;
+    let other = tree.database("other", true).await;
+    other
+        .run(
+            "create table t (id int primary key, n int); create table journal (uid int, what text);
+             insert into t select i, 0 from generate_series(100001, 100500) i;
+             insert into journal select i, 'other' from generate_series(1, 500) i",
+        )
+        .await;
+    let (other_at, all_at) = (tree.conninfo("other"), tree.conninfo("all"));
+    node(&["create-root", "other", "--queue", "p", "--db", &other_at]).await;
+    let all = tree.add("leaf", "all", "root").await;
+    node(&[
+        "create-leaf",
+        "all",
+        "--queue",
+        "p",
+        "--db",
+        &all_at,
+        "--provider",
+        &other_at,
+    ])
+    .await;
+    tree.catch_up("all").await;
+
+    let refused = replay(&tree, &["--until-caught-up"]).output().await;
+    assert_eq!(refused.code(), Some(1), "{}", refused.stderr);
+    for text in [
+        "table public.t on the subscriber has rows of another source",
+        "table public.journal on the subscriber has rows of another source",
+        "of queue \"q\"",
+        "--merge",
+    ] {
+        assert!(refused.stderr.contains(text), "{text}: {}", refused.stderr);
+    }
+    let refused = replay(&tree, &["--until-caught-up", "--truncate"]).output().await;
+    assert!(refused.stderr.contains("which would be removed"), "{}", refused.stderr);
+    // Killed in the copy, and once it is recorded there is nothing more to say.
+    let killed = replay(&tree, &["--merge"]).failpoints("in_copy=kill:2").output().await;
+    assert_eq!(killed.code(), None, "{}", killed.stderr);
+    let replays = [tree.replay("all").spawn(), replay(&tree, &[]).spawn()];
+    for from in [100, 200, 300] {
+        write(&root, from).await;
+        write(&other, 200_000 + from).await;
+    }
+    same(&all, [&root, &other]).await;
+
+    // What is about all rows is not done for one source.
+    let resync = Replay::command(&["table", "resync", "t", "--subscriber", &all_at, "--queue", "p"]);
+    let refused = resync.output().await;
+    assert_eq!(refused.code(), Some(1), "{}", refused.stderr);
+    assert!(refused.stderr.contains("cannot be copied again"), "{}", refused.stderr);
+    other
+        .run("truncate journal; insert into journal values (7, 'anew')")
+        .await;
+    let [of_root, of_other] = replays;
+    let stopped = of_other.wait().await;
+    assert_eq!(stopped.code(), Some(1), "{}", stopped.stderr);
+    assert!(
+        stopped
+            .stderr
+            .contains("truncates table public.journal at its provider, and it has rows of 2 sources"),
+        "{}",
+        stopped.stderr
+    );
+    write(&root, 400).await;
+    all.run("delete from journal where what = 'other' or uid >= 200000 or uid <= -200000")
+        .await;
+    let of_other = replay(&tree, &["--on-conflict", "journal=skip"]).spawn();
+    same(&all, [&root, &other]).await;
+    for replay in [of_root, of_other] {
+        replay.stop().await;
+    }
+    drop((root, other, all));
+    tree.drop(&["all", "other", "root"]).await;
+}
