@@ -65,6 +65,18 @@ pub(crate) struct Node {
     pub(crate) paused: bool,
     /// Its worker has seen the last change of its state.
     pub(crate) uptodate: bool,
+    /// Of a leaf: the queue of its database that its events are merged into.
+    pub(crate) combined: Option<Combined>,
+}
+
+/// A queue that others are merged into, on the leaf's side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Combined {
+    pub(crate) queue: String,
+    /// What the database is in the cascade of that queue.
+    pub(crate) role: Role,
+    /// Where that is a branch, it has told how far the leaf is.
+    pub(crate) position_known: bool,
 }
 
 /// Which of the two places a database has. Both may be there, for different queues.
@@ -100,9 +112,15 @@ async fn read(client: &Client, query: &str, queue: &str) -> Result<Option<Node>>
         .await
         .doing(|| format!("read what the database is in the cascade of queue \"{queue}\""))?;
     let Some(row) = row else { return Ok(None) };
+    let role = Role::parse(row.get("node_type"))?;
+    let combined = match role {
+        Role::Leaf => combined(client, row.get("combined_queue"), row.get("position_known")).await?,
+        Role::Root | Role::Branch => None,
+    };
     Ok(Some(Node {
         queue: queue.to_owned(),
-        role: Role::parse(row.get("node_type"))?,
+        role,
+        combined,
         name: row.get("node_name"),
         worker: row.get("worker_name"),
         provider: row.get("provider_node"),
@@ -111,6 +129,29 @@ async fn read(client: &Client, query: &str, queue: &str) -> Result<Option<Node>>
         tick_time: row.get("tick_time"),
         paused: row.get("paused"),
         uptodate: row.get("uptodate"),
+    }))
+}
+
+async fn combined(client: &Client, queue: Option<String>, position_known: bool) -> Result<Option<Combined>> {
+    let Some(queue) = queue else { return Ok(None) };
+    let row = client
+        .query_opt(
+            "select node_type from pgq_node.node_info where queue_name = $1",
+            &[&queue],
+        )
+        .await
+        .doing(|| format!("read what the database is in the cascade of queue \"{queue}\""))?;
+    let Some(row) = row else {
+        return Err(Error::failure(format!(
+            "a leaf of this database is merged into queue \"{queue}\", and the database is no node of that"
+        ))
+        .hint("Make it one with consumer node, or drop the leaf and make it anew."));
+    };
+    let role = Role::parse(row.get(0))?;
+    Ok(Some(Combined {
+        queue,
+        role,
+        position_known,
     }))
 }
 
@@ -132,6 +173,7 @@ impl Node {
             || self.paused != now.paused
             || self.name != now.name
             || self.worker != now.worker
+            || self.combined != now.combined
     }
 
     /// "node \"a\" of queue \"q\"", for messages.

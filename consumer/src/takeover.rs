@@ -13,6 +13,7 @@ mod dead;
 mod journal;
 #[cfg(test)]
 mod merge;
+mod merged;
 #[cfg(test)]
 mod model;
 mod planned;

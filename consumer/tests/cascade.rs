@@ -25,6 +25,8 @@ mod copies;
 mod copy_from;
 #[path = "cascade/gate.rs"]
 mod gate;
+#[path = "cascade/merge.rs"]
+mod merge;
 #[path = "cascade/names.rs"]
 mod names;
 #[path = "cascade/partitions.rs"]

@@ -25,7 +25,7 @@ pub(crate) enum NodeCommand {
     /// Make a database a leaf: it gets the tables, and needs no extension.
     ///
     /// Otherwise as create-branch.
-    CreateLeaf(CreateArgs),
+    CreateLeaf(CreateLeafArgs),
     /// Make a copy of a node a node of its own: a restored dump, a base backup, a state of another time.
     ///
     /// It goes on at its last tick, and no table is copied. The copy of a root or branch becomes a branch, that of a leaf a leaf.
@@ -104,6 +104,15 @@ pub(crate) struct CreateArgs {
     /// The node that it is to read from: the root, or a branch.
     #[arg(long, value_name = "CONNINFO")]
     pub(crate) provider: String,
+}
+
+#[derive(Args)]
+pub(crate) struct CreateLeafArgs {
+    #[command(flatten)]
+    pub(crate) node: CreateArgs,
+    /// The events also go into this queue of the database, which is its root; or come through it, if the database is a branch of it.
+    #[arg(long, value_name = "QUEUE")]
+    pub(crate) merge: Option<String>,
 }
 
 #[derive(Args)]

@@ -9,8 +9,8 @@ use tokio_postgres::{Client, Row};
 
 use super::gravestone;
 use super::tree::{self, Reached};
-use crate::cascade::{self, Role, ask};
-use crate::cli::{CreateArgs, CreateRootArgs, NewNodeArgs};
+use crate::cascade::{self, Combined, Node, Role, ask};
+use crate::cli::{CreateArgs, CreateLeafArgs, CreateRootArgs, NewNodeArgs};
 use crate::config::{conninfo, name};
 use crate::connect::{End, Session, connect};
 use crate::conninfo::mentions_password;
@@ -160,15 +160,42 @@ pub(super) async fn root(args: CreateRootArgs) -> Result<()> {
 
 /// `create-branch`
 pub(super) async fn branch(args: CreateArgs) -> Result<()> {
-    below(args, Role::Branch).await
+    below(args, Role::Branch, None).await
 }
 
 /// `create-leaf`
-pub(super) async fn leaf(args: CreateArgs) -> Result<()> {
-    below(args, Role::Leaf).await
+pub(super) async fn leaf(args: CreateLeafArgs) -> Result<()> {
+    below(args.node, Role::Leaf, args.merge).await
 }
 
-async fn below(args: CreateArgs, role: Role) -> Result<()> {
+/// What a leaf's database is in the cascade of the queue that its events are merged into.
+async fn combined(candidate: &Candidate, queue: String) -> Result<Combined> {
+    if queue == candidate.queue {
+        return Err(Error::usage("a queue cannot be merged into itself").hint("Correct --merge."));
+    }
+    let node = if candidate.extension {
+        cascade::load(candidate.client(), &queue).await?
+    } else {
+        None
+    };
+    match node {
+        Some(Node {
+            role: role @ (Role::Root | Role::Branch),
+            ..
+        }) => Ok(Combined {
+            queue,
+            role,
+            position_known: role == Role::Root,
+        }),
+        _ => Err(Error::failure(format!(
+            "the database of {} is neither root nor branch of queue \"{queue}\"",
+            candidate.title()
+        ))
+        .hint("Make it one first, with consumer node create-root or create-branch.")),
+    }
+}
+
+async fn below(args: CreateArgs, role: Role, merge: Option<String>) -> Result<()> {
     let provider = conninfo("provider", Some(&args.provider))?;
     let candidate = look(args.node).await?;
     if role == Role::Branch {
@@ -177,8 +204,13 @@ async fn below(args: CreateArgs, role: Role) -> Result<()> {
     if is_there(&candidate, role).await? {
         return Ok(());
     }
+    let merge = match merge {
+        Some(queue) => Some(combined(&candidate, queue).await?),
+        None => None,
+    };
     let provider = tree::reach(&provider, &candidate.queue).await?;
-    check_provider(&candidate, &provider, role).await?;
+    let keeps_events = role == Role::Branch || merge.is_some();
+    check_provider(&candidate, &provider, keeps_events).await?;
     let root = tree::root(&provider).await?;
     let root = root.as_ref().unwrap_or(&provider);
     let (queue, name, title) = (&candidate.queue, &candidate.name, candidate.title());
@@ -203,11 +235,13 @@ async fn below(args: CreateArgs, role: Role) -> Result<()> {
         ask(node.client(), &title, call, &[queue, name, &candidate.location]).await?;
         failpoint("node_known");
     }
+    // What a branch of the combined queue has of it, only that will tell: nothing that it may lack is to be forgotten until then.
+    let behind = merge.as_ref().is_some_and(|combined| combined.role == Role::Branch);
     let row = provider
         .client()
         .query_one(
             include_str!("start.sql"),
-            &[queue, &candidate.worker, &(role == Role::Leaf)],
+            &[queue, &candidate.worker, &(role == Role::Leaf && !behind)],
         )
         .await
         .doing(|| format!("find the tick at which {title} begins"))?;
@@ -237,7 +271,7 @@ async fn below(args: CreateArgs, role: Role) -> Result<()> {
     state::install(candidate.client()).await?;
     begin(candidate.client()).await?;
     match role {
-        Role::Leaf => make_leaf(&candidate, &provider, &start).await?,
+        Role::Leaf => make_leaf(&candidate, &provider, &start, merge.as_ref()).await?,
         _ => make_branch(&candidate, &provider, &start).await?,
     }
     candidate.who().set(candidate.client(), start.tick).await?;
@@ -253,7 +287,7 @@ async fn below(args: CreateArgs, role: Role) -> Result<()> {
     Ok(())
 }
 
-async fn check_provider(candidate: &Candidate, provider: &Reached, role: Role) -> Result<()> {
+async fn check_provider(candidate: &Candidate, provider: &Reached, keeps_events: bool) -> Result<()> {
     if provider.node.role == Role::Leaf {
         return Err(Error::usage(format!(
             "the provider, {}, is a leaf, which has no queue to read from",
@@ -265,13 +299,13 @@ async fn check_provider(candidate: &Candidate, provider: &Reached, role: Role) -
     if identity == candidate.identity {
         return Err(Error::usage("--db and --provider are the same database"));
     }
-    if role == Role::Branch && encoding != candidate.encoding {
+    if keeps_events && encoding != candidate.encoding {
         return Err(Error::failure(format!(
             "the database of {} has the encoding {}, and its provider has {encoding}",
             candidate.title(),
             candidate.encoding
         ))
-        .hint("A branch keeps the events as they are, so its database must have the same encoding; a leaf need not."));
+        .hint("A branch keeps the events as they are, so its database must have the same encoding, and so does a leaf with --merge; another leaf need not."));
     }
     Ok(())
 }
@@ -340,13 +374,22 @@ async fn make_branch(candidate: &Candidate, provider: &Reached, start: &Start) -
     Ok(())
 }
 
-async fn make_leaf(candidate: &Candidate, provider: &Reached, start: &Start) -> Result<()> {
+async fn make_leaf(candidate: &Candidate, provider: &Reached, start: &Start, merge: Option<&Combined>) -> Result<()> {
     let (client, queue) = (candidate.client(), &candidate.queue);
     let what = || format!("make {}", candidate.title());
     client
         .execute(
-            "insert into pgcascade_replay.node (queue, node, worker, provider, tick_time) values ($1, $2, $3, $4, $5::text::timestamptz)",
-            &[queue, &candidate.name, &candidate.worker, &provider.node.name, &start.time],
+            "insert into pgcascade_replay.node (queue, node, worker, provider, tick_time, combined_queue, position_known)
+             values ($1, $2, $3, $4, $5::text::timestamptz, $6, $7)",
+            &[
+                queue,
+                &candidate.name,
+                &candidate.worker,
+                &provider.node.name,
+                &start.time,
+                &merge.map(|combined| &combined.queue),
+                &merge.is_none_or(|combined| combined.position_known),
+            ],
         )
         .await
         .doing(what)?;

@@ -29,7 +29,7 @@ use super::position::Who;
 use super::table::{Name, literal};
 use super::table_state::Entry;
 use super::wish::Wish;
-use super::{Ended, Memory, session, state};
+use super::{Ended, Memory, merge, session, state};
 use crate::cascade::{self, Node, Role, ask, home};
 use crate::config::{NodeConfig, ReplayConfig};
 use crate::connect::{End, Session, connect};
@@ -68,6 +68,10 @@ pub(super) async fn attempt(
         memory.connected = true;
         return stand_by(session, node, config, shutdown, memory).await;
     }
+    merge::check_position(&node)?;
+    if merge::is_behind(&node) {
+        return merge::stand_behind(session, node, config, shutdown, memory).await;
+    }
     if node.role == Role::Branch {
         // What it waits for is another replay of the node.
         memory.another_runs = true;
@@ -83,6 +87,7 @@ pub(super) async fn attempt(
             tracing::info!("{error}; but the node was changed meanwhile");
             Ok(Ended::NodeChanged)
         }
+        Err(error) if merge::is_closed(&node, &error) => Err(error.transient()),
         // A takeover has it wait; what ends that changes the node.
         Err(error) if waits(config, &node, &error).await => Err(error.transient()),
         outcome => outcome,
@@ -581,6 +586,15 @@ impl Duty {
         }
     }
 
+    pub(super) fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// Whether the batch is read once more, to be stored in a queue here.
+    pub(super) fn stores(&self) -> bool {
+        self.node.role == Role::Branch || self.node.combined.is_some()
+    }
+
     /// Each tick of a branch is one of the root's, and they are as many.
     pub(super) fn tick_by_tick(&self) -> bool {
         self.node.role == Role::Branch
@@ -696,6 +710,8 @@ impl Duty {
                 }
                 (Some("pgq.tick-id"), Role::Branch) => {
                     if let Ok(tick) = data.parse::<i64>() {
+                        let (time, tables) = (text(3), text(4));
+                        merge::arrived(subscriber, queue, &of_queue, tick, time.as_deref(), tables.as_deref()).await?;
                         let call = "pgq_node.set_partition_watermark($1, $2, $3)";
                         ask(subscriber, &self.node.title(), call, &[queue, &of_queue, &tick]).await?;
                     }

@@ -40,6 +40,7 @@ pub(crate) mod goal;
 mod had;
 mod held;
 mod idle;
+mod merge;
 mod parking;
 mod partitions;
 pub(crate) mod pattern;

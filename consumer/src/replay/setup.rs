@@ -35,7 +35,7 @@ use super::survey::{self, Facts, Look, Survey};
 use super::table::{Name, Table};
 use super::table_state::{self, Entry, State};
 use super::wish::Wish;
-use super::{Memory, duty, state, triggers};
+use super::{Memory, duty, merge, state, triggers};
 use crate::cascade::{Node, Role};
 use crate::config::{Policy, ReplayConfig};
 use crate::connect::{End, Session, connect};
@@ -294,6 +294,8 @@ impl Ends {
         } = survey;
         if let Some(node) = node {
             duty::check_source(p, node, &entries).await?;
+            merge::check_source(p, &node.queue, &entries).await?;
+            merge::check_tables(s, node, &entries, &at_provider).await?;
         }
         if !external {
             let tables = entries.iter().map(|entry| (entry, at_provider.get(&entry.provider)));
@@ -327,6 +329,11 @@ impl Ends {
                 table_state::add(s, who, entry, number).await?;
             }
             s.batch_execute("commit").await.doing(what)?;
+        }
+        if let Some(node) = node {
+            // Once more: either this end sees that the other one copies, or the other one that this one captures.
+            merge::check_source(p, &node.queue, &entries).await?;
+            merge::check_tables(s, node, &entries, &at_provider).await?;
         }
         let source = Source {
             provider: p,

@@ -13,7 +13,7 @@ use super::session::{self, SubscriberFacts};
 use crate::error::{Doing, Error, Result};
 
 /// What each version adds to the one before.
-const STEPS: [&str; 11] = [
+const STEPS: [&str; 12] = [
     include_str!("sql/state.sql"),
     include_str!("sql/state_2.sql"),
     include_str!("sql/state_3.sql"),
@@ -25,6 +25,7 @@ const STEPS: [&str; 11] = [
     include_str!("sql/state_9.sql"),
     include_str!("sql/state_10.sql"),
     include_str!("sql/state_11.sql"),
+    include_str!("sql/state_12.sql"),
 ];
 
 /// The version stands in the comment as "(version 7)"; without a comment, nothing was added yet.

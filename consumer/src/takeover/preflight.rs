@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
 
 use super::journal::{Begin, Op};
+use super::merged;
 use super::planned::{self, Captured};
 use super::step::{Kind, Step};
 use crate::cascade::Role;
@@ -69,6 +70,7 @@ pub(super) async fn look(new: &Reached, live: Option<Op>, args: &TakeoverArgs) -
     found.behind = theirs.top - ours.top;
     found.compare(&ours, &theirs);
     found.tables(new, &old, &args.ignore_table).await?;
+    found.against.extend(merged::against(new, Some(&old)).await?);
     found.epoch = ours.epoch.max(theirs.epoch) + 1;
     for known in tree::known(new).await? {
         if known.name == new.node.name || known.name == old.node.name || known.dead {
@@ -131,6 +133,7 @@ pub(super) async fn look_without(new: &Reached, old: &str, live: Option<Op>, arg
     found.epoch = ours.epoch + 1;
     found.merged(&ours, &new.node.name);
     found.stand_alone(new).await?;
+    found.against.extend(merged::against(new, None).await?);
     for known in tree::known(new).await? {
         if known.name == new.node.name || known.name == old || args.lost.contains(&known.name) {
             continue;

@@ -15,6 +15,7 @@ use super::super::event;
 use super::super::execute::{self, Execute};
 use super::super::had;
 use super::super::held;
+use super::super::merge;
 use super::super::session;
 use super::super::setup::Target;
 use super::super::sources;
@@ -137,7 +138,9 @@ impl Stream<'_> {
                 tracing::info!(table = %target.provider.name, "to be copied again, as the file was executed during its copy");
             }
         }
-        let role = self.execute_as.as_deref();
+        // A leaf that passes its events on does not pass files on: it stops unless somebody has seen to the file.
+        let passes_on = self.duty.as_ref().is_some_and(|duty| duty.node().combined.is_some());
+        let role = self.execute_as.as_deref().filter(|_| !passes_on);
         execute::on_subscriber(s, who, role, &self.ready.encoding, &named, execute).await?;
         let names = |name: fn(&Target) -> &Name| targets.iter().map(|target| name(target).clone()).collect::<Vec<_>>();
         let provider_names = names(|target| &target.provider.name);
@@ -193,7 +196,9 @@ impl Stream<'_> {
             if duty.changed(s).await? {
                 return Ok(Begun::NodeChanged);
             }
-            duty.store(p, s, &batch.tick(batch.events.as_deref())).await?;
+            let tick = batch.tick(batch.events.as_deref());
+            duty.store(p, s, &tick).await?;
+            merge::pass_on(p, s, duty.node(), &self.ready.targets, &tick).await?;
             let had = match self.had {
                 true => had::of_tick(s, &self.ready.who.queue, batch.to).await?,
                 false => Vec::new(),
@@ -202,7 +207,7 @@ impl Stream<'_> {
         };
         let events = batch.events.as_deref();
         // Both at once, unless the batch is read to be stored first.
-        if self.duty.as_ref().is_some_and(Duty::tick_by_tick) {
+        if self.duty.as_ref().is_some_and(Duty::stores) {
             match begin.await {
                 Ok(Begun::AsBefore(had)) => {
                     let events = events.map(|events| had::without(events, &had));

@@ -18,8 +18,8 @@ use tokio_postgres::error::SqlState;
 
 use super::super::duty;
 use super::super::position::Who;
-use super::super::preflight;
 use super::super::setup::{Ready, Target};
+use super::super::sources;
 use super::super::table::{self, Name, Table, literal};
 use super::super::{create, table_state};
 use super::{Job, Shared};
@@ -103,7 +103,7 @@ async fn put(s: &Client, who: &Who, target: &Target) -> Result<usize> {
     s.batch_execute(&format!("lock table {} in access exclusive mode", table.name.quoted()))
         .await
         .doing(what)?;
-    if preflight::has_rows(s, &table.name).await? {
+    if sources::has_rows(s, &table.name).await? {
         return Ok(0);
     }
     let indexes = candidates(s, table).await?;
