@@ -38,6 +38,9 @@ use crate::error::{Doing, Error, Result};
 use crate::progress::Progress;
 use crate::shutdown::Shutdown;
 
+/// How long the worker's lock is waited for before it is looked again whether it is needed.
+const LOCK_PATIENCE: Duration = Duration::from_millis(200);
+
 /// How long a root waits for another node's answer.
 const EPOCH_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -472,10 +475,18 @@ async fn was_root(client: &Client, node: &Node) -> Result<bool> {
 /// Done by its replay, and by the command that made it a branch, whoever is first; under the worker's lock, so once.
 pub(crate) async fn settle(client: &Client, node: &Node) -> Result<()> {
     state::install(client).await?;
-    if !was_root(client, node).await? {
-        return Ok(());
+    let deadline = Instant::now() + session::LOCK_PATIENCE_AGAIN;
+    loop {
+        if !was_root(client, node).await? {
+            return Ok(());
+        }
+        // Whoever was first keeps the lock if it is the replay, which goes on with it.
+        match session::lock(client, End::Subscriber, &who(node), LOCK_PATIENCE).await {
+            Ok(()) => break,
+            Err(error) if Instant::now() >= deadline => return Err(error),
+            Err(_) => {}
+        }
     }
-    session::lock(client, End::Subscriber, &who(node), session::LOCK_PATIENCE_AGAIN).await?;
     let node = node.reload(client).await?;
     if !was_root(client, &node).await? {
         return Ok(());
