@@ -94,6 +94,7 @@ grant execute on function
     pgq.seq_setval(text, bigint),
     pgq.insert_event_raw(text, bigint, timestamptz, integer, integer, text, text, text, text, text, text),
     pgq.event_retry_raw(text, text, timestamptz, bigint, timestamptz, integer, text, text, text, text, text, text),
+    pgcascade.position_bloat(),
     pgcascade.positions_bloated(),
     pgcascade.compact_positions(),
     pgcascade.queues_due(),

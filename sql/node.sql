@@ -119,8 +119,10 @@ begin
 
     if exists (select from pgq_node.node_info where queue_name = i_queue_name and node_type = 'root') then
         -- The location that is known goes along, also when only `dead` changed: a node that missed the first message
-        -- learns it from the second.
-        perform pgq.insert_event(i_queue_name, 'pgq.location-info', i_node_name, i_queue_name, stored, i_dead::text, null);
+        -- learns it from the second. So does that for administrators (node_address.sql), which PgQ's own programs pass over.
+        perform pgq.insert_event(i_queue_name, 'pgq.location-info', i_node_name, i_queue_name, stored, i_dead::text,
+                                 (select a.location from pgcascade.node_admin_location a
+                                   where a.queue_name = i_queue_name and a.node_name = i_node_name));
     end if;
     select 200, 'Location registered' into ret_code, ret_note;
 end
@@ -187,7 +189,7 @@ $$;
 --     branch   the queue is made, closed for writers, with ticks from its provider; begins at tick i_global_watermark
 --     leaf     no queue; i_combined_queue: queue of this database that its worker merges the events into
 --     200; 401 the arguments do not fit, the location is not registered, the node exists.
---     Writes node_info, local_state; pgq.queue, pgq.tick and a consumer ".global_watermark" for root and branch.
+--     Writes node_info, local_state; pgq.queue, pgq.tick and a consumer ".global_watermark" for root and branch; node_epoch for root.
 create function pgq_node.create_node(
     in i_queue_name text, in i_node_type text, in i_node_name text, in i_worker_name text,
     in i_provider_name text, in i_global_watermark bigint, in i_combined_queue text,
@@ -262,6 +264,9 @@ begin
 
     insert into pgq_node.local_state (queue_name, consumer_name, provider_node, last_tick_id)
     values (i_queue_name, i_worker_name, coalesce(i_provider_name, i_node_name), position);
+    if i_node_type = 'root' then
+        perform pgcascade.note_server(i_queue_name);
+    end if;
     select 200, format('Node "%s" initialized for queue "%s" with type "%s"', i_node_name, i_queue_name, i_node_type)
       into ret_code, ret_note;
 end

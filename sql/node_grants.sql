@@ -8,6 +8,10 @@ grant select on pgq_node.node_location, pgq_node.node_info, pgq_node.local_state
 grant select, insert, update, delete
     on pgq_node.node_location, pgq_node.node_info, pgq_node.local_state, pgq_node.subscriber_info to pgq_admin;
 
+grant select on pgcascade.node_admin_location to pgq_reader, pgq_writer, pgq_admin, pg_monitor;
+
+grant execute on function pgcascade.set_admin_location(text, text, text) to pgq_admin;
+
 grant execute on function
     pgq_node.is_root_node(text),
     pgq_node.is_leaf_node(text),

@@ -84,7 +84,7 @@ $$;
 
 -- pgq_node.promote_branch(1)
 --     This branch is the root now: open for writers, with ticks of its own. 200; 301 not a branch; 404 not a node.
---     Writes node_info, local_state, pgq.queue.
+--     Writes node_info, local_state, pgq.queue, node_epoch.
 create function pgq_node.promote_branch(
     in i_queue_name text, out ret_code int4, out ret_note text
 ) returns record
@@ -103,9 +103,11 @@ begin
         return;
     end if;
     update pgq_node.node_info set node_type = 'root' where queue_name = i_queue_name;
+    perform pgcascade.renew_gate_standbys(i_queue_name);
     update pgq_node.local_state set provider_node = node.node_name, uptodate = false
      where queue_name = i_queue_name and consumer_name = node.worker_name;
     update pgq.queue set queue_disable_insert = false, queue_external_ticker = false where queue_name = i_queue_name;
+    perform pgcascade.note_server(i_queue_name);
     select 200, 'Branch node promoted to root' into ret_code, ret_note;
 end
 $$;

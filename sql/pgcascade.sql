@@ -129,6 +129,7 @@ $$;
 --     external nor paused ones. Called by the background worker at each look. Assigns no transaction id.
 --     A queue that is broken is due, so that its tick reports it. One that was restored and is sound gets its mark taken off.
 --     A root that was promoted outside takeover is closed.
+--     Looks into the event tables of queues in the order of their ids, in which pgcascade.mend_restored() locks them.
 create function pgcascade.queues_due(out queue_name text, out due_ms bigint) returns setof record
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -139,7 +140,7 @@ begin
     return query
     select q.queue_name,
            coalesce(ceil(extract(epoch from greatest(interval '0', due.due_in)) * 1000), 0)::bigint
-      from pgq.queue q
+      from (select * from pgq.queue order by queue_id offset 0) q
       left join lateral (
                select t.tick_id, t.tick_time, t.tick_event_seq, t.tick_snapshot
                  from pgq.tick t

@@ -76,8 +76,9 @@ create table pgcascade.takeover (
     new_node        text        not null,
     epoch_new       bigint      not null,
     step            text        not null,
-    -- Whom the new root fetches from what it lacks.
+    -- Whom the new root fetches from what it lacks, and whom it read from before it did.
     donor           text,
+    read_from       text,
     -- The last tick of the old epoch.
     fork_tick       bigint,
     -- Which other nodes have confirmed the new epoch, and how many have to.
@@ -98,9 +99,12 @@ create table pgcascade.takeover (
     constraint takeover_confirms_check check (confirms > 0 or kind <> 'planned' and fenced_by is not null)
 );
 
--- What a promoted standby has after its last tick, while it fetches the ticks that it lacks (takeover_standby.sql).
+-- What a copy of the root has after its last tick, while it fetches the ticks that it lacks: a promoted standby that is to be the
+-- root (takeover_standby.sql), or a copy that was adopted as a branch (node_name.sql).
 create table pgcascade.takeover_tail (
+    -- The takeover, or the adoption.
     op_id           uuid        not null,
+    queue_name      text        not null,
     ev_id           bigint      not null,
     ev_time         timestamptz not null,
     ev_txid         bigint      not null,
@@ -115,7 +119,8 @@ create table pgcascade.takeover_tail (
     -- The tick of the donor that has the event, too. Null: none that was fetched.
     tick_id         bigint,
 
-    constraint takeover_tail_op_id_fkey foreign key (op_id) references pgcascade.takeover (op_id) on delete cascade
+    constraint takeover_tail_queue_name_fkey foreign key (queue_name)
+        references pgq_node.node_info (queue_name) on delete cascade
 );
 
 create index takeover_tail_event on pgcascade.takeover_tail (op_id, ev_id);
@@ -126,7 +131,7 @@ comment on table pgcascade.node_epoch is 'what each node of this database knows 
 comment on table pgcascade.node_promise is 'which epochs each node of this database has promised, and to which takeovers';
 comment on table pgcascade.epoch_history is 'when each epoch of a cascade began, and with which root';
 comment on table pgcascade.takeover is 'journal of the takeovers that made, or should make, this database root';
-comment on table pgcascade.takeover_tail is 'events that a promoted standby has after its last tick, while it fetches ticks';
+comment on table pgcascade.takeover_tail is 'events that a copy of the root has after its last tick, while it fetches ticks';
 
 select pg_catalog.pg_extension_config_dump('pgcascade.node_epoch', '');
 select pg_catalog.pg_extension_config_dump('pgcascade.node_promise', '');
@@ -207,6 +212,18 @@ language sql volatile
 set search_path = pg_catalog, pg_temp
 return ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::integer;
 
+-- pgcascade.note_server(1)
+--     This node is a root from now on, and on this server: on another one it takes no events (takeover_promotion.sql). Called in the
+--     transaction that makes it that. Writes node_epoch.
+create function pgcascade.note_server(i_queue_name text) returns void
+language sql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+    insert into pgcascade.node_epoch as e (queue_name, system_id, timeline)
+    select i_queue_name, c.system_identifier::text, pgcascade.current_timeline() from pg_control_system() c
+    on conflict (queue_name) do update set system_id = excluded.system_id, timeline = excluded.timeline;
+$$;
+
 -- pgcascade.check_epoch(2)
 --     Refuses a tick that has no place on this node: the node has promised to follow another root; or the tick's id
 --     lies between the end of one epoch and the beginning of the next, so that it is from a root that had lost its role.
@@ -234,7 +251,7 @@ begin
                              i_tick_id, known.queue_name, known.epoch, known.start_tick),
             hint = 'It comes from a root that had lost its role. docs/takeover.md says how that one joins again.';
     elsif known.frozen then
-        raise exception using errcode = 'object_not_in_prerequisite_state',
+        raise exception using errcode = 'object_in_use',
             message = format('node "%s" of queue "%s" has promised epoch %s to takeover %s and takes no ticks until that ends',
                              known.node_name, known.queue_name, known.promised_epoch, known.promised_op),
             hint = 'Finish it with consumer takeover --resume, or give it up with --abort.';
@@ -246,4 +263,5 @@ comment on function pgcascade.takeover_steps(text) is 'steps of a takeover, in o
 comment on function pgcascade.lock_node(text) is 'lock a node, and what it knows of epochs, until the end of the transaction';
 comment on function pgcascade.node_tick(text) is 'the last tick that a node of this database has';
 comment on function pgcascade.current_timeline() is 'the timeline that this server writes';
+comment on function pgcascade.note_server(text) is 'note that a root is on this server';
 comment on function pgcascade.check_epoch(integer, bigint) is 'refuse a tick that has no place on this node';

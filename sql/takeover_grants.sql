@@ -1,6 +1,6 @@
 -- Who may do what about takeovers and the confirm gate: readers and monitoring see them, administrators do them.
 
-grant select on pgcascade.node_epoch, pgcascade.node_promise, pgcascade.epoch_history, pgcascade.takeover, pgcascade.takeover_tail,
+grant select on pgcascade.node_epoch, pgcascade.node_promise, pgcascade.epoch_history, pgcascade.takeover, pgcascade.takeover_tail, pgcascade.adoption,
     pgcascade.node_state
     to pgq_reader, pgq_admin, pg_monitor;
 
@@ -8,12 +8,14 @@ grant select on pgcascade.node_epoch, pgcascade.node_promise, pgcascade.epoch_hi
 grant select on pgcascade.root_return to pgq_reader, pgq_admin, pg_monitor;
 grant select, delete on pgcascade.lost_event to pgq_admin;
 
-grant select on pgcascade.confirm_gate, pgcascade.candidate, pgcascade.gate_state to pgq_reader, pgq_admin, pg_monitor;
+grant select on pgcascade.confirm_gate, pgcascade.candidate, pgcascade.gate_state, pgcascade.gate_standby, pgcascade.followed_standby
+    to pgq_reader, pgq_admin, pg_monitor;
 
 grant execute on function
     pgcascade.takeover_steps(text),
     pgcascade.released_tick(pgcascade.confirm_gate),
-    pgcascade.released_tick(text, text)
+    pgcascade.released_tick(text, text),
+    pgcascade.gate_standbys()
 to pgq_reader, pg_monitor;
 
 grant execute on function
@@ -41,7 +43,9 @@ grant execute on function
     pgcascade.rename_subscriber(text, text, text, text),
     pgcascade.rename_provider(text, text, text),
     pgcascade.rename_node(text, text, text, text),
-    pgcascade.adopt_node(text, text, text, text, bigint, jsonb, jsonb),
+    pgcascade.adopt_node(text, text, text, text, bigint, bigint, jsonb, jsonb),
+    pgcascade.adoption_end(text),
+    pgcascade.adoption_lost(text),
     pgcascade.tick_digest(text, bigint),
     pgcascade.takeover_had(text, bigint),
     pgcascade.note_location(text, text, text, boolean)
@@ -49,6 +53,10 @@ to pgq_admin;
 
 grant execute on function
     pgcascade.set_confirm_gate(text, integer),
-    pgcascade.follow_gate(text, integer, bigint),
-    pgcascade.register_candidate(text, text)
+    pgcascade.set_gate_standby(text, text, boolean),
+    pgcascade.confirm_standbys(),
+    pgcascade.offered_gate(text),
+    pgcascade.follow_gate(text, integer, bigint, text[], bigint),
+    pgcascade.register_candidate(text, text, bigint[]),
+    pgcascade.other_standbys(text, text, text[])
 to pgq_admin;

@@ -12,8 +12,8 @@
 --     i_confirms    how many other nodes have to confirm; 0 only with i_fenced_by, how the operator made sure that the
 --                   old root is off
 --     Returns the takeover and its epoch.
---     Errors: not a branch, or no promoted standby; a takeover is under way here, or this node is promised to one (55006);
---     nobody would confirm.
+--     Errors: not a branch, or no promoted standby; planned, and a copy whose adoption is not complete; one that the cascade went on
+--     without (check_adoption()); a takeover is under way here, or this node is promised to one (55006); nobody would confirm.
 --     Writes takeover, node_promise.
 create function pgcascade.takeover_begin(
     in i_queue_name text, in i_kind text, in i_old_node text, in i_epoch bigint, in i_holder text,
@@ -36,6 +36,11 @@ begin
             message = format('takeover %s of queue "%s" to node "%s" is under way: %s since %s', live.op_id, i_queue_name,
                              live.new_node, live.step, live.updated_at),
             hint = 'Finish it with consumer takeover --resume, or give it up with --abort.';
+    elsif i_kind = 'planned' and exists (select from pgcascade.adoption a where a.queue_name = i_queue_name) then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = format('node "%s" of queue "%s" was adopted as a copy of the root, and has not got all yet that it was made with',
+                             (me.node).node_name, i_queue_name),
+            hint = 'Let its replay go on: the root gives it what it lacks. Or choose another branch.';
     elsif i_kind = 'standby' then
         if (me.node).node_type <> 'root' or (me.known).fence_reason not like 'promoted outside takeover%' is not false then
             raise exception using errcode = 'object_not_in_prerequisite_state',
@@ -49,6 +54,7 @@ begin
                              (me.node).node_type),
             hint = 'Only a branch has the queue that a root needs.';
     end if;
+    perform pgcascade.check_adoption(i_queue_name);
     if i_kind = 'planned' and coalesce(i_confirms, 0) < 1 or coalesce(i_confirms, 0) < 1 and i_fenced_by is null then
         raise exception using errcode = 'invalid_parameter_value',
             message = format('a takeover of queue "%s" that no other node has to confirm needs the operator''s word',
@@ -61,6 +67,24 @@ begin
     insert into pgcascade.takeover (op_id, queue_name, kind, old_node, new_node, epoch_new, step, confirms, fenced_by, holder)
     values (takeover_begin.op_id, i_queue_name, i_kind, i_old_node, (me.node).node_name, takeover_begin.epoch_new, 'prepared',
             i_confirms, i_fenced_by, i_holder);
+end
+$$;
+
+-- pgcascade.check_adoption(1)
+--     Refuses an adopted copy of a root that the cascade went on without: what only it has cannot be in a later epoch.
+create function pgcascade.check_adoption(i_queue_name text) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    h constant pgcascade.epoch_history := pgcascade.adoption_end(i_queue_name);
+begin
+    if h.epoch is not null then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = format('queue "%s" has a copy of the root here that was adopted, and epoch %s began after tick %s without all that the '
+                             'copy was made with', i_queue_name, h.epoch, h.start_tick),
+            hint = 'Choose another branch; behind that one its replay saves what only it has, and copies the tables concerned.';
+    end if;
 end
 $$;
 
@@ -172,7 +196,8 @@ $$;
 --     Let this node, which has promised to take no ticks, fetch what it lacks from the donor, and no more than that.
 --     i_history   what the donor knows of epochs
 --     Errors: those of takeover_at() for the step 'caught-up'; not promised to this takeover any more (55006); the donor is
---     not known here; those of learn_epochs(). Writes epoch_history, node_epoch, node_promise, local_state.
+--     not known here; those of learn_epochs() and check_adoption(). Writes epoch_history, node_epoch, node_promise, local_state,
+--     takeover.
 create function pgcascade.takeover_fetch(i_op uuid, i_holder text, i_donor text, i_history jsonb) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -188,9 +213,15 @@ begin
     end if;
     perform pgcascade.check_promise(t);
     perform pgcascade.learn_epochs(t.queue_name, i_history);
+    perform pgcascade.check_adoption(t.queue_name);
     if exists (select from pgq_node.node_info n where n.queue_name = t.queue_name and n.node_type = 'root') then
         perform pgcascade.takeover_set_aside(t);
     end if;
+    update pgcascade.takeover k
+       set read_from = coalesce(k.read_from, l.provider_node)
+      from pgq_node.node_info n
+      join pgq_node.local_state l on l.queue_name = n.queue_name and l.consumer_name = n.worker_name
+     where k.op_id = i_op and n.queue_name = t.queue_name;
     select c.ret_code, c.ret_note into code, note
       from pgq_node.node_info n, pgq_node.change_consumer_provider(n.queue_name, n.worker_name, i_donor) c
      where n.queue_name = t.queue_name;
@@ -226,13 +257,13 @@ $$;
 
 -- pgcascade.takeover_promote(5)
 --     Make this node the root of the new epoch, closed: this transaction is the change of root. Its first tick is made, a million
---     above all that was seen, and with it there are no events after the fork that any other root knows. Events that only a
---     promoted standby has are in it.
+--     above all that was seen, and with it there are no events after the fork that any other root knows. Events that only this copy of the
+--     root has, a promoted standby or an adopted branch, are in it.
 --     i_fork_tick   the closing tick of the old root; null: the last tick that is here
 --     i_max_tick, i_max_event   the highest ids seen on any node
 --     Returns the history of epochs, which the other nodes have to learn; done again, the same.
 --     Errors: those of takeover_at(); superseded (55006); the node does not stand at i_fork_tick; it has events after it;
---     not READ COMMITTED. Writes node_info, local_state, pgq.queue, pgq.tick, epoch_history, node_epoch, takeover.
+--     not READ COMMITTED. Writes node_info, local_state, pgq.queue, pgq.tick, epoch_history, node_epoch, takeover, adoption.
 create function pgcascade.takeover_promote(
     i_op uuid, i_holder text, i_fork_tick bigint, i_max_tick bigint, i_max_event bigint
 ) returns jsonb
@@ -270,6 +301,10 @@ begin
                         margin + greatest(last.tick_event_seq, pgq.seq_getval(q.queue_event_seq), i_max_event));
         -- First the role: a branch that is promised away takes no ticks.
         update pgq_node.node_info set node_type = 'root' where queue_name = t.queue_name;
+        perform pgcascade.renew_gate_standbys(t.queue_name);
+        update pgcascade.takeover_tail l set op_id = t.op_id
+          from pgcascade.adoption a where a.queue_name = t.queue_name and l.op_id = a.op_id;
+        delete from pgcascade.adoption a where a.queue_name = t.queue_name;
         perform pgcascade.takeover_put_back(t);
         perform pgcascade.write_tick(q.queue_id, tick, clock_timestamp(), event);
         update pgq_node.local_state l set provider_node = t.new_node, last_tick_id = tick, uptodate = false
@@ -346,8 +381,8 @@ $$;
 
 -- pgcascade.takeover_abort(3)
 --     Give a takeover up, before it promoted. From here on it cannot promote any more, so the other nodes may be released
---     (release_promise). Returns false if it was aborted already.
---     Errors: no such takeover, or another run holds it (55006); it has promoted. Writes takeover, node_promise.
+--     (release_promise). This node reads from whom it read before it fetched. Returns false if it was aborted already.
+--     Errors: no such takeover, or another run holds it (55006); it has promoted. Writes takeover, node_promise, local_state.
 create function pgcascade.takeover_abort(i_op uuid, i_holder text, i_error text) returns boolean
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -361,6 +396,11 @@ begin
     end if;
     if t.kind = 'standby' then
         perform pgcascade.takeover_restore(t);
+    elsif t.read_from is not null then
+        update pgq_node.local_state l set provider_node = t.read_from, uptodate = false
+          from pgq_node.node_info n
+         where n.queue_name = t.queue_name and l.queue_name = n.queue_name and l.consumer_name = n.worker_name
+           and l.provider_node = t.donor;
     end if;
     update pgcascade.takeover k set step = 'aborted', error = i_error, updated_at = clock_timestamp() where k.op_id = i_op;
     perform pgcascade.release_promise(t.queue_name, i_op);
@@ -381,6 +421,7 @@ $$;
 
 comment on function pgcascade.takeover_begin(text, text, text, bigint, text, integer, text) is
     'enter a takeover that makes this node root';
+comment on function pgcascade.check_adoption(text) is 'refuse an adopted copy of a root that the cascade went on without';
 comment on function pgcascade.takeover_claim(uuid, text) is 'take a takeover over in order to resume or to abort it';
 comment on function pgcascade.takeover_at(uuid, text, text) is 'lock a takeover for its next step';
 comment on function pgcascade.takeover_advance(uuid, text, text, bigint, text) is 'enter a step that was taken on other nodes';

@@ -57,7 +57,8 @@ $$;
 
 -- pgcascade.release_promise(2)
 --     The end of a takeover that was aborted: this node owes it nothing any more. With no promise left, a root that was
---     closed for a takeover opens again. Called after the journal says aborted. Returns whether there was a promise.
+--     closed for that opens again, unless it has learned of another root since. Called after the journal says aborted. Returns whether
+--     there was a promise.
 --     Errors: the new epoch was confirmed here, so the takeover can only be finished.
 --     Writes node_promise, node_epoch, pgq.queue.
 create function pgcascade.release_promise(i_queue_name text, i_op uuid) returns boolean
@@ -178,7 +179,8 @@ $$;
 -- pgcascade.learn_epochs(2)
 --     Take over what another node knows of epochs: i_history is its pgcascade.epoch_history of this queue as a JSON array.
 --     Returns the epoch that this node is in then.
---     An open root that learns of a newer one closes itself at once, whoever tells it: what it wrote since stays where it is.
+--     An open root that learns of a newer one closes itself at once, whoever tells it: what it wrote since stays where it is. One that
+--     was closed for another takeover stays closed, whatever becomes of that.
 --     Errors: not a node; two epochs of one number; this node, if it is not such a root, has a tick that none of the epochs
 --     has, so its history went another way.
 --     Writes epoch_history, node_epoch, node_promise; pgq.queue of such a root.
@@ -218,11 +220,13 @@ begin
             update pgq.queue set queue_disable_insert = true, queue_external_ticker = true where queue_name = i_queue_name;
             refuted := null;
         end if;
-        update pgcascade.node_epoch e
-           set epoch = newest.epoch,
-               fence_reason = case when was_open then format('epoch %s has root "%s"', newest.epoch, newest.root_node)
-                                   else e.fence_reason end
-         where e.queue_name = i_queue_name;
+        if was_open or (me.known).fence_op <> newest.op_id then
+            update pgcascade.node_epoch e
+               set fence_op = null, closing_tick = null,
+                   fence_reason = format('epoch %s has root "%s"', newest.epoch, newest.root_node)
+             where e.queue_name = i_queue_name;
+        end if;
+        update pgcascade.node_epoch e set epoch = newest.epoch where e.queue_name = i_queue_name;
         delete from pgcascade.node_promise p where p.queue_name = i_queue_name and p.epoch < newest.epoch;
     end if;
     if refuted.epoch is not null then

@@ -4,9 +4,9 @@
 -- when an operator says that it is the root.
 
 -- pgcascade.notice_promotion()
---     Close the roots of this database that were last seen on another server or timeline; note where the others are.
---     Called by the background worker at each look. Assigns no transaction id while nothing has changed. Returns how many
---     were closed. Writes node_epoch; pgq.queue of those.
+--     Close the roots of this database that were last seen on another server or timeline; note where others are that were never
+--     seen. Called by the background worker at each look, and by what asks whether a root was promoted. Assigns no transaction id
+--     while nothing has changed. Returns how many were closed. Writes node_epoch; pgq.queue of those.
 create function pgcascade.notice_promotion() returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -26,12 +26,16 @@ begin
         select s.queue_name from pgcascade.node_state s
          where s.role = 'root' and (s.system_id, s.timeline) is distinct from (here, timeline_here)
            and s.fence_reason is null
+           -- What is being restored has not all of its rows yet; it takes no events until it is whole (restore.sql).
+           and exists (select from pgq.queue q
+                        where q.queue_name = s.queue_name
+                          and not exists (select from pgcascade.restored_queue r where r.queue_id = q.queue_id))
          order by 1
     loop
         select * into me from pgcascade.lock_node(root.queue_name);
         continue when (me.node).node_type <> 'root' or (me.known).fence_reason is not null;
         if (me.known).system_id is null then
-            update pgcascade.node_epoch set system_id = here, timeline = timeline_here where queue_name = root.queue_name;
+            perform pgcascade.note_server(root.queue_name);
         elsif ((me.known).system_id, (me.known).timeline) is distinct from (here, timeline_here) then
             update pgq.queue set queue_disable_insert = true, queue_external_ticker = true where queue_name = root.queue_name;
             update pgcascade.node_epoch
@@ -52,7 +56,7 @@ end
 $$;
 
 -- pgcascade.confirm_promotion(1)
---     An operator says that this root, which notice_promotion() has closed, is the root from now on: it begins a new
+--     An operator says that this root, which notice_promotion() has closed or closes now, is the root from now on: it begins a new
 --     epoch after its last tick, its ids jump, and it opens. Returns the epoch.
 --     Branches that have ticks beyond it do not join: they are diverged, and are made anew or compared and repaired.
 --     Errors: not a root; not closed for that; promised to a takeover (55006); not READ COMMITTED.
@@ -70,6 +74,8 @@ declare
     event bigint;
     begun bigint;
 begin
+    -- There may be no background worker.
+    perform pgcascade.notice_promotion();
     select * into me from pgcascade.lock_node(i_queue_name);
     if (me.node).node_type <> 'root' or (me.known).fence_reason not like 'promoted outside takeover%' is not false then
         raise exception using errcode = 'object_not_in_prerequisite_state',
@@ -100,6 +106,7 @@ begin
        set epoch = begun, system_id = h.system_id, timeline = h.timeline, fence_reason = null
       from pgcascade.epoch_history h
      where e.queue_name = i_queue_name and h.queue_name = i_queue_name and h.epoch = begun;
+    perform pgcascade.renew_gate_standbys(i_queue_name);
     update pgq.queue set queue_disable_insert = false, queue_external_ticker = false where queue_id = q.queue_id;
     return begun;
 end

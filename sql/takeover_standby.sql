@@ -13,6 +13,10 @@
 --     3. takeover_put_back(): the extras return, and are in the first tick of the new epoch.
 -- A promoted server takes no events before that (notice_promotion(), and the library itself until that was called), so there is
 -- nothing here that the root did not write.
+--
+-- A copy of the root that was adopted as a branch (node_name.sql) has done the first when it was adopted. While it follows its root, that gives it
+-- all that it has. If the root is lost before, and the copy is to be the next one, it goes on with the second and the third: whatever made
+-- the copy, what it has is what the root had in the order of its log, or what one snapshot of the root showed.
 
 -- pgcascade.tick_digest(2)
 --     A tick and the events between it and the tick before, for comparing nodes. The last tick that is not after i_tick_id; no
@@ -80,9 +84,9 @@ begin
              where e.ev_txid >= txid_snapshot_xmin($1) and not txid_visible_in_snapshot(e.ev_txid, $1)
             returning e.*)
         insert into pgcascade.takeover_tail
-        select $2, ev_id, ev_time, ev_txid, ev_owner, ev_retry, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4, null
+        select $2, $3, ev_id, ev_time, ev_txid, ev_owner, ev_retry, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4, null
           from tail$q$, q.queue_data_pfx)
-      using last.tick_snapshot, i_takeover.op_id;
+      using last.tick_snapshot, i_takeover.op_id, i_takeover.queue_name;
     -- A ticker that somebody had paused takes no ticks of the donor either.
     update pgq.queue set queue_ticker_paused = false where queue_id = q.queue_id and queue_ticker_paused;
     update pgq_node.node_info set node_type = 'branch' where queue_name = i_takeover.queue_name;
@@ -95,8 +99,9 @@ $$;
 -- pgcascade.takeover_had(2)
 --     The second: which events of the tick that this transaction stores were here before, so that their rows are not to be changed
 --     again. Called by replay in the transaction of each batch, after its events were stored.
---     Errors: an event that was here is another one than the donor's of that id (XX001).
---     Writes takeover_tail.
+--     Errors (XX001): an event that was here is another one than the donor's of that id; an adopted copy has events that the root
+--     did not. 55006: or that the root was lost with, adoption_lost() comes first.
+--     Writes takeover_tail, adoption.
 create function pgcascade.takeover_had(i_queue_name text, i_tick_id bigint) returns bigint[]
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -104,14 +109,18 @@ as $$
 declare
     op uuid;
     prefix text;
+    -- Of an adopted copy: by this tick the root has given all that it had when the copy was made.
+    complete_tick bigint;
+    anew constant text := 'The copy took writes of its own. Make it anew: consumer node drop, then create-branch.';
     had bigint[];
     other bigint;
 begin
-    select t.op_id, q.queue_data_pfx into op, prefix
-      from pgcascade.takeover t
-      join pgq.queue q on q.queue_name = t.queue_name
-     where t.queue_name = i_queue_name and t.step not in ('done', 'aborted');
-    if not found then
+    select coalesce(a.op_id, t.op_id), a.complete_tick, q.queue_data_pfx into op, complete_tick, prefix
+      from pgq.queue q
+      left join pgcascade.adoption a on a.queue_name = q.queue_name
+      left join pgcascade.takeover t on t.queue_name = q.queue_name and t.step not in ('done', 'aborted')
+     where q.queue_name = i_queue_name;
+    if op is null then
         return '{}';
     end if;
     -- Events that were put back for one consumer are no part of a tick on other nodes.
@@ -129,8 +138,26 @@ begin
         raise exception using errcode = 'data_corrupted',
             message = format('event %s of queue "%s" is another one here than in tick %s of the donor', other, i_queue_name,
                              i_tick_id),
-            hint = 'This server took writes after its promotion, or is no standby of the root. Abort this takeover, and make a '
-                   'branch the root: consumer takeover BRANCH --dead ROOT.';
+            hint = case when complete_tick is not null then anew
+                        else 'This server took writes after its promotion, or is no standby of the root. Abort this takeover, and make '
+                             'a branch the root: consumer takeover BRANCH --dead ROOT.'
+                   end;
+    end if;
+    if complete_tick <= i_tick_id then
+        select min(a.ev_id) into other from pgcascade.takeover_tail a where a.op_id = op and a.tick_id is null;
+        if other is not null and (pgcascade.adoption_end(i_queue_name)).epoch is not null then
+            raise exception using errcode = 'object_in_use',
+                message = format('event %s of queue "%s" was here when the copy was adopted, and its root was lost before others had it',
+                                 other, i_queue_name),
+                hint = 'Its replay saves what only it has, and goes on.';
+        elsif other is not null then
+            raise exception using errcode = 'data_corrupted',
+                message = format('event %s of queue "%s" was here when the copy was adopted, and is in no tick up to %s', other,
+                                 i_queue_name, i_tick_id),
+                hint = anew;
+        end if;
+        delete from pgcascade.takeover_tail a where a.op_id = op;
+        delete from pgcascade.adoption a where a.op_id = op;
     end if;
     return had;
 end

@@ -211,7 +211,8 @@ $$;
 
 -- pgq.ticker()
 --     Tick all queues that are due, except external and paused ones. Returns how many were ticked.
---     A queue that cannot be ticked is a warning and does not keep the others from being ticked.
+--     A queue that cannot be ticked is a warning and does not keep the others from being ticked. Looks first which standbys have got what
+--     was ticked before (gate_standby.sql), as the background worker does after each look.
 create function pgq.ticker() returns bigint
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -220,6 +221,7 @@ declare
     queue record;
     ticked bigint := 0;
 begin
+    perform pgcascade.confirm_standbys();
     perform pgcascade.settle_restored();
     for queue in
         select queue_id, queue_name from pgq.queue

@@ -4,12 +4,18 @@
 //! pgcascade_replay. [`Node`] is one reading of either; the functions here write to the one that it came from.
 //! Used by the `node` commands, by replay for the duties of the node, and by `status`.
 
+mod address;
 pub(crate) mod home;
+pub(crate) mod leaf;
+
+use std::sync::Arc;
 
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
+use crate::connect::exists;
 use crate::error::{Doing, Error, Result};
+pub(crate) use address::{forget_location, is_called, location, set_admin_location, set_location};
 
 const NODE: &str = include_str!("cascade/node.sql");
 const LEAF_NODE: &str = include_str!("cascade/leaf_node.sql");
@@ -67,6 +73,10 @@ pub(crate) struct Node {
     pub(crate) uptodate: bool,
     /// Of a leaf: the queue of its database that its events are merged into.
     pub(crate) combined: Option<Combined>,
+    /// What is asked where nodes are, before what is stored; see address.rs.
+    pub(crate) address_query: Option<Arc<str>>,
+    /// Of a leaf: it has promised a takeover to take no ticks.
+    pub(crate) frozen: bool,
 }
 
 /// A queue that others are merged into, on the leaf's side.
@@ -121,6 +131,7 @@ async fn read(client: &Client, query: &str, queue: &str) -> Result<Option<Node>>
         queue: queue.to_owned(),
         role,
         combined,
+        address_query: None,
         name: row.get("node_name"),
         worker: row.get("worker_name"),
         provider: row.get("provider_node"),
@@ -129,6 +140,7 @@ async fn read(client: &Client, query: &str, queue: &str) -> Result<Option<Node>>
         tick_time: row.get("tick_time"),
         paused: row.get("paused"),
         uptodate: row.get("uptodate"),
+        frozen: row.get("frozen"),
     }))
 }
 
@@ -156,8 +168,24 @@ async fn combined(client: &Client, queue: Option<String>, position_known: bool) 
 }
 
 impl Node {
-    /// The same node as it is now.
+    /// The same node as it is now. The address query is not asked, as this may be a batch's transaction: what it said last stands,
+    /// until [`Node::look_again`].
     pub(crate) async fn reload(&self, client: &Client) -> Result<Self> {
+        let mut now = self.stored(client).await?;
+        now.address_query.clone_from(&self.address_query);
+        if now.address_query.is_some() && now.provider == self.provider {
+            now.provider_location.clone_from(&self.provider_location);
+        }
+        Ok(now)
+    }
+
+    /// The same, with the address query asked. Not in a transaction.
+    pub(crate) async fn look_again(&self, client: &Client) -> Result<Self> {
+        let now = self.stored(client).await?;
+        now.asking(client, self.address_query.clone()).await
+    }
+
+    async fn stored(&self, client: &Client) -> Result<Self> {
         let query = if self.role == Role::Leaf { LEAF_NODE } else { NODE };
         read(client, query, &self.queue).await?.ok_or_else(|| {
             Error::failure(format!("{} was dropped", self.title()))
@@ -174,6 +202,7 @@ impl Node {
             || self.name != now.name
             || self.worker != now.worker
             || self.combined != now.combined
+            || self.frozen != now.frozen
     }
 
     /// "node \"a\" of queue \"q\"", for messages.
@@ -304,74 +333,9 @@ pub(crate) async fn newer_epochs(client: &Client, queue: &str, epoch: i64) -> Re
     Ok(row.get(0))
 }
 
-/// Where a node is, as this one knows it.
-pub(crate) async fn location(client: &Client, node: &Node, of: &str) -> Result<Option<String>> {
-    let query = if node.role == Role::Leaf {
-        "select location from pgcascade_replay.node_location where queue = $1 and node = $2"
-    } else {
-        "select node_location from pgq_node.node_location where queue_name = $1 and node_name = $2"
-    };
-    let row = client
-        .query_opt(query, &[&node.queue, &of])
-        .await
-        .doing(|| format!("look up where node \"{of}\" of queue \"{}\" is", node.queue))?;
-    Ok(row.map(|row| row.get(0)))
-}
-
-/// Whether a node goes by that name: while it is being renamed it has two, at one location.
-pub(crate) async fn is_called(client: &Client, node: &Node, name: &str) -> Result<bool> {
-    if node.name == name {
-        return Ok(true);
-    }
-    let there = location(client, node, name).await?;
-    Ok(there.is_some() && there == location(client, node, &node.name).await?)
-}
-
-/// This node learns where another one is.
-pub(crate) async fn set_location(client: &Client, node: &Node, of: &str, location: &str, dead: bool) -> Result<()> {
-    if node.role != Role::Leaf {
-        let call = "pgq_node.register_location($1, $2, $3, $4)";
-        ask(client, &node.title(), call, &[&node.queue, &of, &location, &dead]).await?;
-        return Ok(());
-    }
-    client
-        .execute(
-            "insert into pgcascade_replay.node_location (queue, node, location, dead) values ($1, $2, $3, $4)
-             on conflict (queue, node) do update set location = excluded.location, dead = excluded.dead",
-            &[&node.queue, &of, &location, &dead],
-        )
-        .await
-        .doing(|| format!("write where node \"{of}\" of queue \"{}\" is", node.queue))?;
-    Ok(())
-}
-
-/// This node forgets another one.
-pub(crate) async fn forget_location(client: &Client, node: &Node, of: &str) -> Result<()> {
-    if node.role != Role::Leaf {
-        let call = "pgq_node.unregister_location($1, $2)";
-        ask(client, &node.title(), call, &[&node.queue, &of]).await?;
-        return Ok(());
-    }
-    client
-        .execute(
-            "delete from pgcascade_replay.node_location where queue = $1 and node = $2",
-            &[&node.queue, &of],
-        )
-        .await
-        .doing(|| format!("forget where node \"{of}\" of queue \"{}\" is", node.queue))?;
-    Ok(())
-}
-
 /// The tables that have no copy yet, or of which not all events are applied.
 pub(crate) async fn in_copy(client: &Client, node: &Node) -> Result<Vec<String>> {
-    let there = client
-        .query_one(
-            "select pg_catalog.to_regclass('pgcascade_replay.held_event') is not null",
-            &[],
-        )
-        .await
-        .doing(|| format!("look at the tables of {}", node.title()))?;
-    if !there.get::<_, bool>(0) {
+    if !exists(client, "pgcascade_replay.held_event").await? {
         return Ok(Vec::new());
     }
     let rows = client

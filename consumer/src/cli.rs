@@ -14,8 +14,8 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::ReplaySettings;
 pub(crate) use node::{
-    AdoptArgs, CascadeArgs, ChangeProviderArgs, CreateArgs, CreateLeafArgs, CreateRootArgs, DropArgs, NewNodeArgs,
-    NodeArgs, NodeCommand, RejoinArgs, RenameArgs, WaitArgs, WaitingArgs, Whose,
+    AdoptArgs, CascadeArgs, ChangeLocationArgs, ChangeProviderArgs, CreateArgs, CreateLeafArgs, CreateRootArgs,
+    DropArgs, NewNodeArgs, NodeArgs, NodeCommand, RejoinArgs, RenameArgs, WaitArgs, WaitingArgs, Whose,
 };
 pub(crate) use takeover::TakeoverArgs;
 

@@ -31,6 +31,7 @@ mod piece;
 mod report;
 mod script;
 mod shape;
+mod spelling;
 mod walk;
 
 use std::process::ExitCode;
@@ -40,7 +41,7 @@ use std::time::{Duration, Instant};
 use crate::cascade;
 use crate::cli::{CompareArgs, RepairArgs};
 use crate::config::conninfo;
-use crate::connect::End;
+use crate::connect::{End, exists};
 use crate::conninfo::ConnInfo;
 use crate::error::{Doing, Error, Result};
 use crate::progress::Progress;
@@ -233,15 +234,7 @@ async fn work(
 /// Completes the scope: which consumer, and who its provider is.
 async fn find(ends: &Ends, scope: &mut Scope) -> Result<Common> {
     let reading = || "read the positions on the subscriber".to_owned();
-    let there = ends
-        .subscriber
-        .query_one(
-            "select pg_catalog.to_regclass('pgcascade_replay.position') is not null",
-            &[],
-        )
-        .await
-        .doing(reading)?;
-    if !there.get::<_, bool>(0) {
+    if !exists(&ends.subscriber, "pgcascade_replay.position").await? {
         return Err(Error::failure("nothing is replayed into the subscriber").hint(
             "Is --subscriber the right database? The role must be allowed to use schema pgcascade_replay there.",
         ));

@@ -9,12 +9,14 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use serde::Deserialize;
+use tokio_postgres::Client;
 
-use crate::cascade::Node;
+use crate::cascade::{self, Node};
 use crate::conninfo::ConnInfo;
 use crate::error::{Doing, Error, Result};
 use crate::replay::Who;
@@ -64,10 +66,10 @@ pub(crate) struct ReplaySettings {
     /// Exit with 0 as soon as everything up to the provider's last tick at the start is applied.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub(crate) until_caught_up: Option<bool>,
-    /// How many bytes of events are gathered before they are sent to the subscriber: 65536 to 268435456 [default:
-    /// 4194304].
+    /// How many bytes of memory replay may fill with events on their way: 8388608 to 4294967296 [default: 67108864]. A
+    /// larger value passes all the same, by itself.
     #[arg(long, value_name = "BYTES")]
-    pub(crate) chunk_bytes: Option<u64>,
+    pub(crate) max_memory: Option<u64>,
     /// The role of the subscriber as which files of `consumer execute` are executed there. Without it replay stops at one.
     #[arg(long, value_name = "ROLE")]
     pub(crate) execute_as: Option<String>,
@@ -103,6 +105,14 @@ pub(crate) struct ReplaySettings {
     /// [default: 60].
     #[arg(long, value_name = "SECONDS")]
     pub(crate) watermark_interval: Option<u64>,
+    /// Of a node of a cascade: a query on its own database that is asked where nodes are, that which it reads from first of all, before the
+    /// address that is stored. It has the node's name as $1, gives one text, or no row, and may take five seconds.
+    #[arg(long, value_name = "SQL")]
+    pub(crate) address_query: Option<String>,
+    /// How many bytes the journal of a leaf may have: events that it has applied and that other nodes may lack, for a takeover
+    /// after the root was lost; 0: none is kept. Up to 1099511627776 [default: 268435456].
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) journal_bytes: Option<u64>,
 }
 
 /// What an event is answered with that finds something else on the subscriber than it did on the provider.
@@ -124,6 +134,29 @@ impl Policy {
             Self::Skip => "skip",
             Self::Overwrite => "overwrite",
         }
+    }
+}
+
+/// How much memory events on their way may fill, and how it is divided: docs/replay.md, "Memory".
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MaxMemory(usize);
+
+impl MaxMemory {
+    /// What is decoded before it is applied. There are three at once: one is read, one waits, one is applied; and of the last
+    /// there may be two copies, encoded for the subscriber.
+    pub(crate) fn chunk(self) -> usize {
+        self.0 / 16
+    }
+
+    /// From so many bytes on that large events take, no further ones are read. More than a chunk, which is sent on
+    /// when it is full: whoever fills it never waits for itself.
+    pub(crate) fn kept(self) -> usize {
+        self.0 / 8
+    }
+
+    /// An event of this size leaves buffers behind in the sessions that are worth giving back.
+    pub(crate) fn swells(self) -> usize {
+        self.0 / 2
     }
 }
 
@@ -154,8 +187,8 @@ pub(crate) struct ReplayConfig {
     pub(crate) exact_sequences: bool,
     /// Exit 0 once everything up to the last tick at the start is applied.
     pub(crate) until_caught_up: bool,
-    /// How many bytes of events are held before they are sent to the subscriber.
-    pub(crate) chunk_bytes: usize,
+    /// How much memory events on their way may fill.
+    pub(crate) max_memory: MaxMemory,
     /// The role as which files are executed on the subscriber.
     pub(crate) execute_as: Option<String>,
     /// How many sessions at each end copy.
@@ -174,8 +207,14 @@ pub(crate) struct ReplayConfig {
     pub(crate) retry_max: Duration,
     /// How often a node tells which tick it still needs.
     pub(crate) watermark_interval: Duration,
+    /// What is asked where the nodes of a cascade are.
+    pub(crate) address_query: Option<Arc<str>>,
+    /// How much of what it has applied a leaf keeps.
+    pub(crate) journal_bytes: u64,
     /// The node that the subscriber is, if it is one of the queue's cascade.
     pub(crate) node: Option<Node>,
+    /// The node reads what it was given from a leaf's journal, in its own database, which then is the provider.
+    pub(crate) donated: bool,
 }
 
 /// What there is to replay.
@@ -194,6 +233,17 @@ pub(crate) struct NodeConfig {
 }
 
 impl NodeConfig {
+    /// The node, as it is now.
+    pub(crate) async fn load(&self, subscriber: &Client) -> Result<Option<Node>> {
+        match cascade::load(subscriber, &self.checked.queue).await? {
+            Some(node) => node
+                .asking(subscriber, self.checked.address_query.clone())
+                .await
+                .map(Some),
+            None => Ok(None),
+        }
+    }
+
     /// The hop from its provider to it.
     pub(crate) fn hop(&self, node: &Node) -> Result<ReplayConfig> {
         let Some(location) = &node.provider_location else {
@@ -204,6 +254,8 @@ impl NodeConfig {
             ))
             .hint("Have it read from another one: consumer node change-provider"));
         };
+        ConnInfo::parse(location)
+            .map_err(|error| error.within(format_args!("the location of node \"{}\"", node.provider)))?;
         let settings = ReplaySettings {
             provider: Some(location.clone()),
             consumer: Some(node.worker.clone()),
@@ -211,6 +263,22 @@ impl NodeConfig {
         };
         Ok(ReplayConfig {
             node: Some(node.clone()),
+            ..settings.resolve()?
+        })
+    }
+
+    /// The same where what its provider, a leaf, gave it is in its own database (replay/donated.rs).
+    pub(crate) fn donated(&self, node: &Node) -> Result<ReplayConfig> {
+        let settings = ReplaySettings {
+            provider: self.settings.subscriber.clone(),
+            consumer: Some(node.worker.clone()),
+            no_sequences: Some(true),
+            exact_sequences: None,
+            ..self.settings.clone()
+        };
+        Ok(ReplayConfig {
+            node: Some(node.clone()),
+            donated: true,
             ..settings.resolve()?
         })
     }
@@ -255,7 +323,7 @@ impl ReplaySettings {
             no_sequences: self.no_sequences.or(file.no_sequences),
             exact_sequences: self.exact_sequences.or(file.exact_sequences),
             until_caught_up: self.until_caught_up.or(file.until_caught_up),
-            chunk_bytes: self.chunk_bytes.or(file.chunk_bytes),
+            max_memory: self.max_memory.or(file.max_memory),
             jobs: self.jobs.or(file.jobs),
             execute_as: self.execute_as.or(file.execute_as),
             copy_chunk_bytes: self.copy_chunk_bytes.or(file.copy_chunk_bytes),
@@ -269,12 +337,20 @@ impl ReplaySettings {
             poll_interval: self.poll_interval.or(file.poll_interval),
             retry_max: self.retry_max.or(file.retry_max),
             watermark_interval: self.watermark_interval.or(file.watermark_interval),
+            address_query: self.address_query.or(file.address_query),
+            journal_bytes: self.journal_bytes.or(file.journal_bytes),
         }
     }
 
     /// What these settings ask for; everything is checked that can be.
     pub(crate) fn job(self) -> Result<Job> {
         if self.provider.is_some() || self.subscriber.is_none() {
+            if self.address_query.is_some() {
+                return Err(
+                    Error::usage("--address-query is for a node of a cascade, and --provider is given")
+                        .hint("Leave one of the two out."),
+                );
+            }
             return self.resolve().map(|config| Job::Hop(Box::new(config)));
         }
         if self.consumer.is_some() {
@@ -324,7 +400,7 @@ impl ReplaySettings {
             return Err(Error::usage("--exact-sequences needs --until-caught-up")
                 .hint("It sets the sequences at the end; a replay that goes on keeps them ahead."));
         }
-        let chunk_bytes = within("chunk-bytes", self.chunk_bytes.unwrap_or(4 << 20), 64 << 10, 256 << 20)?;
+        let max_memory = within("max-memory", self.max_memory.unwrap_or(64 << 20), 8 << 20, 4 << 30)?;
         let seconds = |flag, given: Option<u64>, default| {
             within(flag, given.unwrap_or(default), 1, 3600).map(Duration::from_secs)
         };
@@ -341,7 +417,7 @@ impl ReplaySettings {
             sequences,
             exact_sequences,
             until_caught_up,
-            chunk_bytes: usize::try_from(chunk_bytes).unwrap_or(4 << 20),
+            max_memory: MaxMemory(usize::try_from(max_memory).unwrap_or(64 << 20)),
             execute_as: match self.execute_as.as_deref() {
                 role @ Some(_) => Some(name("execute-as", role)?),
                 None => None,
@@ -370,7 +446,10 @@ impl ReplaySettings {
             poll_interval: seconds("poll-interval", self.poll_interval, 1)?,
             retry_max: seconds("retry-max", self.retry_max, 30)?,
             watermark_interval: seconds("watermark-interval", self.watermark_interval, 60)?,
+            address_query: self.address_query.map(Into::into),
+            journal_bytes: within("journal-bytes", self.journal_bytes.unwrap_or(256 << 20), 0, 1 << 40)?,
             node: None,
+            donated: false,
         })
     }
 }

@@ -5,10 +5,12 @@
 //! role's or the database's own: what is read and written as text means the same on both ends. The connection is driven
 //! by a task of its own, so that notifications arrive while no statement runs.
 
+pub(crate) mod flow;
 mod tls;
 
 use std::fmt;
 use std::future::poll_fn;
+use std::task::ready;
 use std::time::Duration;
 
 use rand::seq::SliceRandom;
@@ -22,6 +24,7 @@ use tokio_postgres::{AsyncMessage, Client, Connection, Notification};
 
 use crate::conninfo::{Attempt, ConnInfo};
 use crate::error::{Doing, Error, Result};
+use flow::Valve;
 
 /// Which end of the hop a session belongs to; names it in messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -52,6 +55,8 @@ pub(crate) struct Session {
     /// What LISTEN brought. When the channel is full the newest is dropped: a notification says "look again", not what
     /// there is to see. Closed when the connection is.
     pub(crate) notifications: mpsc::Receiver<Notification>,
+    /// Closed while too much is kept of what a COPY brought.
+    valve: Valve,
 }
 
 /// Notifications kept for a session that is busy.
@@ -100,6 +105,15 @@ pub(crate) async fn connect(target: &ConnInfo, end: End, application_name: &str)
     Err(gather(failures, end, target))
 }
 
+/// Whether a relation is there: those of schema pgcascade_replay come with what needs them first, those of pgcascade with the extension.
+pub(crate) async fn exists(client: &Client, relation: &str) -> Result<bool> {
+    let row = client
+        .query_one("select pg_catalog.to_regclass($1) is not null", &[&relation])
+        .await
+        .doing(|| format!("look for {relation}"))?;
+    Ok(row.get(0))
+}
+
 async fn open(target: &ConnInfo, end: End, attempt: &Attempt) -> Result<Session> {
     let tls = tls::connector(target.certificates(), attempt.verify)?;
     let what = || {
@@ -121,12 +135,17 @@ async fn open(target: &ConnInfo, end: End, attempt: &Attempt) -> Result<Session>
     };
     let (client, connection) = connected.doing(what).map_err(|error| advise(error, target))?;
     let (sender, notifications) = mpsc::channel(NOTIFICATIONS_KEPT);
-    tokio::spawn(drive(connection, end, sender));
+    let valve = Valve::default();
+    tokio::spawn(drive(connection, end, sender, valve.clone()));
     client
         .batch_execute(SETTINGS)
         .await
         .doing(|| format!("set up the session on the {end}"))?;
-    Ok(Session { client, notifications })
+    Ok(Session {
+        client,
+        notifications,
+        valve,
+    })
 }
 
 fn too_slow(what: &str, limit: Duration) -> Error {
@@ -184,13 +203,17 @@ fn advise(error: Error, target: &ConnInfo) -> Error {
 }
 
 /// Moves bytes between the socket and the client until either ends.
-async fn drive<S, T>(mut connection: Connection<S, T>, end: End, sender: mpsc::Sender<Notification>)
+async fn drive<S, T>(mut connection: Connection<S, T>, end: End, sender: mpsc::Sender<Notification>, valve: Valve)
 where
     S: AsyncRead + AsyncWrite + Unpin,
     T: AsyncRead + AsyncWrite + Unpin,
 {
     loop {
-        match poll_fn(|context| connection.poll_message(context)).await {
+        let message = poll_fn(|context| {
+            ready!(valve.poll_open(context));
+            connection.poll_message(context)
+        });
+        match message.await {
             Some(Ok(AsyncMessage::Notification(notification))) => {
                 // Full or closed: see the field.
                 let _ = sender.try_send(notification);

@@ -1,6 +1,6 @@
 //! Where a database is and how to get into it.
 //!
-//! [`ConnInfo::parse`] reads a libpq connection string (keywords or URI), fills what it leaves out from libpq's
+//! [`ConnInfo::parse`] reads a libpq connection string (keywords or URI), fills what it leaves out from a service file, libpq's
 //! environment variables and defaults, and checks it all, so that what comes later can only fail at the network. Two
 //! things differ from libpq on purpose: to a TCP host that is not this machine sslmode is verify-full unless something
 //! else is asked for, and an attempt to connect ends after 30 seconds unless connect_timeout says otherwise. `connect`
@@ -12,6 +12,7 @@ mod host;
 mod keywords;
 mod parameters;
 mod passfile;
+mod service;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -104,6 +105,18 @@ pub(crate) fn mentions_password(text: &str) -> Result<bool> {
         .any(|(keyword, value)| keyword == "password" && !value.is_empty()))
 }
 
+/// Refuses one that holds a password and is to be stored, or comes from where others may read it. `what` it is, as the sentence's
+/// beginning.
+pub(crate) fn refuse_password(what: &str, text: &str) -> Result<()> {
+    if !mentions_password(text)? {
+        return Ok(());
+    }
+    Err(
+        Error::usage(format!("{what} holds a password, which every node of the cascade would store"))
+            .hint("Keep passwords in ~/.pgpass of the users that run replay and the commands; an address names it with passfile=FILE if it is another file."),
+    )
+}
+
 impl ConnInfo {
     /// Reads a connection string. An error never holds a value that may be a password.
     pub(crate) fn parse(text: &str) -> Result<Self> {
@@ -113,14 +126,23 @@ impl ConnInfo {
     fn parse_with(text: &str, environment: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
         let given = parameters::parse(text)?;
         keywords::check(&given)?;
+        // As in libpq, an empty value is like none.
+        let written = |keyword: &str| {
+            let last = given.iter().rev().find(|(given, _)| given == keyword);
+            last.map(|(_, value)| value.clone()).filter(|value| !value.is_empty())
+        };
+        let service = match written("service").or_else(|| environment(keywords::variable("service")?)) {
+            Some(name) => service::look_up(&name, environment)?,
+            None => parameters::Parameters::new(),
+        };
         let get = |keyword: &str| -> Option<String> {
-            // As in libpq, an empty value is like none.
-            let last = given
-                .iter()
-                .rev()
-                .find(|(given, _)| given == keyword)
-                .map(|(_, value)| value.clone());
-            last.filter(|value| !value.is_empty())
+            let of_service = || service.iter().find(|(known, _)| known == keyword);
+            written(keyword)
+                .or_else(|| {
+                    of_service()
+                        .map(|(_, value)| value.clone())
+                        .filter(|value| !value.is_empty())
+                })
                 .or_else(|| environment(keywords::variable(keyword)?))
         };
         let home = environment("HOME").map(PathBuf::from);

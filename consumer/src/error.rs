@@ -72,6 +72,12 @@ impl Error {
         self
     }
 
+    /// Marks what is no failure yet: another node has to get on first.
+    pub(crate) fn waits(mut self) -> Self {
+        self.0.class = Class::Wait;
+        self
+    }
+
     /// Marks a failure that keeps only the table from going on whose event it is.
     pub(crate) fn of_one_table(mut self) -> Self {
         self.0.class = Class::Park;

@@ -11,7 +11,7 @@
 //!
 //! It is always compiled in, so that what is tested is what is shipped. When the variable is not set a failpoint costs
 //! one load. The replay engine calls it around its commits, tail between its output and its position; who calls it,
-//! names it: after_read, before_commit, after_commit, after_conflict, in_copy, after_aside, after_chunk_commit, after_index,
+//! names it: before_look, before_copy, after_read, before_commit, after_commit, after_conflict, in_copy, after_aside, after_chunk_commit, after_index,
 //! after_copy_commit,
 //! before_held_commit, after_held_commit, after_flush;
 //! `consumer node` between its steps: node_known, node_subscribed, node_paused, node_changed, node_seen, node_left,
@@ -20,8 +20,9 @@
 //! takeover_after_STEP, and within them takeover_promised_old, takeover_fenced_old, takeover_sequences_set, takeover_confirmed_old,
 //! takeover_subscribed_old,
 //! takeover_demoted_old, takeover_settled_old,
-//! takeover_told; for a dead root takeover_promised_one, takeover_subscribed_new, takeover_fetching,
-//! takeover_gravestone, takeover_confirmed_one; for a promoted standby takeover_set_aside, takeover_located.
+//! takeover_told; for a dead root takeover_promised_one, takeover_promised_leaf, takeover_subscribed_new, takeover_fetching,
+//! takeover_fetched, takeover_sequences_moved, takeover_gravestone, takeover_confirmed_one, takeover_released_one, and donated_copied in the replay that fetches
+//! from a leaf, adoption_lost in that of an adopted copy of the root; for a promoted standby takeover_set_aside, takeover_located.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};

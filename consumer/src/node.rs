@@ -9,7 +9,9 @@ mod adopt;
 pub(crate) mod change;
 mod create;
 mod drop;
+pub(crate) mod epoch;
 pub(crate) mod gravestone;
+mod location;
 mod rejoin;
 mod rename;
 pub(crate) mod tree;
@@ -32,6 +34,7 @@ pub(crate) async fn run(args: NodeArgs, shutdown: Shutdown) -> Result<()> {
             NodeCommand::Pause(args) => change::pause(args, true).await,
             NodeCommand::Resume(args) => change::pause(args, false).await,
             NodeCommand::ChangeProvider(args) => change::provider(args).await,
+            NodeCommand::ChangeLocation(args) => location::run(args).await,
             NodeCommand::Rejoin(args) => rejoin::run(args).await,
             NodeCommand::Wait(args) => wait::run(args).await,
         }

@@ -21,7 +21,7 @@ use tokio_postgres::Client;
 
 use crate::cli::StatusArgs;
 use crate::config::conninfo;
-use crate::connect::{End, Session, connect};
+use crate::connect::{End, Session, connect, exists};
 use crate::conninfo::ConnInfo;
 use crate::error::{Doing, Error, Result};
 use crate::shutdown::Shutdown;
@@ -211,14 +211,7 @@ impl Reached {
 /// What the subscriber knows. A subscriber that nothing was ever replayed into knows no consumers, which is no error.
 async fn positions(subscriber: &Client, wanted: &Wanted) -> Result<Vec<Consumer>> {
     let reading = || "read the positions on the subscriber".to_owned();
-    let there = subscriber
-        .query_one(
-            "select pg_catalog.to_regclass('pgcascade_replay.position') is not null",
-            &[],
-        )
-        .await
-        .doing(reading)?;
-    if !there.get::<_, bool>(0) {
+    if !exists(subscriber, "pgcascade_replay.position").await? {
         return Ok(Vec::new());
     }
     let rows = subscriber

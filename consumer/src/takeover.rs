@@ -6,11 +6,12 @@
 //! command that is killed anywhere leaves a takeover that another one resumes or aborts, and nothing else.
 //!
 //! preflight.rs looks before anything is changed; planned.rs has the steps where the old root hands over, dead.rs those where it
-//! is gone, standby.rs those where a standby of it was promoted; journal.rs has the calls on the new root. model.rs
+//! is gone (leaves.rs: what leaves have to do with it), standby.rs those where a standby of it was promoted; journal.rs has the calls on the new root. model.rs
 //! looks at every order in which two takeovers can do them.
 
 mod dead;
 mod journal;
+mod leaves;
 #[cfg(test)]
 mod merge;
 mod merged;
@@ -67,7 +68,7 @@ async fn command(args: TakeoverArgs, shutdown: Shutdown) -> Result<()> {
     let last = journal::last(&new).await?;
     if args.abort {
         let op = last.ok_or_else(|| nothing(&new, "abort"))?;
-        return give_up(&new, op, "aborted by the operator").await;
+        return give_up(&new, op, "aborted by the operator").await.map(drop);
     }
     if args.resume
         && let Some(op) = last.as_ref().filter(|op| op.step == Some(Step::Done))
@@ -176,7 +177,11 @@ async fn failed(new: &Reached, op: Op, error: Error) -> Error {
         return error.within(format_args!("takeover {id} stopped"));
     }
     match give_up(new, op, &error.to_string()).await {
-        Ok(()) => error.within(format_args!("takeover {id} was given up, {after}")),
+        Ok(left) if left.is_empty() => error.within(format_args!("takeover {id} was given up, {after}")),
+        Ok(left) => error.within(format_args!(
+            "takeover {id} was given up, {after}, but for those that it could not tell: {}",
+            left.join(", ")
+        )),
         Err(second) => {
             tracing::error!("{second}");
             error
@@ -186,8 +191,9 @@ async fn failed(new: &Reached, op: Op, error: Error) -> Error {
     }
 }
 
-/// First the journal, from which on it cannot promote; then the old root, which opens.
-async fn give_up(new: &Reached, op: Op, why: &str) -> Result<()> {
+/// First the journal, from which on it cannot promote; then the others, each by itself: the old root opens, branches and leaves take
+/// ticks again. Returns those that could not be told.
+async fn give_up(new: &Reached, op: Op, why: &str) -> Result<Vec<String>> {
     let op = match op.step {
         Some(_) => {
             let op = journal::claim(new, op).await?;
@@ -196,24 +202,25 @@ async fn give_up(new: &Reached, op: Op, why: &str) -> Result<()> {
             failpoint("takeover_after_aborted");
             op
         }
-        // It was, and perhaps the old root was not told.
+        // It was, and perhaps others were not told.
         None => op,
     };
-    let again =
-        |error: Error| error.hint("The takeover is aborted, but other nodes may not know it yet: type --abort again.");
+    let again = |error: Error| {
+        error.hint(format!(
+            "The takeover is aborted, but other nodes may not know it yet: their replays ask \"{}\" when they run, or type --abort again.",
+            new.node.name
+        ))
+    };
     if op.kind != Kind::Planned {
-        let released = match op.kind {
-            Kind::Standby => standby::release(new, &op).await,
-            _ => dead::release(new, &op).await,
-        };
-        released.map_err(again)?;
+        let left = dead::release(new, &op).await.map_err(again)?;
         tracing::info!(takeover = op.id, "aborted");
-        return Ok(());
+        return Ok(left);
     }
     let old = tree::reach_known(&tree::find(new, &op.old).await?, &op.queue)
         .await
         .map_err(again)?;
+    planned::check_only_root(new, &old, &op).await?;
     planned::release(&old, &op).await.map_err(again)?;
     tracing::info!(takeover = op.id, "aborted; \"{}\" is the root", op.old);
-    Ok(())
+    Ok(Vec::new())
 }

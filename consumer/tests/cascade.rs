@@ -13,6 +13,8 @@ mod cluster;
 #[path = "cascade/tree.rs"]
 mod tree;
 
+#[path = "cascade/addresses.rs"]
+mod addresses;
 #[path = "cascade/branch.rs"]
 mod branch;
 #[path = "cascade/change.rs"]
@@ -25,6 +27,8 @@ mod copies;
 mod copy_from;
 #[path = "cascade/gate.rs"]
 mod gate;
+#[path = "cascade/large.rs"]
+mod large;
 #[path = "cascade/merge.rs"]
 mod merge;
 #[path = "cascade/names.rs"]
@@ -33,9 +37,13 @@ mod names;
 mod partitions;
 #[path = "cascade/refusals.rs"]
 mod refusals;
+#[path = "cascade/root_copies.rs"]
+mod root_copies;
 #[path = "cascade/sources.rs"]
 mod sources;
 #[path = "cascade/status.rs"]
 mod status;
 #[path = "cascade/tables.rs"]
 mod tables;
+#[path = "cascade/waits.rs"]
+mod waits;

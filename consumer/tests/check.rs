@@ -347,7 +347,20 @@ async fn ends_that_cannot_be_used() {
         ..unreadable
     };
     sound.check(&["--table", "sound.*"]).is(0, &[]);
-    drop(db);
+    // Its letters would arrive as others.
+    let odd = pair.subscriber_cluster.connect(&other("latin1")).await;
+    for db in [&db, &odd] {
+        db.run("create table \"größe\" (id int primary key); create table inner_name (id int primary key, \"ä\" int)")
+            .await;
+    }
+    sound.check(&["--table", "größe", "--table", "inner_name"]).is(
+        1,
+        &[
+            "encoding-names column ä of table public.inner_name",
+            "encoding-names table public.\"größe\"",
+        ],
+    );
+    drop((db, odd));
     from_latin1.run(&format!("drop database {name} with (force)")).await;
     for encoding in ["latin1", "euc_cn"] {
         postgres

@@ -17,6 +17,8 @@ use cluster::{Cluster, Db};
 
 #[path = "queue/administration.rs"]
 mod administration;
+#[path = "queue/captured.rs"]
+mod captured;
 #[path = "queue/delivered.rs"]
 mod delivered;
 #[path = "queue/drops.rs"]

@@ -29,6 +29,8 @@ mod errors;
 mod findings;
 #[path = "replay/indexes.rs"]
 mod indexes;
+#[path = "replay/order.rs"]
+mod order;
 #[path = "replay/partitions.rs"]
 mod partitions;
 #[path = "replay/refusals.rs"]

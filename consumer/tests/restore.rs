@@ -207,6 +207,19 @@ async fn into_a_younger_cluster() {
 
             assert_eq!(db.text("select pgcascade.mend_restored()").await, "3", "{what}");
             assert_eq!(state(&db).await, before, "{what}: mended");
+            // It was the root on another server, which may still be there.
+            let error = db.try_text("select pgq.insert_event('tree', 't', 'refused')").await;
+            let message = error
+                .expect_err("a second root")
+                .as_db_error()
+                .expect("of the server")
+                .message()
+                .to_owned();
+            assert!(
+                message.contains("promoted outside takeover") || message.contains("disallowed"),
+                "{message}"
+            );
+            db.run("select pgcascade.confirm_promotion('tree')").await;
             let mut readers = source.readers.clone();
             write_more(&db, &mut readers).await;
             drain(&db, &readers, &what).await;

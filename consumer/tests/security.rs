@@ -11,16 +11,14 @@
 mod cluster;
 
 use cluster::{Cluster, Db};
-use tokio_postgres::{Config, NoTls};
+use tokio_postgres::Config;
 
 const VALUE: &str = "select pgcascade.setting('pgcascade.consumer_ownership')";
 
 async fn login(cluster: &Cluster, role: &str, options: &str) -> Db {
     let mut settings: Config = cluster.conninfo_as("postgres", role, "secret").parse().unwrap();
     settings.options(options);
-    let (client, connection) = settings.connect(NoTls).await.expect("the role can log in");
-    tokio::spawn(connection);
-    Db { client }
+    cluster.session(&settings).await.expect("the role can log in")
 }
 
 /// The library is not preloaded, so a new session knows the setting as a placeholder only, which it may set to anything.

@@ -15,10 +15,28 @@ mod cluster;
 #[path = "cascade/tree.rs"]
 mod tree;
 
+#[path = "takeover/abort.rs"]
+mod abort;
+#[path = "takeover/adopted.rs"]
+mod adopted;
+#[path = "takeover/changes.rs"]
+mod changes;
+#[path = "takeover/copying.rs"]
+mod copying;
 #[path = "takeover/dead.rs"]
 mod dead;
+#[path = "takeover/donor.rs"]
+mod donor;
+#[path = "takeover/gate.rs"]
+mod gate;
+#[path = "takeover/history.rs"]
+mod history;
+#[path = "takeover/leaf.rs"]
+mod leaf;
 #[path = "takeover/load.rs"]
 mod load;
+#[path = "takeover/merges.rs"]
+mod merges;
 #[path = "takeover/partitions.rs"]
 mod partitions;
 #[path = "takeover/planned.rs"]
@@ -27,5 +45,7 @@ mod planned;
 mod returned;
 #[path = "takeover/standby.rs"]
 mod standby;
+#[path = "takeover/untold.rs"]
+mod untold;
 #[path = "takeover/writers.rs"]
 mod writers;

@@ -437,4 +437,17 @@ async fn without_preloading_all_but_the_ticker_works() {
     assert_eq!(db.text(&format!("select pgq.finish_batch({batch})")).await, "1");
     db.run("select pgq.maint_rotate_tables_step1('q')").await;
     db.run("select pgq.maint_rotate_tables_step2()").await;
+    // The library comes with the first trigger, in the middle of its statement: the rows are there when that ends all the same.
+    for first in [
+        "insert into t values (8), (9)",
+        "do $$ begin insert into t values (8), (9); end $$",
+    ] {
+        let fresh = cluster.connect("by_hand").await;
+        fresh.run(&format!("begin; {first}")).await;
+        let events = "select count(*) from pgq.event_1 where ev_txid = txid_current()";
+        assert_eq!(fresh.text(events).await, "2", "{first}");
+        fresh.run("insert into t values (10), (11), (12)").await;
+        assert_eq!(fresh.text(events).await, "5", "{first}");
+        fresh.run("rollback").await;
+    }
 }

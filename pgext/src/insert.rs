@@ -4,6 +4,8 @@
 //! at the price of what a user might have added to them: a table with triggers, row security, generated columns or
 //! partial and expression indexes is written by an ordinary INSERT instead.
 
+mod gathered;
+
 use std::cell::Cell;
 use std::rc::Rc;
 
@@ -31,7 +33,7 @@ pub(crate) struct Event {
 }
 
 /// Columns of an event table: the five below and six texts.
-const WIDTH: usize = queue::EVENT_COLUMNS as usize;
+const WIDTH: usize = queue::EVENT_COLUMNS.len();
 
 thread_local! {
     /// Whether `pgq.insert_event` with seven arguments is still the extension's own; `None` when not known.
@@ -48,6 +50,7 @@ pub(crate) fn init() {
             pg_sys::Datum::from(0usize),
         );
     }
+    gathered::init();
 }
 
 /// Syscache callback: only sets a flag.
@@ -59,9 +62,42 @@ unsafe extern "C-unwind" fn function_changed(_argument: pg_sys::Datum, _cache: i
 /// Stores `event` in the queue `name` and returns its id. Locks and errors as in [`queue::for_writing`], then
 /// `Insert into queue disallowed` and `Queue '...' allows max ... events from one TX`.
 pub(crate) fn store(name: &[u8], event: &Event) -> i64 {
-    let Some(queue) = queue::for_writing(name) else {
-        no_queue("No such queue", name);
-    };
+    let queue = writable(name);
+    let (id, mut values, mut nulls) = row(&queue, event);
+    match plain_table(&queue) {
+        None => insert_by_statement(&queue, &values, &nulls),
+        // SAFETY: the arrays have as many elements as the table has columns (it is plain), of their types.
+        // CatalogTupleInsert toasts, inserts and maintains plain indexes; nothing in it depends on the table being a catalog.
+        Some(table) => unsafe {
+            let row = pg_sys::heap_form_tuple(table.descriptor(), values.as_mut_ptr(), nulls.as_mut_ptr());
+            pg_sys::CatalogTupleInsert(table.raw(), row);
+            pg_sys::heap_freetuple(row);
+        },
+    }
+    id
+}
+
+/// The same for the event of a capture trigger, whose row is in the table when the statement ends (gathered.rs).
+fn gather(name: &[u8], event: &Event) {
+    let known = gathered::known_queue(name);
+    let is_known = known.is_some();
+    let queue = known.unwrap_or_else(|| writable(name));
+    let (_, mut values, mut nulls) = row(&queue, event);
+    if is_known || plain_table(&queue).is_some() {
+        // SAFETY: of the types of the columns; the table is locked, for this row or for one that was gathered before it.
+        unsafe { gathered::add(&queue, &mut values, &mut nulls) };
+    } else {
+        insert_by_statement(&queue, &values, &nulls);
+    }
+}
+
+/// The queue, locked for writing.
+fn writable(name: &[u8]) -> Rc<Queue> {
+    queue::for_writing(name).unwrap_or_else(|| no_queue("No such queue", name))
+}
+
+/// Admits an event to a queue that is locked for writing, and makes its id and row.
+fn row(queue: &Rc<Queue>, event: &Event) -> (i64, [pg_sys::Datum; WIDTH], [bool; WIDTH]) {
     let transaction = pg::transaction_id();
     queue.admit(transaction);
     // Drawn even if the event brings its id: the ticker sees by this sequence that there is something to tick.
@@ -85,9 +121,16 @@ pub(crate) fn store(name: &[u8], event: &Event) -> i64 {
     for (offset, text) in event.texts.iter().enumerate() {
         optional(5 + offset, *text);
     }
-    insert(&queue, &mut values, &mut nulls);
     worker::wake::at_commit();
-    id
+    (id, values, nulls)
+}
+
+/// The event table, locked, if a row can be inserted into it without the executor. The lock of `for_writing` is on the parent: an
+/// ALTER TABLE of this table alone may have committed while we waited for the table's. More columns than a row has would be read
+/// from beyond its end.
+fn plain_table(queue: &Queue) -> Option<Relation> {
+    let table = Relation::open(queue.table, pg_sys::RowExclusiveLock);
+    (queue.plain && (!queue.is_stale() || queue::is_plain(&table))).then_some(table)
 }
 
 fn no_queue(message: &str, name: &[u8]) -> ! {
@@ -101,39 +144,7 @@ fn no_queue(message: &str, name: &[u8]) -> ! {
     )
 }
 
-fn insert(queue: &Rc<Queue>, values: &mut [pg_sys::Datum; WIDTH], nulls: &mut [bool; WIDTH]) {
-    if !queue.plain {
-        return insert_by_statement(queue, values, nulls);
-    }
-    let table = Relation::open(queue.table, pg_sys::RowExclusiveLock);
-    // The lock of `for_writing` is on the parent: an ALTER TABLE of this table alone may have committed while we waited for
-    // this one. More columns than `values` has would be read from beyond its end.
-    if queue.is_stale() && !queue::is_plain(&table) {
-        return insert_by_statement(queue, values, nulls);
-    }
-    // SAFETY: the arrays have as many elements as the table has columns (it is plain), of their types.
-    // CatalogTupleInsert toasts, inserts and maintains plain indexes; nothing in it depends on the table being a catalog.
-    unsafe {
-        let row = pg_sys::heap_form_tuple(table.descriptor(), values.as_mut_ptr(), nulls.as_mut_ptr());
-        pg_sys::CatalogTupleInsert(table.raw(), row);
-        pg_sys::heap_freetuple(row);
-    }
-}
-
-fn insert_by_statement(queue: &Rc<Queue>, values: &[pg_sys::Datum; WIDTH], nulls: &[bool; WIDTH]) {
-    const TYPES: [pg_sys::Oid; WIDTH] = [
-        pg_sys::INT8OID,
-        pg_sys::TIMESTAMPTZOID,
-        pg_sys::INT8OID,
-        pg_sys::INT4OID,
-        pg_sys::INT4OID,
-        pg_sys::TEXTOID,
-        pg_sys::TEXTOID,
-        pg_sys::TEXTOID,
-        pg_sys::TEXTOID,
-        pg_sys::TEXTOID,
-        pg_sys::TEXTOID,
-    ];
+fn insert_by_statement(queue: &Queue, values: &[pg_sys::Datum; WIDTH], nulls: &[bool; WIDTH]) {
     let statement = format!(
         "insert into {} (ev_id, ev_time, ev_txid, ev_owner, ev_retry, ev_type, ev_data, \
          ev_extra1, ev_extra2, ev_extra3, ev_extra4) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
@@ -142,7 +153,9 @@ fn insert_by_statement(queue: &Rc<Queue>, values: &[pg_sys::Datum; WIDTH], nulls
     let arguments: Vec<_> = (0..WIDTH)
         .map(|column| {
             // SAFETY: each value is of the type beside it.
-            unsafe { pgrx::datum::DatumWithOid::new((!nulls[column]).then_some(values[column]), TYPES[column]) }
+            unsafe {
+                pgrx::datum::DatumWithOid::new((!nulls[column]).then_some(values[column]), queue::EVENT_COLUMNS[column])
+            }
         })
         .collect();
     // As the owner of the queue's tables: writers have no privileges on them.
@@ -158,17 +171,23 @@ fn insert_by_statement(queue: &Rc<Queue>, values: &[pg_sys::Datum; WIDTH], nulls
     }
 }
 
-/// Stores an event by the SQL function `pgq.insert_event(queue, type, data, extra1..extra4)` as users may have replaced
-/// it, or directly while it is the extension's own. Returns what that function returns: the event's id. Called by the
-/// capture triggers and by `pgq.insert_event` with three arguments.
-pub(crate) fn store_as_users_wish(queue: &[u8], texts: [Option<pg_sys::Datum>; 6]) -> Option<i64> {
+/// Stores the event of a capture trigger: by the SQL function `pgq.insert_event(queue, type, data, extra1..extra4)` if users
+/// have replaced it.
+pub(crate) fn capture(queue: &[u8], texts: [Option<pg_sys::Datum>; 6]) {
     if is_ours() {
         let event = Event {
             texts,
             ..Event::default()
         };
-        return Some(store(queue, &event));
+        gather(queue, &event);
+    } else {
+        store_as_users_wish(queue, texts);
     }
+}
+
+/// Stores an event by the SQL function that users have put in the place of `pgq.insert_event(queue, type, data,
+/// extra1..extra4)`. Returns what that returns: the event's id.
+fn store_as_users_wish(queue: &[u8], texts: [Option<pg_sys::Datum>; 6]) -> Option<i64> {
     let all = std::iter::once(Some(pg::text_datum(queue))).chain(texts);
     // SAFETY: all seven are text datums.
     let arguments: Vec<_> = all
@@ -283,7 +302,7 @@ fn insert_event(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     let texts = std::array::from_fn(|index| argument(call, 1 + index));
     // SAFETY: the server passes a live call frame.
     let short = unsafe { (*call).nargs } == 3;
-    if !short {
+    if !short || is_ours() {
         let event = Event {
             texts,
             ..Event::default()

@@ -440,5 +440,26 @@ pub(crate) mod handlers {
     }
 }
 
+/// The server's functions that our hooks stand before, without pgrx's guards: an ERROR goes on through them as the server raised it.
+pub(crate) mod unguarded {
+    use std::ffi::c_char;
+
+    use pgrx::pg_sys;
+
+    unsafe extern "C-unwind" {
+        pub(crate) fn standard_ExecutorFinish(query: *mut pg_sys::QueryDesc);
+        pub(crate) fn standard_ProcessUtility(
+            statement: *mut pg_sys::PlannedStmt,
+            text: *const c_char,
+            read_only_tree: bool,
+            context: pg_sys::ProcessUtilityContext::Type,
+            parameters: pg_sys::ParamListInfo,
+            environment: *mut pg_sys::QueryEnvironment,
+            destination: *mut pg_sys::DestReceiver,
+            completion: *mut pg_sys::QueryCompletion,
+        );
+    }
+}
+
 /// A pointer for callbacks that want an argument they do not use.
 pub(crate) const NO_ARGUMENT: *mut c_void = std::ptr::null_mut();

@@ -142,8 +142,20 @@ impl Queue {
     }
 }
 
-/// The number of columns of `pgq.event_template`.
-pub(crate) const EVENT_COLUMNS: i32 = 11;
+/// The types of the columns of `pgq.event_template`.
+pub(crate) const EVENT_COLUMNS: [pg_sys::Oid; 11] = [
+    pg_sys::INT8OID,
+    pg_sys::TIMESTAMPTZOID,
+    pg_sys::INT8OID,
+    pg_sys::INT4OID,
+    pg_sys::INT4OID,
+    pg_sys::TEXTOID,
+    pg_sys::TEXTOID,
+    pg_sys::TEXTOID,
+    pg_sys::TEXTOID,
+    pg_sys::TEXTOID,
+    pg_sys::TEXTOID,
+];
 
 /// Columns of `pgq.queue` that writers need, in the order in which [`read`] takes them.
 const COLUMNS: [&std::ffi::CStr; 7] = [
@@ -254,7 +266,8 @@ fn read(name: &[u8]) -> Option<Rc<Queue>> {
     Some(queue)
 }
 
-/// Whether an event table is without rules, triggers, row security, checks, and partial or expression indexes.
+/// Whether an event table has the columns of `pgq.event_template` and no others, and is without rules, triggers, row security,
+/// checks, and partial or expression indexes.
 pub(crate) fn is_plain(table: &Relation) -> bool {
     // SAFETY: reads the relcache entries of an open relation and of its indexes, each open while it is read.
     unsafe {
@@ -265,7 +278,7 @@ pub(crate) fn is_plain(table: &Relation) -> bool {
         }
         let descriptor = table.descriptor();
         let constraints = (*descriptor).constr;
-        if (*descriptor).natts != EVENT_COLUMNS
+        if !has_event_columns(table)
             || !(constraints.is_null() || ((*constraints).num_check == 0 && !(*constraints).has_generated_stored))
         {
             return false;
@@ -276,6 +289,18 @@ pub(crate) fn is_plain(table: &Relation) -> bool {
             (!plain).then_some(())
         });
         odd.is_none()
+    }
+}
+
+/// Whether a table has the columns of `pgq.event_template`, by their types, and no others.
+pub(crate) fn has_event_columns(table: &Relation) -> bool {
+    let descriptor = table.descriptor();
+    // SAFETY: the descriptor of an open relation, and indexes below its number of attributes.
+    unsafe {
+        let given = usize::try_from((*descriptor).natts).unwrap_or(0);
+        (0..given)
+            .map(|index| pg::attribute(descriptor, index).atttypid)
+            .eq(EVENT_COLUMNS)
     }
 }
 

@@ -67,5 +67,24 @@ select pgcascade.compact_positions();
 drop trigger note on pgq.subscription;
 select pgcascade.compact_positions();
 
+-- The same for what standbys have (gate_standby.sql). Both at once, and one alone.
+insert into pgcascade.gate_standby (queue_id, standby_name, tick_id, knows, awaited_lsn, awaited_tick, awaited_knows)
+values (:id, 'a', 7, '{1,2}', '1/A', 8, '{1}'), (:id, 'b', 0, '{}', null, null, null);
+create temp table stood as select * from pgcascade.gate_standby;
+\set standbys 'select count(*) as all, count(*) filter (where b is distinct from s) as differ from stood b full join pgcascade.gate_standby s using (standby_id);'
+do $$ begin for i in 1..600 loop update pgcascade.gate_standby set tick_id = tick_id; end loop; end $$;
+do $$ begin for i in 1..20 loop update pgq.subscription set sub_active = sub_active; end loop; end $$;
+select pgcascade.position_bloat(), pgcascade.positions_bloated();
+select pgcascade.compact_positions();
+:standbys
+select pgcascade.position_bloat(), pgcascade.compact_positions();
+do $$ begin for i in 1..600 loop update pgcascade.gate_standby set tick_id = tick_id; end loop; end $$;
+select pgcascade.compact_positions();
+:standbys
+\set VERBOSITY sqlstate
+insert into pgcascade.gate_standby (queue_id, standby_name) values (:id, 'a');
+\set VERBOSITY default
+insert into pgcascade.gate_standby (queue_id, standby_name) values (:id, 'c') returning standby_id > (select max(standby_id) from stood) as new;
+
 select pgq.drop_queue('compact', true);
 delete from pgq.consumer where co_name like 'reader %' or co_name = 'idle';

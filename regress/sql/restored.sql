@@ -97,5 +97,7 @@ select c.oid::regclass as neither_saved_nor_excepted
    and c.oid::regclass::text <> all (array[
            'pgcascade.restored_queue',  -- about this cluster: a restore makes the rows itself
            'pgcascade.limit_warning',   -- what this cluster's log has been told
-           'pgcascade.tick_error'       -- what this cluster's worker met last
+           'pgcascade.tick_error',      -- what this cluster's worker met last
+           'pgcascade.gate_standby',    -- standbys of this server
+           'pgcascade.gate_standby_standby_id_seq'
        ]);

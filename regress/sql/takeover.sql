@@ -185,7 +185,8 @@ select pg_temp.refused(format($$select pgcascade.follow_root('tk_n', %L, %L, 'r'
 -- A root that is seen on another server or timeline than before is closed, and opens in a new epoch when that is confirmed.
 select ret_note from pgq_node.register_location('tk_p', 'p', 'dbname=p', false);
 select ret_note from pgq_node.create_node('tk_p', 'root', 'p', 'p_worker', null, null, null);
-select pgcascade.notice_promotion(), pgcascade.notice_promotion();
+select system_id is not null and timeline is not null as noted from pgcascade.node_state where queue_name = 'tk_p';
+select pgcascade.notice_promotion();
 select pg_temp.refused($$select pgcascade.confirm_promotion('tk_p')$$);
 update pgcascade.node_epoch set timeline = timeline + 1 where queue_name = 'tk_p';
 select pg_temp.refused($$select pgq.insert_event('tk_p', 't', 'before it was noticed')$$);
@@ -199,7 +200,25 @@ select role, open, epoch, fence_reason from pgcascade.node_state where queue_nam
 select epoch, start_tick, first_tick, root_node from pgcascade.epoch_history where queue_name = 'tk_p';
 select pgq.insert_event('tk_p', 't', 'd') > 1000000 as jumped;
 select pgcascade.notice_promotion();
+-- A root that was closed for a takeover, and learns of another one of the same number, is not opened by the end of the first.
+select gen_random_uuid() as given_up \gset
+select in_epoch from pgcascade.promise_epoch('tk_p', :'given_up', 3, 'planned');
+select closing_tick > 1000000 as closed from pgcascade.fence_root('tk_p', :'given_up', 1000);
+select pgcascade.learn_epochs('tk_p', jsonb_build_array(jsonb_build_object('epoch', 3, 'start_tick', closing_tick, 'first_tick', 9000000,
+    'root_node', 'elsewhere', 'system_id', '1', 'timeline', 1, 'op_id', gen_random_uuid(), 'began', now())))
+  from pgcascade.node_state where queue_name = 'tk_p';
+select pgcascade.release_promise('tk_p', :'given_up');
+select role, open, epoch, promised_epoch, fence_reason from pgcascade.node_state where queue_name = 'tk_p';
 select ret_code from pgq_node.drop_node('tk_p', 'p');
+-- Where no background worker runs, a promotion is noticed when it is confirmed.
+select ret_code from pgq_node.register_location('tk_w', 'w', 'dbname=w', false)
+ union all select ret_code from pgq_node.create_node('tk_w', 'root', 'w', 'w_worker', null, null, null);
+begin;
+update pgcascade.node_epoch set timeline = timeline + 1 where queue_name = 'tk_w';
+select pgcascade.confirm_promotion('tk_w');
+commit;
+select role, open, epoch, fence_reason from pgcascade.node_state where queue_name = 'tk_w';
+select ret_code from pgq_node.drop_node('tk_w', 'w');
 
 -- Readers look, and do nothing.
 create role tk_reader in role pgq_reader;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tokio_postgres::Client;
 
-use super::{Node, Role, load, location};
+use super::{Node, Role, load};
 use crate::connect::{End, connect};
 use crate::conninfo::ConnInfo;
 use crate::error::{Doing, Error, Result};
@@ -62,7 +62,7 @@ async fn look(client: &Client, node: &Node, place: &ConnInfo) -> Result<Found> {
 /// waited for again.
 pub(crate) async fn check(client: &Client, node: &Node, ask: bool) -> Result<bool> {
     let mut found = Found::Nobody;
-    if ask && let Some(at) = location(client, node, &node.name).await? {
+    if ask && let Some(at) = node.find(client, &node.name).await? {
         let place = ConnInfo::parse(&at)
             .map_err(|error| error.within(format_args!("the location of node \"{}\"", node.name)))?;
         found = match timeout(PATIENCE, look(client, node, &place)).await {
@@ -103,7 +103,7 @@ pub(crate) async fn check(client: &Client, node: &Node, ask: bool) -> Result<boo
                 "{} was replayed in another database (identity {home}, this one is {here}), and who has its location now does not say that it is this one",
                 node.title()
             ))
-            .hint("If this is a copy, make it a node of its own: consumer node adopt NAME. If it took the place of that one, correct its location: select * from pgq_node.register_location(queue, node, location, false) on the root and here."));
+            .hint("If this is a copy, make it a node of its own: consumer node adopt NAME. If it took the place of that one, say where it is: consumer node change-location."));
         }
         _ => note(client, node, &here).await?,
     }

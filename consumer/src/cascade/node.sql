@@ -1,7 +1,8 @@
 -- This database as a root or branch.
 -- $1: queue
 select n.node_type, n.node_name, n.worker_name, s.provider_node, l.node_location as provider_location,
-       p.tick_id as last_tick, t.tick_time::text as tick_time, s.paused, s.uptodate
+       p.tick_id as last_tick, t.tick_time::text as tick_time, s.paused, s.uptodate,
+       false as frozen
   from pgq_node.node_info n
   join pgq_node.local_state s on s.queue_name = n.queue_name and s.consumer_name = n.worker_name
   left join pgq_node.node_location l on l.queue_name = s.queue_name and l.node_name = s.provider_node

@@ -47,9 +47,14 @@ pub(crate) enum NodeCommand {
     Resume(WaitingArgs),
     /// Have a node read from another node of the cascade.
     ///
-    /// Nothing is lost or applied twice: the position is a tick, which is the same on every node. Interrupted anywhere,
-    /// it can be typed again.
+    /// Nothing is lost or applied twice: the position is a tick, which is the same on every node. A node that was not told of a change of
+    /// root is told; if the others do not know it, --db is its own database. Interrupted anywhere, it can be typed again.
     ChangeProvider(ChangeProviderArgs),
+    /// Say where a node's database is now, or how else it is reached.
+    ///
+    /// Every node that can be reached is told at once, the others by the root's events. The address has to lead to that node.
+    /// Interrupted anywhere, it can be typed again.
+    ChangeLocation(ChangeLocationArgs),
     /// Have a root that was given up (takeover --dead) and is there again join as a branch; resurrect, as PgQ calls it.
     ///
     /// It is closed for writers. What was committed there and no other node has is written to a file and kept in its table
@@ -86,6 +91,10 @@ pub(crate) struct NewNodeArgs {
     /// --db].
     #[arg(long, value_name = "CONNINFO")]
     pub(crate) location: Option<String>,
+    /// How administrators reach it, where that is another way: with another role, through another network. The commands use it in
+    /// place of --location; every node stores it, so it must not hold a password.
+    #[arg(long, value_name = "CONNINFO")]
+    pub(crate) admin_location: Option<String>,
     /// The name of its replay, as a consumer [default: the node's name and _worker].
     #[arg(long, value_name = "NAME")]
     pub(crate) worker: Option<String>,
@@ -171,6 +180,23 @@ pub(crate) struct ChangeProviderArgs {
     /// How many seconds its replay is waited for.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub(crate) timeout: u64,
+}
+
+#[derive(Args)]
+pub(crate) struct ChangeLocationArgs {
+    /// The node.
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) cascade: CascadeArgs,
+    /// How the other nodes' replays reach it [default: as before].
+    #[arg(long, value_name = "CONNINFO")]
+    pub(crate) location: Option<String>,
+    /// How administrators reach it, where that is another way [default: as before, if that still leads to it].
+    #[arg(long, value_name = "CONNINFO")]
+    pub(crate) admin_location: Option<String>,
+    /// Administrators reach it as the other nodes' replays do.
+    #[arg(long, conflicts_with = "admin_location")]
+    pub(crate) no_admin_location: bool,
 }
 
 #[derive(Args)]

@@ -27,6 +27,13 @@ pub(crate) struct TakeoverArgs {
     /// Another node that is gone with it, and is not asked; may be repeated. What only that one has is lost, too.
     #[arg(long, value_name = "NODE", requires = "loss")]
     pub(crate) lost: Vec<String>,
+    /// A standby of the old root that counts for its confirm gate, and is not asked; may be repeated. What only that one has is lost, too.
+    #[arg(long, value_name = "NAME", requires = "loss")]
+    pub(crate) lost_standby: Vec<String>,
+    /// With --promoted-standby: the name by which it counted for the confirm gate [default: the application_name that it connected with, as
+    /// its settings say].
+    #[arg(long, value_name = "NAME", requires = "promoted_standby")]
+    pub(crate) standby_name: Option<String>,
     /// How the old root was made sure to be off, in words for the journal; needed where no other branch is left that could
     /// confirm the new root.
     #[arg(long, value_name = "TEXT", requires = "loss")]

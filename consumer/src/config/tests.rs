@@ -16,7 +16,7 @@ subscriber = "host=db2 dbname=app user=u"
 queue = "q"
 table = ["public.*", "audit.log"]
 create = true
-chunk-bytes = 1000000
+max-memory = 10000000
 "#;
 
 fn flags(line: &str) -> ReplaySettings {
@@ -43,7 +43,7 @@ fn flags_override_the_file() {
     assert_eq!(config.consumer, "replay_db2_app");
     assert_eq!(config.tables, ["t"]);
     assert!(!config.create && config.copy && !config.truncate && !config.until_caught_up);
-    assert_eq!(config.chunk_bytes, 1_000_000);
+    assert_eq!(config.max_memory.chunk(), 625_000);
     let config = flags("--no-copy --until-caught-up")
         .over(parse_file(WHOLE).unwrap())
         .resolve()
@@ -81,7 +81,7 @@ fn what_is_wrong_in_the_file_is_named_with_line_and_key() {
     );
     assert!(refused("queue = q\n").starts_with("line 1: queue: "));
     assert!(refused("[replay]\nqueue = \"q\"\n").starts_with("line 1: "));
-    assert!(refused("chunk-bytes = -1").starts_with("line 1: chunk-bytes: invalid value: integer"));
+    assert!(refused("max-memory = -1").starts_with("line 1: max-memory: invalid value: integer"));
 }
 
 #[test]
@@ -106,8 +106,8 @@ fn values_are_checked() {
         error.to_string()
     };
     assert_eq!(
-        wrong("--chunk-bytes 1"),
-        "--chunk-bytes is 1, but must be from 65536 to 268435456"
+        wrong("--max-memory 1"),
+        "--max-memory is 1, but must be from 8388608 to 4294967296"
     );
     assert_eq!(
         wrong("--poll-interval 0"),
@@ -203,7 +203,7 @@ proptest::proptest! {
     #[test]
     fn no_file_ends_the_process_or_shows_a_value(
         value in "[\"'\\[{]?hunter2[\"'\\]}=,\\n ]*",
-        key in "provider|table|create|chunk-bytes|x",
+        key in "provider|table|create|max-memory|x",
     ) {
         if let Err(error) = parse_file(&format!("queue = \"q\"\n{key} = {value}\n")) {
             proptest::prop_assert_eq!(error.exit_code(), 2);

@@ -38,6 +38,12 @@ const OURS: &[Keyword] = &[
         "password file, `~/.pgpass` unless given; ignored if others can read it",
     ),
     (
+        "service",
+        "PGSERVICE",
+        "section of a service file (PGSERVICEFILE or `~/.pg_service.conf`, then `pg_service.conf` in PGSYSCONFDIR) that says \
+         what is left out here",
+    ),
+    (
         "sslmode",
         "PGSSLMODE",
         "`disable`, `allow`, `prefer`, `require`, `verify-ca` or `verify-full`; \
@@ -127,7 +133,7 @@ pub(super) fn variable(keyword: &str) -> Option<&'static str> {
 }
 
 /// Refuses a keyword that is in no table.
-pub(super) fn check(given: &parameters::Parameters) -> Result<()> {
+pub(super) fn check(given: &[parameters::Parameter]) -> Result<()> {
     let mut after_password = false;
     for (keyword, _) in given {
         let known =

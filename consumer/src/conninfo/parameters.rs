@@ -12,7 +12,10 @@ use std::str::Chars;
 use crate::error::{Error, Result};
 
 /// Keywords and values in the order of the text; a keyword may come more than once, then the last one counts.
-pub(super) type Parameters = Vec<(String, String)>;
+pub(super) type Parameters = Vec<Parameter>;
+
+/// A keyword and its value.
+pub(super) type Parameter = (String, String);
 
 /// Reads either form.
 pub(super) fn parse(text: &str) -> Result<Parameters> {

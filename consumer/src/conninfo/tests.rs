@@ -232,6 +232,80 @@ fn the_password_file_is_used_when_nobody_else_can_read_it() {
 }
 
 #[test]
+fn a_service_says_what_is_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let (own, of_all) = (folder.path().join("own"), folder.path().join("pg_service.conf"));
+    fs::write(
+        &own,
+        "# comment\nport=1\n\n[other]\nhost=x\n[ shop ]\nhost=y\n[shop]\n  host=db2  \r\n#port=9\nport=5433\nport=7\ndbname=a = 'b' # c\nuser=\n\
+         [shop]\nuser=second\n[bad]\nhost\n[nested]\nservice=shop\n[unknown]\npasword=hunter2\n[wrong]\nport=hunter2\n",
+    )
+    .unwrap();
+    fs::write(&of_all, "[shop]\nhost=z\n[all]\nhost=all\n").unwrap();
+    let (own, folder) = (own.to_str().unwrap(), folder.path().to_str().unwrap());
+    let environment = [
+        ("PGSERVICEFILE", own),
+        ("PGSYSCONFDIR", folder),
+        ("PGUSER", "me"),
+        ("PGPORT", "99"),
+        ("PGHOST", "env"),
+    ];
+    let shown = |text: &str| parse_in(text, &environment).unwrap().to_string();
+    assert_eq!(
+        shown("service=shop"),
+        "host=db2 port=5433 dbname='a = \\'b\\' # c' user=me"
+    );
+    assert_eq!(
+        shown("postgresql://u@h/d?service=shop"),
+        "host=h port=5433 dbname=d user=u"
+    );
+    assert_eq!(shown("service=all dbname=d"), "host=all port=99 dbname=d user=me");
+    assert_eq!(shown("service='' dbname=d"), "host=env port=99 dbname=d user=me");
+    let with = |more: &[(&'static str, &'static str)]| {
+        let mut all = environment.to_vec();
+        all.extend_from_slice(more);
+        parse_in("dbname=d", &all).unwrap().to_string()
+    };
+    assert_eq!(with(&[("PGSERVICE", "shop")]), "host=db2 port=5433 dbname=d user=me");
+    let refused = |text: &str, environment: &[(&str, &str)]| {
+        let error = parse_in(text, environment).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{text}");
+        let said = format!("{error:#}");
+        assert!(!said.contains("hunter2"), "{said}");
+        said
+    };
+    for (service, wanted) in [
+        (
+            "nobody",
+            format!("service \"nobody\" is not in {own} and {folder}/pg_service.conf"),
+        ),
+        ("bad", format!("service \"bad\" in {own}: line 18 is not keyword=value")),
+        (
+            "nested",
+            format!("service \"nested\" in {own}: line 20 names another service"),
+        ),
+        ("unknown", format!("service \"unknown\" in {own}: line 22: \"pasword\"")),
+        ("wrong", "port of the connection string".to_owned()),
+    ] {
+        let said = refused(&format!("service={service}"), &environment);
+        assert!(said.contains(&wanted), "{said}");
+    }
+    let said = refused("service=shop", &[("PGSERVICEFILE", "/nowhere/file"), ("PGUSER", "me")]);
+    assert!(said.contains("could not read service file /nowhere/file"), "{said}");
+    // The user's own need not be there.
+    let at_home = [("HOME", "/nowhere"), ("PGSYSCONFDIR", folder), ("PGUSER", "me")];
+    assert_eq!(
+        parse_in("service=all", &at_home).unwrap().to_string(),
+        "host=all port=5432 dbname=me user=me"
+    );
+    let said = refused(
+        "service=all",
+        &[("HOME", "/nowhere"), ("PGSYSCONFDIR", "/nowhere"), ("PGUSER", "me")],
+    );
+    assert!(said.contains("there is no service file"), "{said}");
+}
+
+#[test]
 fn the_default_consumer_tells_subscribers_apart() {
     let name = |text: &str| parse(text).default_consumer();
     assert_eq!(name("host=db2.example.org dbname=app"), "replay_db2_example_org_app");

@@ -11,6 +11,8 @@ use std::io;
 pub(crate) enum Class {
     /// Nobody: the same work, tried again on a new connection, may succeed.
     Retry,
+    /// Another node, which will: it is looked again until that is so.
+    Wait,
     /// Somebody, but only for the table whose event failed: without it, the others could go on. See `--on-error`.
     Park,
     /// Somebody, before anything can go on.
@@ -166,6 +168,7 @@ mod tests {
     fn word(class: Class) -> &'static str {
         match class {
             Class::Retry => "retry",
+            Class::Wait => "wait",
             Class::Park => "park",
             Class::Stop => "stop",
         }

@@ -13,16 +13,16 @@ use crate::cascade::{self, Node, Role, ask, home};
 use crate::cli::AdoptArgs;
 use crate::config::conninfo;
 use crate::connect::{End, connect};
-use crate::conninfo::ConnInfo;
 use crate::error::{Doing, Error, Result};
 use crate::failpoint::failpoint;
-use crate::replay::{Who, duty, state};
+use crate::replay::{Who, duty, goal, state};
 
 /// What the copy is to be.
 struct Wanted {
     name: String,
     worker: String,
     location: String,
+    admin_location: Option<String>,
     identity: String,
 }
 
@@ -40,6 +40,7 @@ pub(super) async fn run(args: AdoptArgs) -> Result<()> {
         session,
         name,
         location,
+        admin_location,
         worker,
         encoding,
         identity,
@@ -56,6 +57,7 @@ pub(super) async fn run(args: AdoptArgs) -> Result<()> {
         name,
         worker,
         location,
+        admin_location,
         identity,
     };
     mend(&here).await?;
@@ -87,6 +89,11 @@ pub(super) async fn run(args: AdoptArgs) -> Result<()> {
         .hint("Take another copy of it when they are ok; consumer table list shows their states."));
     }
     let tick = common_tick(&here, &provider).await?;
+    // It has whatever was on the root when the copy was made.
+    let complete = match here.node.role {
+        Role::Root => Some(goal::goal_tick(root.client(), &here.node.queue).await?),
+        Role::Branch | Role::Leaf => None,
+    };
 
     let queue = &here.node.queue;
     let title = format!("node \"{}\" of queue \"{queue}\"", wanted.name);
@@ -94,6 +101,7 @@ pub(super) async fn run(args: AdoptArgs) -> Result<()> {
     for node in [Some(root), above].into_iter().flatten() {
         let call = "pgq_node.register_location($1, $2, $3, false)";
         ask(node.client(), &title, call, &[queue, &wanted.name, &wanted.location]).await?;
+        create::tell_admin_location(node.client(), queue, &wanted.name, wanted.admin_location.as_deref()).await?;
         failpoint("node_known");
     }
     let call = "pgq_node.register_subscriber($1, $2, $3, $4)";
@@ -105,7 +113,7 @@ pub(super) async fn run(args: AdoptArgs) -> Result<()> {
     )
     .await?;
     failpoint("node_subscribed");
-    become_node(&here, &provider, &wanted, tick).await?;
+    become_node(&here, &provider, &wanted, (tick, complete)).await?;
     failpoint("node_adopted");
     tracing::info!(
         node = wanted.name,
@@ -212,8 +220,7 @@ async fn check_copy(here: &Reached, root: &Reached, wanted: &Wanted) -> Result<(
     let Some(original) = known.iter().find(is_original) else {
         return Ok(());
     };
-    let place = ConnInfo::parse(&original.location)
-        .map_err(|error| error.within(format_args!("the location of {}", here.node.title())))?;
+    let place = original.place()?;
     let there = connect(&place, End::Node, "consumer node").await.map_err(|error| {
         error
             .within(format_args!(
@@ -238,6 +245,9 @@ async fn check_copy(here: &Reached, root: &Reached, wanted: &Wanted) -> Result<(
 /// The tick where the copy goes on: its position, which has to be the same tick at the provider.
 async fn common_tick(here: &Reached, provider: &Reached) -> Result<i64> {
     let node = &here.node;
+    if let Some(tick) = last_of_root(here, provider).await? {
+        return Ok(tick);
+    }
     let tick = node.tick;
     let row = provider
         .client()
@@ -274,8 +284,46 @@ async fn common_tick(here: &Reached, provider: &Reached) -> Result<i64> {
     }
 }
 
+/// Of the copy of a root, which may have made ticks of its own before anybody saw that it is one: the last that it has not made.
+async fn last_of_root(here: &Reached, provider: &Reached) -> Result<Option<i64>> {
+    if here.node.role != Role::Root {
+        return Ok(None);
+    }
+    let rows = here
+        .client()
+        .query(
+            "select t.tick_id, t.tick_time::text, t.tick_event_seq from pgq.queue q join pgq.tick t on t.tick_queue = q.queue_id
+              where q.queue_name = $1 order by t.tick_id",
+            &[&here.node.queue],
+        )
+        .await
+        .doing(|| format!("read the ticks of the copy of {}", here.node.title()))?;
+    let ids: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();
+    let times: Vec<String> = rows.iter().map(|row| row.get(1)).collect();
+    let event_seqs: Vec<i64> = rows.iter().map(|row| row.get(2)).collect();
+    let row = provider
+        .client()
+        .query_one(
+            "select max(t.tick_id)
+               from rows from (pg_catalog.unnest($2::int8[]), pg_catalog.unnest($3::text[]), pg_catalog.unnest($4::int8[]))
+                    c (tick_id, tick_time, tick_event_seq)
+               join pgq.queue q on q.queue_name = $1
+               join pgq.tick t on t.tick_queue = q.queue_id and t.tick_id = c.tick_id
+              where t.tick_time::text = c.tick_time and t.tick_event_seq = c.tick_event_seq",
+            &[&here.node.queue, &ids, &times, &event_seqs],
+        )
+        .await
+        .doing(|| format!("compare the ticks with those of {}", provider.node.title()))?;
+    Ok(row.get(0))
+}
+
 /// The one transaction.
-async fn become_node(here: &Reached, provider: &Reached, wanted: &Wanted, tick: i64) -> Result<()> {
+async fn become_node(
+    here: &Reached,
+    provider: &Reached,
+    wanted: &Wanted,
+    (tick, complete): (i64, Option<i64>),
+) -> Result<()> {
     let (client, node) = (here.client(), &here.node);
     let what = || format!("make the copy of {} node \"{}\"", node.title(), wanted.name);
     let locations = tree::known(provider).await?;
@@ -293,7 +341,8 @@ async fn become_node(here: &Reached, provider: &Reached, wanted: &Wanted, tick: 
     if node.role == Role::Leaf {
         client
             .execute(
-                "update pgcascade_replay.node set node = $2, worker = $3, provider = $4, paused = false, uptodate = false, error = null
+                "update pgcascade_replay.node set node = $2, worker = $3, provider = $4, paused = false, uptodate = false, error = null,
+                                                  promises = '{}'
                   where queue = $1",
                 &[&node.queue, &wanted.name, &wanted.worker, &provider.node.name],
             )
@@ -307,7 +356,7 @@ async fn become_node(here: &Reached, provider: &Reached, wanted: &Wanted, tick: 
             .await
             .doing(what)?;
         for known in &locations {
-            cascade::set_location(client, node, &known.name, &known.location, known.dead).await?;
+            known.tell(client, node).await?;
         }
     } else {
         let history = cascade::newer_epochs(provider.client(), &node.queue, 0).await?;
@@ -319,13 +368,14 @@ async fn become_node(here: &Reached, provider: &Reached, wanted: &Wanted, tick: 
             .collect();
         let after: i64 = client
             .query_one(
-                "select pgcascade.adopt_node($1, $2, $3, $4, $5, $6::text::jsonb, $7::text::jsonb)",
+                "select pgcascade.adopt_node($1, $2, $3, $4, $5, $6, $7::text::jsonb, $8::text::jsonb)",
                 &[
                     &node.queue,
                     &wanted.name,
                     &wanted.worker,
                     &provider.node.name,
                     &tick,
+                    &complete,
                     &history,
                     &serde_json::Value::Array(nodes).to_string(),
                 ],
@@ -333,7 +383,10 @@ async fn become_node(here: &Reached, provider: &Reached, wanted: &Wanted, tick: 
             .await
             .doing(what)?
             .get(0);
-        if after > 0 {
+        for known in &locations {
+            create::tell_admin_location(client, &node.queue, &known.name, known.admin_location.as_deref()).await?;
+        }
+        if after > 0 && node.role == Role::Branch {
             return Err(Error::failure(format!(
                 "the copy of {} has {after} events after tick {tick}, its last one",
                 node.title()

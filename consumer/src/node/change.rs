@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use super::epoch;
 use super::tree::{self, Reached};
 use crate::cascade::{self, Node, Role, ask};
 use crate::cli::{ChangeProviderArgs, WaitingArgs};
@@ -90,6 +91,7 @@ fn key(node: &Node) -> i64 {
 /// 1. The new provider is asked to keep what comes after the node's tick, which also shows that it has it.
 /// 2. The node's provider is changed: one write, which replay sees before its next batch; it then takes its place at the new
 ///    provider itself, wherever it has got to.
+///    If it has not heard of a change of root, it learns of that in the same write, and before, the root and it of each other.
 /// 3. When it has seen that, nobody reads for the node anywhere else, and the other nodes forget it as a subscriber.
 pub(super) async fn provider(args: ChangeProviderArgs) -> Result<()> {
     let entry = tree::entry(&args.cascade).await?;
@@ -101,7 +103,12 @@ pub(super) async fn provider(args: ChangeProviderArgs) -> Result<()> {
                 .hint("Another node becomes the root with consumer takeover."),
         );
     }
-    let known = tree::find(at, &args.provider).await?;
+    let mut known = tree::find(at, &args.provider).await;
+    let stranger = known.is_err() && other.is_some();
+    if stranger {
+        known = tree::find(&entry, &args.provider).await;
+    }
+    let known = known?;
     if known.name == at.node.name {
         return Err(Error::usage(format!("{} cannot read from itself", at.node.title())));
     }
@@ -113,16 +120,23 @@ pub(super) async fn provider(args: ChangeProviderArgs) -> Result<()> {
         )));
     }
     check_not_below(at, &new).await?;
-    if at.node.provider != new.node.name {
+    let unheard = epoch::unheard(at, &new).await?;
+    if at.node.provider != new.node.name || unheard.is_some() {
         check_copies(at).await?;
         let after = Node {
             provider: new.node.name.clone(),
             ..at.node.reload(at.client()).await?
         };
         wait_for_tick(&new, after.tick, Duration::from_secs(args.timeout)).await?;
+        if unheard.is_some() || stranger {
+            introduce(at, &new).await?;
+        }
         duty::subscribe(new.client(), at.client(), &after, after.tick).await?;
         failpoint("node_subscribed");
-        at.node.set_provider(at.client(), &new.node.name).await?;
+        match unheard {
+            Some(epoch) => epoch::follow(at, &epoch, &new.node.name).await?,
+            None => at.node.set_provider(at.client(), &new.node.name).await?,
+        }
         failpoint("node_changed");
     }
     seen(at, Duration::from_secs(args.timeout)).await?;
@@ -134,6 +148,19 @@ pub(super) async fn provider(args: ChangeProviderArgs) -> Result<()> {
         provider = new.node.name,
         "provider changed"
     );
+    Ok(())
+}
+
+/// The node and the others may never have heard of each other, or of what became of some of them: it is told by its new provider, they
+/// are told by the root.
+async fn introduce(at: &Reached, new: &Reached) -> Result<()> {
+    let known = tree::known(new).await?;
+    let root = tree::root(new).await?;
+    tree::tell_all(at, root.as_ref().unwrap_or(new)).await?;
+    failpoint("node_known");
+    for known in known.iter().filter(|known| known.name != at.node.name) {
+        known.tell(at.client(), &at.node).await?;
+    }
     Ok(())
 }
 
@@ -158,10 +185,18 @@ async fn check_not_below(at: &Reached, new: &Reached) -> Result<()> {
     .hint("Have that one read from another node first."))
 }
 
-/// What a copy holds is known by the transaction ids of the provider that it was made from.
+/// Copies would start over from the new provider (duty/place.rs). Where the present one still answers, that is a pity.
 async fn check_copies(at: &Reached) -> Result<()> {
     let names = cascade::in_copy(at.client(), &at.node).await?;
     if names.is_empty() {
+        return Ok(());
+    }
+    let present = async { tree::reach_known(&tree::find(at, &at.node.provider).await?, &at.node.queue).await };
+    if let Err(error) = present.await {
+        tracing::warn!(
+            tables = names.join(", "),
+            "{error}; tables that are being copied from it are copied anew"
+        );
         return Ok(());
     }
     Err(Error::failure(format!(

@@ -13,7 +13,7 @@ use crate::cascade::{self, Combined, Node, Role, ask};
 use crate::cli::{CreateArgs, CreateLeafArgs, CreateRootArgs, NewNodeArgs};
 use crate::config::{conninfo, name};
 use crate::connect::{End, Session, connect};
-use crate::conninfo::mentions_password;
+use crate::conninfo::refuse_password;
 use crate::error::{Doing, Error, Result};
 use crate::failpoint::failpoint;
 use crate::replay::{Who, state};
@@ -24,6 +24,8 @@ pub(super) struct Candidate {
     pub(super) name: String,
     pub(super) queue: String,
     pub(super) location: String,
+    /// Where administrators reach it, if that is another way.
+    pub(super) admin_location: Option<String>,
     pub(super) worker: String,
     pub(super) encoding: String,
     extension: bool,
@@ -66,11 +68,9 @@ pub(super) async fn look(args: NewNodeArgs) -> Result<Candidate> {
         Some(location) => ("--location", location),
         None => ("--db", args.db),
     };
-    if mentions_password(&location)? {
-        return Err(Error::usage(format!(
-            "{flag} holds a password, which every node of the cascade would store"
-        ))
-        .hint("Give --location without one, and keep passwords in ~/.pgpass of the user that runs replay."));
+    refuse_password(flag, &location)?;
+    if let Some(admin) = &args.admin_location {
+        refuse_password("--admin-location", admin)?;
     }
     let session = connect(&database, End::Node, "consumer node").await?;
     let row = facts(&session.client).await?;
@@ -81,13 +81,19 @@ pub(super) async fn look(args: NewNodeArgs) -> Result<Candidate> {
         ))
         .hint("Name its primary in --db."));
     }
-    let place = conninfo("location", Some(&location))?;
-    let elsewhere = connect(&place, End::Node, "consumer node").await?;
-    let there: String = facts(&elsewhere.client).await?.get(0);
-    if there != identity {
-        return Err(Error::usage(format!(
-            "--location ({place}) leads to another database than --db ({database})"
-        )));
+    for (flag, text) in [
+        ("location", Some(&location)),
+        ("admin-location", args.admin_location.as_ref()),
+    ] {
+        let Some(text) = text else { continue };
+        let place = conninfo(flag, Some(text))?;
+        let elsewhere = connect(&place, End::Node, "consumer node").await?;
+        let there: String = facts(&elsewhere.client).await?.get(0);
+        if there != identity {
+            return Err(Error::usage(format!(
+                "--{flag} ({place}) leads to another database than --db ({database})"
+            )));
+        }
     }
     Ok(Candidate {
         worker: args.worker.unwrap_or_else(|| format!("{name}_worker")),
@@ -95,6 +101,7 @@ pub(super) async fn look(args: NewNodeArgs) -> Result<Candidate> {
         name,
         queue: args.queue,
         location,
+        admin_location: args.admin_location,
         encoding: row.get(1),
         extension: row.get(2),
         identity,
@@ -151,6 +158,7 @@ pub(super) async fn root(args: CreateRootArgs) -> Result<()> {
         .doing(|| format!("make queue \"{queue}\""))?;
     let call = "pgq_node.register_location($1, $2, $3, false)";
     ask(client, &title, call, &[queue, name, &candidate.location]).await?;
+    tell_admin_location(client, queue, name, candidate.admin_location.as_deref()).await?;
     let call = "pgq_node.create_node($1, 'root', $2, $3, null, null, null)";
     ask(client, &title, call, &[queue, name, &candidate.worker]).await?;
     commit(client).await?;
@@ -233,6 +241,7 @@ async fn below(args: CreateArgs, role: Role, merge: Option<String>) -> Result<()
     for node in [Some(root), above].into_iter().flatten() {
         let call = "pgq_node.register_location($1, $2, $3, false)";
         ask(node.client(), &title, call, &[queue, name, &candidate.location]).await?;
+        tell_admin_location(node.client(), queue, name, candidate.admin_location.as_deref()).await?;
         failpoint("node_known");
     }
     // What a branch of the combined queue has of it, only that will tell: nothing that it may lack is to be forgotten until then.
@@ -330,6 +339,7 @@ async fn make_branch(candidate: &Candidate, provider: &Reached, start: &Start) -
             &[queue, &known.name, &known.location, &known.dead],
         )
         .await?;
+        tell_admin_location(client, queue, &known.name, known.admin_location.as_deref()).await?;
     }
     let call = "pgq_node.create_node($1, 'branch', $2, $3, $4, $5, null)";
     ask(
@@ -396,12 +406,24 @@ async fn make_leaf(candidate: &Candidate, provider: &Reached, start: &Start, mer
     for known in tree::known(provider).await? {
         client
             .execute(
-                "insert into pgcascade_replay.node_location (queue, node, location, dead) values ($1, $2, $3, $4)",
-                &[queue, &known.name, &known.location, &known.dead],
+                "insert into pgcascade_replay.node_location (queue, node, location, dead, admin_location) values ($1, $2, $3, $4, $5)",
+                &[queue, &known.name, &known.location, &known.dead, &known.admin_location],
             )
             .await
             .doing(what)?;
     }
+    Ok(())
+}
+
+/// A root or branch learns where administrators reach a node that it knows.
+pub(super) async fn tell_admin_location(client: &Client, queue: &str, of: &str, location: Option<&str>) -> Result<()> {
+    client
+        .execute(
+            "select pgcascade.set_admin_location($1, $2, $3)",
+            &[&queue, &of, &location],
+        )
+        .await
+        .doing(|| format!("write where administrators reach node \"{of}\" of queue \"{queue}\""))?;
     Ok(())
 }
 

@@ -8,9 +8,10 @@ use super::gravestone;
 use super::tree::{self, Reached};
 use crate::cascade::{Role, ask};
 use crate::cli::DropArgs;
+use crate::connect::exists;
 use crate::error::{Doing, Error, Result};
 use crate::failpoint::failpoint;
-use crate::replay::make_left_over_indexes;
+use crate::replay::{make_left_over_indexes, state};
 
 /// `drop`
 pub(super) async fn run(args: DropArgs) -> Result<()> {
@@ -83,6 +84,7 @@ async fn erase(at: &Reached) -> Result<()> {
                 .await
                 .doing(what)?;
         }
+        state::forget_journal(client, &node.queue).await?;
     } else {
         let triggers = client
             .query(include_str!("triggers.sql"), &[&node.queue])
@@ -94,15 +96,7 @@ async fn erase(at: &Reached) -> Result<()> {
         let call = "pgq_node.drop_node($1, $2)";
         ask(client, &node.title(), call, &[&node.queue, &node.name]).await?;
     }
-    if client
-        .query_one(
-            "select pg_catalog.to_regclass('pgcascade_replay.position') is not null",
-            &[],
-        )
-        .await
-        .doing(what)?
-        .get(0)
-    {
+    if exists(client, "pgcascade_replay.position").await? {
         client
             .execute(
                 "delete from pgcascade_replay.position where consumer = $1 and queue = $2",

@@ -19,6 +19,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tokio_postgres::Row;
 
+use super::create;
 use super::gravestone;
 use super::tree::{self, Reached};
 use crate::cascade::{Node, Role, ask, newer_epochs};
@@ -82,7 +83,8 @@ pub(super) async fn run(args: RejoinArgs) -> Result<()> {
             found
         }
     };
-    tell(old, &root).await?;
+    tree::tell_all(old, &root).await?;
+    failpoint("rejoin_told");
     gravestone::remove_everywhere(&root, &old.node.name).await?;
     tracing::info!(
         node = old.node.name,
@@ -273,9 +275,9 @@ async fn save(old: &Reached, found: &Return, file: Option<&Path>) -> Result<Opti
 async fn join(old: &Reached, provider: &Reached, found: &Return, history: &str) -> Result<()> {
     let (client, node) = (old.client(), &old.node);
     let what = || format!("make {} a branch of \"{}\"", node.title(), provider.node.name);
-    let nodes: Vec<serde_json::Value> = tree::known(provider)
-        .await?
-        .into_iter()
+    let known = tree::known(provider).await?;
+    let nodes: Vec<serde_json::Value> = known
+        .iter()
         .map(|known| serde_json::json!({ "node": known.name, "location": known.location, "dead": known.dead }))
         .collect();
     let nodes = serde_json::Value::from(nodes).to_string();
@@ -296,6 +298,9 @@ async fn join(old: &Reached, provider: &Reached, found: &Return, history: &str) 
         .await
         .doing(what)?;
     let below: Vec<String> = row.get::<_, Option<Vec<String>>>(0).unwrap_or_default();
+    for known in &known {
+        create::tell_admin_location(client, &node.queue, &known.name, known.admin_location.as_deref()).await?;
+    }
     let copied = returned::join(client, node, found.fork, &found.op).await?;
     failpoint("rejoin_joining");
     client.batch_execute("commit").await.doing(what)?;
@@ -308,20 +313,6 @@ async fn join(old: &Reached, provider: &Reached, found: &Return, history: &str) 
             "this node has applied lost events: make it anew (consumer node drop, then create it)"
         );
     }
-    Ok(())
-}
-
-/// All nodes learn that it is back, by an event of the root's.
-async fn tell(old: &Reached, root: &Reached) -> Result<()> {
-    let known = tree::known(root).await?;
-    if known.iter().any(|known| known.name == old.node.name && !known.dead) {
-        return Ok(());
-    }
-    let own = tree::find(old, &old.node.name).await?;
-    let call = "pgq_node.register_location($1, $2, $3, false)";
-    let values: &[&(dyn tokio_postgres::types::ToSql + Sync)] = &[&old.node.queue, &own.name, &own.location];
-    ask(root.client(), &old.node.title(), call, values).await?;
-    failpoint("rejoin_told");
     Ok(())
 }
 

@@ -33,7 +33,12 @@ pub(super) async fn run(args: RenameArgs) -> Result<()> {
     let root = tree::root(&entry).await?;
     let root = root.as_ref().unwrap_or(&entry);
     let known = tree::known(root).await?;
-    let place = place(root, &known, &old)?;
+    let told = itself(root, &known, &old)?;
+    let place = told.location.clone();
+    let told = Known {
+        name: new.clone(),
+        ..told
+    };
     if let Some(taken) = known.iter().find(|known| known.name == new && known.location != place) {
         return Err(taken_by(root, taken));
     }
@@ -50,7 +55,7 @@ pub(super) async fn run(args: RenameArgs) -> Result<()> {
     let worker = worker(&at.node, &old, &new);
 
     for node in &nodes {
-        cascade::set_location(node.client(), &node.node, &new, &place, false).await?;
+        told.tell(node.client(), &node.node).await?;
         failpoint("node_known");
     }
     let above = nodes
@@ -86,11 +91,11 @@ pub(super) async fn run(args: RenameArgs) -> Result<()> {
     Ok(())
 }
 
-/// Where the node is.
-fn place(root: &Reached, known: &[Known], old: &str) -> Result<String> {
+/// The node, as the root knows it.
+fn itself(root: &Reached, known: &[Known], old: &str) -> Result<Known> {
     match known.iter().find(|known| known.name == old) {
         Some(known) if known.dead => Err(Error::usage(format!("node \"{old}\" is declared dead"))),
-        Some(known) => Ok(known.location.clone()),
+        Some(known) => Ok(known.clone()),
         None => Err(
             Error::usage(format!("queue \"{}\" has no node \"{old}\"", root.node.queue))
                 .hint("consumer status shows the nodes. If it was renamed already, there is nothing left to do."),

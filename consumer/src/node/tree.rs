@@ -1,7 +1,9 @@
 //! Finding the nodes of a cascade from any one of them.
 
 use tokio_postgres::Client;
+use tokio_postgres::types::ToSql;
 
+use super::create;
 use crate::cascade::{self, Node, Role};
 use crate::cli::CascadeArgs;
 use crate::config::conninfo;
@@ -25,10 +27,28 @@ impl Reached {
 }
 
 /// A node as another one knows it.
+#[derive(Clone)]
 pub(crate) struct Known {
     pub(crate) name: String,
+    /// Where it is for programs.
     pub(crate) location: String,
+    /// Where it is for administrators, if that is another way.
+    pub(crate) admin_location: Option<String>,
     pub(crate) dead: bool,
+}
+
+impl Known {
+    /// The way for who types commands.
+    pub(crate) fn place(&self) -> Result<ConnInfo> {
+        let text = self.admin_location.as_ref().unwrap_or(&self.location);
+        ConnInfo::parse(text).map_err(|error| error.within(format_args!("the location of node \"{}\"", self.name)))
+    }
+
+    /// Another node learns it, too; in its transaction, if there is one.
+    pub(crate) async fn tell(&self, client: &Client, node: &Node) -> Result<()> {
+        cascade::set_location(client, node, &self.name, &self.location, self.dead).await?;
+        cascade::set_admin_location(client, node, &self.name, self.admin_location.as_deref()).await
+    }
 }
 
 /// The node that `--db` names.
@@ -49,9 +69,7 @@ pub(crate) async fn reach(database: &ConnInfo, queue: &str) -> Result<Reached> {
 
 /// Connects to a node at the location that another one knows.
 pub(crate) async fn reach_known(known: &Known, queue: &str) -> Result<Reached> {
-    let place = ConnInfo::parse(&known.location)
-        .map_err(|error| error.within(format_args!("the location of node \"{}\"", known.name)))?;
-    let reached = reach(&place, queue)
+    let reached = reach(&known.place()?, queue)
         .await
         .map_err(|error| error.within(format_args!("node \"{}\"", known.name)))?;
     if !cascade::is_called(reached.client(), &reached.node, &known.name).await? {
@@ -60,7 +78,7 @@ pub(crate) async fn reach_known(known: &Known, queue: &str) -> Result<Reached> {
             known.name,
             reached.node.title()
         ))
-        .hint("Correct it on the root: select * from pgq_node.register_location(queue, node, location, false)"));
+        .hint("Say where it is: consumer node change-location."));
     }
     Ok(reached)
 }
@@ -68,9 +86,13 @@ pub(crate) async fn reach_known(known: &Known, queue: &str) -> Result<Reached> {
 /// All nodes that this one knows, itself among them.
 pub(crate) async fn known(from: &Reached) -> Result<Vec<Known>> {
     let query = if from.node.role == Role::Leaf {
-        "select node, location, dead from pgcascade_replay.node_location where queue = $1 order by node"
+        // Versions before 13 have no such column.
+        "select node, location, dead, pg_catalog.to_jsonb(l) ->> 'admin_location' from pgcascade_replay.node_location l
+          where queue = $1 order by node"
     } else {
-        "select node_name, node_location, dead from pgq_node.node_location where queue_name = $1 order by node_name"
+        "select node_name, node_location, dead, a.location
+           from pgq_node.node_location left join pgcascade.node_admin_location a using (queue_name, node_name)
+          where queue_name = $1 order by node_name"
     };
     let rows = from
         .client()
@@ -83,6 +105,7 @@ pub(crate) async fn known(from: &Reached) -> Result<Vec<Known>> {
             name: row.get(0),
             location: row.get(1),
             dead: row.get(2),
+            admin_location: row.get(3),
         })
         .collect())
 }
@@ -122,6 +145,19 @@ pub(crate) async fn root(from: &Reached) -> Result<Option<Reached>> {
         "the providers above {} form a circle",
         from.node.title()
     )))
+}
+
+/// All nodes learn where this one is, by an event of the root's, if the root does not know it, or thinks that it is dead.
+pub(super) async fn tell_all(at: &Reached, root: &Reached) -> Result<()> {
+    let there = known(root).await?;
+    if there.iter().any(|known| known.name == at.node.name && !known.dead) {
+        return Ok(());
+    }
+    let own = find(at, &at.node.name).await?;
+    let call = "pgq_node.register_location($1, $2, $3, false)";
+    let values: &[&(dyn ToSql + Sync)] = &[&at.node.queue, &own.name, &own.location];
+    cascade::ask(root.client(), &at.node.title(), call, values).await?;
+    create::tell_admin_location(root.client(), &at.node.queue, &own.name, own.admin_location.as_deref()).await
 }
 
 /// Refuses while a node has a part in a takeover.

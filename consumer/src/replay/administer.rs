@@ -62,6 +62,8 @@ async fn completed(settings: ReplaySettings) -> Result<(ReplaySettings, Option<N
     let Some(node) = cascade::load(&session.client, queue).await? else {
         return Ok((settings, None));
     };
+    let query = settings.address_query.as_deref().map(Into::into);
+    let node = node.asking(&session.client, query).await?;
     if node.role == Role::Root {
         return Err(
             Error::usage(format!("{} is the root, which replays no tables", node.title()))

@@ -7,14 +7,15 @@
 //! no row, a key that exists already) ends replay: the two ends differ, and going on would hide it. Unless a policy
 //! says otherwise, see conflict.rs.
 
+mod run;
+
 use std::collections::{HashMap, VecDeque};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 
-use bytes::{Bytes, BytesMut};
-use futures_util::{SinkExt, future, poll};
-use tokio_postgres::{Client, CopyInSink, Statement};
+use futures_util::{future, poll};
+use tokio_postgres::{Client, Statement};
 use wire::event_type::Operation;
 
 use super::chunk::{Chunk, Row, Shape};
@@ -25,9 +26,10 @@ use super::statement::{self, RowSql, Text, Texts};
 use super::table::{Name, Table};
 use crate::config::Policy;
 use crate::error::{Doing, Error, Result};
+use run::Run;
 
-/// Fewer inserts in a row than this are cheaper as statements: a COPY needs an answer before its first row and after
-/// its last.
+/// Fewer inserts in a row than this are cheaper as statements, unless there are large values: a COPY needs an answer before
+/// its first row and after its last.
 const COPY_FROM: usize = 24;
 
 /// Fewer updates or deletes in a row than this are cheaper as statements of their own.
@@ -87,7 +89,7 @@ pub(super) struct Applier {
     /// None: not to be applied that way.
     sets: HashMap<usize, Option<Prepared>>,
     copies: HashMap<usize, Statement>,
-    open: Option<OpenCopy>,
+    open: Option<Run>,
     /// By shape, what overwrites a row.
     pub(super) remedies: HashMap<usize, Prepared>,
     pub(super) recording: Option<Statement>,
@@ -99,13 +101,6 @@ pub(super) struct Applier {
 pub(super) struct Prepared {
     pub(super) statement: Statement,
     pub(super) parameters: Arc<[usize]>,
-}
-
-struct OpenCopy {
-    shape: Arc<Shape>,
-    sink: Pin<Box<CopyInSink<Bytes>>>,
-    rows: u64,
-    first_event: i64,
 }
 
 type Answer<'a> = Pin<Box<dyn Future<Output = Result<u64, tokio_postgres::Error>> + Send + 'a>>;
@@ -180,7 +175,10 @@ impl Applier {
                     continue;
                 }
                 Operation::Insert
-                    if !careful && !shape.settling && (continues || run >= COPY_FROM) && !shape.columns.is_empty() =>
+                    if !careful
+                        && !shape.settling
+                        && (continues || run >= COPY_FROM || chunk.has_large())
+                        && !shape.columns.is_empty() =>
                 {
                     self.drain(chunk, &mut waiting, 0).await?;
                     self.copy(client, chunk, rows).await?;
@@ -200,6 +198,7 @@ impl Applier {
                             .await
                     });
                     send(answer, rows, &mut waiting).await;
+                    let_go(client, chunk).await;
                 }
                 _ => {
                     if !self.prepared.contains_key(&shape.id) {
@@ -225,6 +224,7 @@ impl Applier {
                                 .await
                         });
                         send(answer, &rows[i..=i], &mut waiting).await;
+                        let_go(client, chunk).await;
                     }
                 }
             }
@@ -338,7 +338,7 @@ impl Applier {
                     .columns
                     .iter()
                     .position(|column| column == name)
-                    .map(|i| chunk.value(row, i))
+                    .map(|i| chunk.key_value(row, i))
                 {
                     None | Some(None) => "null".to_owned(),
                     Some(Some(value)) => String::from_utf8_lossy(&value[..value.len().min(64)]).into_owned(),
@@ -439,101 +439,6 @@ impl Applier {
                 ..Failure::from(error)
             })
     }
-
-    async fn copy(&mut self, client: &Client, chunk: &Chunk, rows: &[Row]) -> Result<(), Failure> {
-        let Some(first) = rows.first() else { return Ok(()) };
-        let shape = chunk.shape(first);
-        if self.open.is_none() {
-            let statement = match self.copies.get(&shape.id) {
-                Some(statement) => statement.clone(),
-                None => {
-                    let sql = statement::copy_sql(shape, &self.tables[shape.table]);
-                    let statement = client
-                        .prepare(&sql)
-                        .await
-                        .map_err(|error| self.copy_failure(shape, first.ev_id, error))?;
-                    self.copies.insert(shape.id, statement.clone());
-                    statement
-                }
-            };
-            let sink = client
-                .copy_in::<_, Bytes>(&statement)
-                .await
-                .map_err(|error| self.copy_failure(shape, first.ev_id, error))?;
-            self.open = Some(OpenCopy {
-                shape: Arc::clone(shape),
-                sink: Box::pin(sink),
-                rows: 0,
-                first_event: first.ev_id,
-            });
-        }
-        let mut piece = BytesMut::with_capacity(PIECE_BYTES + PIECE_BYTES / 4);
-        for row in rows {
-            statement::push_copy_row(
-                &mut piece,
-                (0..shape.columns.len()).map(|column| chunk.value(row, column)),
-            );
-            if piece.len() >= PIECE_BYTES {
-                self.send(piece.split().freeze()).await?;
-                piece.reserve(PIECE_BYTES + PIECE_BYTES / 4);
-            }
-        }
-        if let Some(open) = &mut self.open {
-            open.rows += rows.len() as u64;
-        }
-        if !piece.is_empty() {
-            self.send(piece.freeze()).await?;
-        }
-        Ok(())
-    }
-
-    async fn send(&mut self, piece: Bytes) -> Result<(), Failure> {
-        let Some(open) = &mut self.open else { return Ok(()) };
-        match open.sink.send(piece).await {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                let (shape, first_event) = (Arc::clone(&open.shape), open.first_event);
-                // The reason comes with the answer to the end of the COPY; what the sink says is that there was one.
-                let reason = match self.open.take() {
-                    Some(mut open) => open.sink.as_mut().finish().await.err(),
-                    None => None,
-                };
-                Err(self.copy_failure(&shape, first_event, reason.unwrap_or(error)))
-            }
-        }
-    }
-
-    async fn close_copy(&mut self) -> Result<(), Failure> {
-        let Some(mut open) = self.open.take() else {
-            return Ok(());
-        };
-        let stored = open
-            .sink
-            .as_mut()
-            .finish()
-            .await
-            .map_err(|error| self.copy_failure(&open.shape, open.first_event, error))?;
-        if stored == open.rows {
-            return Ok(());
-        }
-        let table = &self.tables[open.shape.table].name;
-        let error = Error::failure(format!(
-            "{} rows were sent to table {table} of the subscriber, and {stored} were stored",
-            open.rows
-        ))
-        .of_one_table()
-        .hint("A trigger on that table that fires always swallows rows: remove it.");
-        Err(Failure::of_row(error, &open.shape))
-    }
-
-    fn copy_failure(&self, shape: &Shape, first_event: i64, error: tokio_postgres::Error) -> Failure {
-        let table = &self.tables[shape.table].name;
-        let what = || format!("insert the rows of event {first_event} and following into table {table}");
-        match Err::<(), _>(error).doing(what) {
-            Err(error) => Failure::of_some_row(error, shape),
-            Ok(()) => Error::failure("unknown").into(),
-        }
-    }
 }
 
 /// A statement is sent when its future is polled first. Polling here keeps the rows in their order. The answer may be
@@ -545,6 +450,20 @@ async fn send<'a>(mut answer: Answer<'a>, rows: &'a [Row], waiting: &mut VecDequ
         Poll::Ready(result) => Box::pin(future::ready(result)),
     };
     waiting.push_back((answer, rows));
+}
+
+/// A client keeps the buffer that it encodes statements in, however large it has become, unless it needs another one while the
+/// statement is on its way. So behind a large one goes an empty one, for which there is no room left.
+async fn let_go(client: &Client, chunk: &Chunk) {
+    const BLANK: &str = match str::from_utf8(&[b' '; 2 * statement::ROOM_BEHIND]) {
+        Ok(blank) => blank,
+        Err(_) => "",
+    };
+    if chunk.has_large() {
+        let mut nothing = pin!(client.batch_execute(BLANK));
+        // Its answer is nobody's.
+        let _ = poll!(&mut nothing);
+    }
 }
 
 pub(super) async fn prepared(
@@ -563,9 +482,6 @@ pub(super) async fn prepared(
         parameters: row_sql.parameters.into(),
     })
 }
-
-/// Sent on at this size.
-const PIECE_BYTES: usize = 64 * 1024;
 
 const DIFFERS: &str = "Nothing of the batch was applied. Somebody else changed the subscriber's table, or its copy began elsewhere: put \
                        the row right and start again; or copy the table again: consumer table resync";

@@ -5,15 +5,18 @@
 
 mod kept;
 mod late;
+mod offer;
+mod rest;
 mod transaction;
 
-use futures_util::future;
-use tokio_postgres::{Client, Statement};
+use tokio_postgres::Statement;
 use wire::snapshot::Snapshot;
 
 use super::apply::{Applier, Failure};
 use super::copy::{self, Copies};
+use super::donated::{self, Queries};
 use super::duty::{Duty, Tick};
+use super::event::Order;
 use super::execute;
 use super::goal;
 use super::had;
@@ -24,18 +27,13 @@ use super::session;
 use super::setup::Ready;
 use super::stream::Decoder;
 use super::table_state::{self, State};
-use super::trouble;
 use super::{Ended, Memory, Portion};
-use crate::config::{Policy, ReplayConfig};
+use crate::config::{MaxMemory, Policy, ReplayConfig};
+use crate::connect::Session;
 use crate::error::{Doing, Error, Result};
 use crate::progress::{BatchReport, Progress};
 use crate::shutdown::Shutdown;
 use transaction::Applied;
-
-/// While the consumer is behind, ticks are merged up to about this many events, as a commit for each tick would be most
-/// of the work. Not many more: a row that one transaction updates n times costs n squared, as each update passes the
-/// versions before it, and every queue has its hot rows.
-const EVENTS_WANTED: i32 = 4_000;
 
 /// A batch as the provider offers it.
 struct Offer {
@@ -46,6 +44,7 @@ struct Offer {
 
 /// An offer, opened.
 struct Batch {
+    from: i64,
     to: i64,
     snapshot: Snapshot,
     /// When its tick was made.
@@ -59,6 +58,7 @@ struct Batch {
     same_partitions: bool,
     /// The query for the events; None when there can be none.
     events: Option<String>,
+    order: Order,
 }
 
 struct Stream<'a> {
@@ -69,13 +69,13 @@ struct Stream<'a> {
     /// None while it is lent to the task that reads.
     decoder: Option<Decoder>,
     applier: Applier,
-    chunk_bytes: usize,
+    max_memory: MaxMemory,
     /// The role that files are executed as.
     execute_as: Option<String>,
     /// Tables whose copy is there, and of which events are kept.
     draining: Vec<usize>,
     /// Reads kept events; opened when there are some.
-    held: Option<Client>,
+    held: Option<Session>,
     /// A copy came, whose values no sequence was moved for.
     copied: bool,
     /// What a node does besides.
@@ -83,6 +83,8 @@ struct Stream<'a> {
     late: late::Until,
     /// The node may have events of ticks that it lacks (had.rs).
     had: bool,
+    /// Both ends are one database (donated.rs).
+    donated: bool,
     shutdown: &'a Shutdown,
 }
 
@@ -97,22 +99,23 @@ pub(super) async fn stream(
 ) -> Result<Ended> {
     let p = &ready.provider.client;
     let what = || "prepare the queries for batches on the provider".to_owned();
-    let duty = config
-        .node
-        .as_ref()
-        .map(|node| Duty::new(node.clone(), &ready.encoding, config.watermark_interval));
+    let duty = config.node.as_ref().map(|node| {
+        Duty::new(
+            node.clone(),
+            &ready.encoding,
+            config.watermark_interval,
+            config.journal_bytes,
+        )
+    });
     let had = had::any(&ready.subscriber.client, config.node.as_ref()).await?;
-    let tick_by_tick = duty.as_ref().is_some_and(Duty::tick_by_tick);
-    let next_batch = p
-        .prepare(if tick_by_tick {
-            include_str!("sql/next_tick.sql")
-        } else {
-            include_str!("sql/next_batch.sql")
-        })
-        .await
-        .doing(what)?;
-    let open_batch = p.prepare(include_str!("sql/open_batch.sql")).await.doing(what)?;
-    let finish_batch = p.prepare("select pgq.finish_batch($1)").await.doing(what)?;
+    let queries = if config.donated {
+        Queries::donated(&config.queue)
+    } else {
+        Queries::of_provider(duty.as_ref().is_some_and(Duty::tick_by_tick))
+    };
+    let next_batch = p.prepare(&queries.next).await.doing(what)?;
+    let open_batch = p.prepare(&queries.open).await.doing(what)?;
+    let finish_batch = p.prepare(&queries.finish).await.doing(what)?;
     session::match_encoding(&ready.subscriber.client, &ready.encoding).await?;
     if ready.targets.iter().all(|target| !target.subscriber.fires_triggers) {
         session::look_up_by_index(&ready.subscriber.client).await?;
@@ -120,7 +123,12 @@ pub(super) async fn stream(
     let mut reached = goal::reached(p, &ready).await?;
     ready.sequences.begin(&ready.subscriber.client).await?;
     let held = held::tables(&ready.subscriber.client, &ready.who).await?;
-    let decoder = Some(Decoder::new(&ready.targets, &held, &ready.parked, config.chunk_bytes));
+    let decoder = Some(Decoder::new(
+        &ready.targets,
+        &held,
+        &ready.parked,
+        config.max_memory.chunk(),
+    ));
     let late = match &decoder {
         Some(decoder) => late::Until::now(&ready, decoder, &config.queue).await?,
         None => late::Until::Never,
@@ -146,7 +154,7 @@ pub(super) async fn stream(
         finish_batch,
         decoder,
         applier,
-        chunk_bytes: config.chunk_bytes,
+        max_memory: config.max_memory,
         execute_as: config.execute_as.clone(),
         draining,
         held: None,
@@ -155,6 +163,7 @@ pub(super) async fn stream(
         duty,
         late,
         had,
+        donated: config.donated,
         shutdown,
     };
     let mut to_finish = None;
@@ -182,7 +191,9 @@ pub(super) async fn stream(
             && !stream.holds()
         {
             let p = &stream.ready.provider.client;
-            if stream.duty.is_some() {
+            if config.donated {
+                memory.goal_tick = Some(donated::last(p, &config.queue).await?);
+            } else if stream.duty.is_some() {
                 memory.goal_tick = Some(goal::goal_tick(p, &config.queue).await?);
             } else {
                 memory.goal = Some(goal::goal(p, &config.queue).await?);
@@ -222,9 +233,15 @@ pub(super) async fn stream(
         }
         // What was announced up to here, the answer will know of.
         while stream.ready.provider.notifications.try_recv().is_ok() {}
-        if let Some(duty) = &mut stream.duty {
+        if let Some(duty) = stream.duty.as_mut().filter(|_| !config.donated) {
             duty.publish(&stream.ready.provider.client, &stream.ready.subscriber.client)
                 .await?;
+        }
+        if let Some(duty) = &stream.duty
+            && duty.moved(&stream.ready.subscriber.client).await?
+        {
+            // What is not finished is offered again, and known to be applied.
+            return Ok(Ended::NodeChanged);
         }
         let Some(offer) = stream.next(to_finish.take()).await? else {
             if let Some(duty) = &stream.duty
@@ -241,8 +258,11 @@ pub(super) async fn stream(
                     return Ok(Ended::TablesChanged);
                 }
                 stream.in_order(memory).await?;
+                if stream.is_swollen() && !copies.running() && !config.donated {
+                    return Ok(Ended::Swollen);
+                }
                 idle.look(&stream.ready.provider.client, &config.queue).await?;
-                if memory.goal_tick.is_some() && !copies.running() {
+                if memory.goal_tick.is_some() && !copies.running() && !config.donated {
                     // A tick from after the copies is what makes the tables ok.
                     goal::force_tick(&stream.ready.provider.client, &config.queue).await?;
                 }
@@ -259,7 +279,7 @@ pub(super) async fn stream(
             tracing::info!(tick = offer.to, "batch applied already, finishing it");
             continue;
         }
-        let batch = stream.open(&offer).await?;
+        let batch = stream.open(&offer, memory).await?;
         if !batch.same_partitions {
             return Ok(Ended::TablesChanged);
         }
@@ -294,6 +314,15 @@ pub(super) async fn stream(
             }
             Ok(Applied::TablesChanged) => return Ok(Ended::TablesChanged),
             Ok(Applied::NodeChanged) => return Ok(Ended::NodeChanged),
+            // Be it that the order was found out, or what came of it.
+            Err(failure) if batch.order == Order::AsStored && !failure.error.is_transient() => {
+                tracing::info!(
+                    tick = batch.to,
+                    "the batch is read again by event id, as it is not stored in that order"
+                );
+                memory.sorted_next = offer::SORTED_AFTERWARDS + 1;
+                return Ok(Ended::OutOfOrder);
+            }
             Err(failure) => return Err(stream.failed(failure, Portion::Batch(batch.to), memory)),
         }
     }
@@ -304,6 +333,7 @@ impl Batch {
     fn tick<'a>(&'a self, events: Option<&'a str>) -> Tick<'a> {
         Tick {
             id: self.to,
+            from: self.from,
             time: &self.time,
             event_seq: self.event_seq,
             events,
@@ -312,71 +342,6 @@ impl Batch {
 }
 
 impl Stream<'_> {
-    /// Tells the provider that a batch is done, and asks for the next, in one go.
-    async fn next(&self, finished: Option<i64>) -> Result<Option<Offer>> {
-        let client = &self.ready.provider.client;
-        let who = &self.ready.who;
-        let ask = async {
-            client
-                .query_opt(&self.next_batch, &[&who.queue, &who.consumer, &EVENTS_WANTED])
-                .await
-        };
-        let row = match finished {
-            // Both are sent before either is answered; the server does them in this order.
-            Some(id) => {
-                let (done, row) = future::join(self.finish(id), ask).await;
-                done?;
-                row
-            }
-            None => ask.await,
-        };
-        let row = row.doing(|| {
-            format!(
-                "get the next batch of queue \"{}\" for consumer \"{}\"",
-                who.queue, who.consumer
-            )
-        })?;
-        Ok(row.map(|row| Offer {
-            id: row.get(0),
-            from: row.get(1),
-            to: row.get(2),
-        }))
-    }
-
-    async fn finish(&self, id: i64) -> Result<()> {
-        let row = self
-            .ready
-            .provider
-            .client
-            .query_one(&self.finish_batch, &[&id])
-            .await
-            .doing(|| format!("finish batch {id} on the provider"))?;
-        if row.get::<_, i32>(0) == 0 {
-            // The next offer shows whether that matters: it must begin where the subscriber is.
-            tracing::warn!(
-                batch = id,
-                "the provider does not know the batch that was to be finished"
-            );
-        }
-        Ok(())
-    }
-
-    /// Until there may be something to do.
-    async fn wait(
-        &mut self,
-        config: &ReplayConfig,
-        copies: &mut Copies,
-        memory: &mut Memory,
-    ) -> Result<Option<copy::Done>> {
-        // All four are cancel-safe. A closed channel is a lost connection, which the next query reports.
-        tokio::select! {
-            _ = self.ready.provider.notifications.recv() => Ok(None),
-            () = tokio::time::sleep(config.poll_interval) => Ok(None),
-            () = self.shutdown.wait() => Ok(None),
-            done = copies.next(), if copies.running() => arrived(done, &self.ready, memory).await,
-        }
-    }
-
     /// Keeps the subscriber's sequences ahead, outside of a batch.
     async fn move_sequences(&mut self) -> Result<()> {
         let values = self.ready.sequences.read(&self.ready.provider.client).await?;
@@ -421,63 +386,6 @@ impl Stream<'_> {
             memory.again = true;
         }
         failure.error
-    }
-
-    async fn open(&self, offer: &Offer) -> Result<Batch> {
-        if offer.from != self.ready.tick {
-            return Err(self.ready.who.lost(&format!(
-                "the subscriber is at tick {}, the provider offers the batch from tick {} to {}",
-                self.ready.tick, offer.from, offer.to
-            )));
-        }
-        let client = &self.ready.provider.client;
-        let (row, sequences, same_partitions) = future::join3(
-            client.query_one(&self.open_batch, &[&offer.id]),
-            self.ready.sequences.read(client),
-            self.ready.partitions.holds(client),
-        )
-        .await;
-        let row = row.doing(|| format!("open batch {} on the provider", offer.id))?;
-        let text: String = row.get("snapshot");
-        let snapshot = text
-            .parse()
-            .map_err(|error| Error::failure(format!("the snapshot of tick {} cannot be read: {error}", offer.to)))?;
-        Ok(Batch {
-            to: offer.to,
-            snapshot,
-            time: row.get("tick_time"),
-            event_seq: row.get("event_seq"),
-            lag: BatchReport {
-                lag_ticks: row.get::<_, i64>("lag_ticks").try_into().unwrap_or(0),
-                lag_events: row
-                    .get::<_, Option<i64>>("lag_events")
-                    .unwrap_or(0)
-                    .try_into()
-                    .unwrap_or(0),
-                lag_seconds: row.get("lag_seconds"),
-                ..BatchReport::default()
-            },
-            sequences: sequences?,
-            same_partitions: same_partitions?,
-            events: row.get("events"),
-        })
-    }
-
-    /// There is nothing to apply, and nothing went wrong on the way to knowing that.
-    async fn in_order(&self, memory: &mut Memory) -> Result<()> {
-        if memory.in_order && memory.parking.is_empty() {
-            return Ok(());
-        }
-        let (client, who) = (&self.ready.subscriber.client, &self.ready.who);
-        if self.begin().await? != self.ready.revision {
-            return Err(Error::failure("the set of tables was changed").transient());
-        }
-        memory.parking.write(client, who).await?;
-        trouble::over(client, who).await?;
-        who.commit(client, self.ready.tick, "").await?;
-        memory.parking.done();
-        memory.in_order = true;
-        Ok(())
     }
 }
 

@@ -44,7 +44,7 @@ pub(crate) async fn check(config: &ReplayConfig) -> Result<Vec<Finding>> {
     let (p, s) = (&provider.client, &subscriber.client);
 
     let facts = survey::facts(p, s).await?;
-    session::check_ends(&facts.provider, &facts.subscriber, &mut findings);
+    session::check_ends(&facts, false, &mut findings);
     if findings.len() > 0 {
         return Ok(findings.into_list());
     }

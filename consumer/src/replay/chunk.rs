@@ -1,12 +1,17 @@
 //! Rows that are ready to be applied.
 //!
 //! A row's values lie one behind the other in its chunk's buffer, so that a row costs no allocation; its columns are
-//! described by a [`Shape`], which all rows of the same table, operation and columns share. Made by stream.rs, used by
-//! apply.rs.
+//! described by a [`Shape`], which all rows of the same table, operation and columns share. A large value stays in its event,
+//! encoded as it came, until it is written. Made by stream.rs, used by apply.rs.
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use wire::event_type::Operation;
+use wire::urlenc::Encoded;
+
+use super::event::Event;
+use crate::connect::flow::{Hold, LARGE};
 
 /// What rows of one table, one operation and one list of columns have in common.
 #[derive(Debug, Clone)]
@@ -70,8 +75,15 @@ pub(super) struct Held {
     pub(super) id: i64,
     pub(super) txid: u64,
     pub(super) event_type: Vec<u8>,
-    pub(super) data: Option<Vec<u8>>,
+    pub(super) data: Option<Bytes>,
     pub(super) extra2: Option<Vec<u8>>,
+}
+
+/// A value of a row.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Value<'a> {
+    Here(&'a [u8]),
+    Large(&'a Encoded<Bytes>),
 }
 
 /// Changes in the order in which they are to be applied.
@@ -80,19 +92,27 @@ pub(super) struct Chunk {
     pub(super) rows: Vec<Row>,
     /// Events to be kept for later.
     pub(super) held: Vec<Held>,
-    held_bytes: usize,
     pub(super) shapes: Vec<Arc<Shape>>,
     /// Of each table: whether its rows are the net effect of a chunk, with at most one update or delete of a row.
     pub(super) net: Vec<bool>,
     /// In the careful mode with policies, the event that each row came as, by the row's place.
-    originals: Vec<Option<Box<[u8]>>>,
-    original_bytes: usize,
+    originals: Vec<Option<Bytes>>,
     values: Vec<u8>,
-    /// Start and end in `values`; `NULL` for both is NULL.
+    /// Start and end in `values`; [`NULL`], or [`IN_EVENT`] and an index into `large`.
     fields: Vec<(u32, u32)>,
+    large: Vec<Encoded<Bytes>>,
+    /// Whether the event that was added last is kept for the sake of a large part.
+    refers: bool,
+    /// Those of the events that are kept. After what they are for, as fields are dropped in this order.
+    holds: Vec<Hold>,
+    /// What it takes besides its values and rows.
+    beside: usize,
 }
 
 const NULL: (u32, u32) = (u32::MAX, u32::MAX);
+
+/// In the place of where a value starts.
+const IN_EVENT: u32 = u32::MAX - 1;
 
 impl Chunk {
     /// The row's shape.
@@ -101,23 +121,52 @@ impl Chunk {
     }
 
     /// The row's value in one of its shape's columns; None is NULL.
-    pub(super) fn value(&self, row: &Row, column: usize) -> Option<&[u8]> {
-        let (start, end) = self.fields[row.first_field + column];
-        if (start, end) == NULL {
-            None
-        } else {
-            Some(&self.values[start as usize..end as usize])
+    #[inline]
+    pub(super) fn value(&self, row: &Row, column: usize) -> Option<Value<'_>> {
+        match self.fields[row.first_field + column] {
+            NULL => None,
+            (IN_EVENT, at) => Some(Value::Large(&self.large[at as usize])),
+            (start, end) => Some(Value::Here(&self.values[start as usize..end as usize])),
         }
     }
 
+    /// The same of a column of the key, which never stays in its event.
+    #[inline]
+    pub(super) fn key_value(&self, row: &Row, column: usize) -> Option<&[u8]> {
+        match self.value(row, column)? {
+            Value::Here(value) => Some(value),
+            Value::Large(value) => Some(value.bytes()),
+        }
+    }
+
+    /// Whether any value stays in its event.
+    pub(super) fn has_large(&self) -> bool {
+        !self.large.is_empty()
+    }
+
+    /// How much memory it takes.
     pub(super) fn bytes(&self) -> usize {
-        self.values.len() + self.held_bytes + self.original_bytes
+        self.values.len() + size_of_val(&*self.fields) + size_of_val(&*self.rows) + self.beside
     }
 
     /// Adds an event to be kept.
     pub(super) fn hold(&mut self, held: Held) {
-        self.held_bytes += held.name.len() + held.event_type.len() + held.data.as_ref().map_or(0, Vec::len);
+        let data = held.data.as_ref().map_or(0, Bytes::len);
+        self.refers |= data >= LARGE;
+        // A large one is counted with its event.
+        let data = if data >= LARGE { 0 } else { data };
+        self.beside += held.name.len() + held.event_type.len() + data + size_of::<Held>();
         self.held.push(held);
+    }
+
+    /// To be called behind each event: keeps it, if a part of it is needed.
+    pub(super) fn keep(&mut self, hold: Option<Hold>) {
+        if std::mem::take(&mut self.refers)
+            && let Some(hold) = hold
+        {
+            self.beside += hold.bytes;
+            self.holds.push(hold);
+        }
     }
 
     /// How many events there are in it.
@@ -126,9 +175,13 @@ impl Chunk {
     }
 
     /// Keeps what the row that was added last came as.
-    pub(super) fn keep_original(&mut self, data: Option<&[u8]>) {
-        self.original_bytes += data.map_or(0, <[u8]>::len);
-        self.originals.push(data.map(Box::from));
+    pub(super) fn keep_original(&mut self, event: &Event<'_>) {
+        let data = event.data.map(|data| event.keep(data));
+        match data.as_ref().map_or(0, Bytes::len) {
+            LARGE.. => self.refers = true,
+            length => self.beside += length,
+        }
+        self.originals.push(data);
     }
 
     /// What the row at this place came as, if that was kept.
@@ -137,18 +190,28 @@ impl Chunk {
     }
 
     /// Adds a value of the row that is being built.
-    pub(super) fn push(&mut self, value: Option<&[u8]>) -> Result<(), &'static str> {
+    #[inline]
+    pub(super) fn push(&mut self, value: Option<Encoded<&[u8]>>) -> Result<(), &'static str> {
         let Some(value) = value else {
             self.fields.push(NULL);
             return Ok(());
         };
         let start = self.values.len();
-        let end = u32::try_from(start + value.len())
+        value.decode_into(&mut self.values);
+        let end = u32::try_from(self.values.len())
             .ok()
-            .filter(|&end| end != u32::MAX)
+            .filter(|&end| end < IN_EVENT)
             .ok_or("row of more than four gigabytes")?;
-        self.values.extend_from_slice(value);
         self.fields.push((u32::try_from(start).unwrap_or(end), end));
+        Ok(())
+    }
+
+    /// The same of a large one, which stays in its event.
+    pub(super) fn push_large(&mut self, value: Encoded<Bytes>) -> Result<(), &'static str> {
+        let at = u32::try_from(self.large.len()).map_err(|_| "too many large values")?;
+        self.large.push(value);
+        self.refers = true;
+        self.fields.push((IN_EVENT, at));
         Ok(())
     }
 
@@ -157,6 +220,7 @@ impl Chunk {
         Mark {
             fields: self.fields.len(),
             values: self.values.len(),
+            large: self.large.len(),
         }
     }
 
@@ -164,6 +228,7 @@ impl Chunk {
     pub(super) fn take_back(&mut self, mark: Mark) {
         self.fields.truncate(mark.fields);
         self.values.truncate(mark.values);
+        self.large.truncate(mark.large);
     }
 
     /// The values since the mark are a row.
@@ -181,12 +246,21 @@ impl Chunk {
 pub(super) struct Mark {
     fields: usize,
     values: usize,
+    large: usize,
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 pub(super) mod tests {
+    use wire::urlenc::raw_pairs;
+
     use super::*;
+
+    fn push(chunk: &mut Chunk, value: &str) {
+        let data = format!("name={value}");
+        let (_, value) = raw_pairs(data.as_bytes()).next().unwrap().unwrap();
+        chunk.push(value).unwrap();
+    }
 
     /// A chunk of one table `(k, v)` with key k. Each event is operation, key, value: `U1a`; the index is its id.
     pub(in super::super) fn chunk(events: &[&str]) -> Chunk {
@@ -222,7 +296,7 @@ pub(super) mod tests {
             };
             let first_field = chunk.fields.len();
             for column in 0..chunk.shapes[shape].columns.len() {
-                chunk.push(Some(&event.as_bytes()[column + 1..column + 2])).unwrap();
+                push(&mut chunk, &event[column + 1..column + 2]);
             }
             chunk.rows.push(Row {
                 ev_id: i64::try_from(ev_id).unwrap(),
@@ -237,13 +311,26 @@ pub(super) mod tests {
     fn null_is_not_the_empty_string() {
         let mut chunk = chunk(&["I1a"]);
         chunk.push(None).unwrap();
-        chunk.push(Some(b"")).unwrap();
+        push(&mut chunk, "");
         let row = Row {
             ev_id: 1,
             shape: 0,
             first_field: 2,
         };
-        assert_eq!((chunk.value(&row, 0), chunk.value(&row, 1)), (None, Some(&b""[..])));
-        assert_eq!(chunk.value(&chunk.rows[0], 1), Some(&b"a"[..]));
+        assert_eq!(
+            (chunk.key_value(&row, 0), chunk.key_value(&row, 1)),
+            (None, Some(&b""[..]))
+        );
+        assert_eq!(chunk.key_value(&chunk.rows[0], 1), Some(&b"a"[..]));
+    }
+
+    /// A wide table of nulls is nothing but fields.
+    #[test]
+    fn fields_count() {
+        let mut chunk = Chunk::default();
+        for _ in 0..1_600 {
+            chunk.push(None).unwrap();
+        }
+        assert!(chunk.bytes() >= 1_600 * 8);
     }
 }

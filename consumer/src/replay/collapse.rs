@@ -197,7 +197,7 @@ impl Net {
 
 /// The key's values in the order of the primary key, which all shapes share although their columns differ.
 fn key<'a>(chunk: &'a Chunk, row: &'a Row, shape: &'a Shape) -> impl Iterator<Item = Option<&'a [u8]>> {
-    shape.key.iter().map(|&column| chunk.value(row, column))
+    shape.key.iter().map(|&column| chunk.key_value(row, column))
 }
 
 fn hash(chunk: &Chunk, row: &Row, shape: &Shape) -> u64 {
@@ -229,7 +229,7 @@ mod tests {
                     Operation::Truncate => "R",
                 };
                 let values = (0..shape.columns.len())
-                    .filter_map(|column| chunk.value(row, column))
+                    .filter_map(|column| chunk.key_value(row, column))
                     .flatten();
                 letter.to_owned() + &values.map(|&byte| char::from(byte)).collect::<String>()
             })

@@ -18,7 +18,7 @@ use tokio_postgres::error::SqlState;
 use wire::event_type::Operation;
 
 use super::apply::{Applier, Failure, Prepared, prepared};
-use super::chunk::{Chunk, Row, Shape};
+use super::chunk::{Chunk, Row, Shape, Value};
 use super::position::Who;
 use super::statement::{self, Text};
 use super::table::Table;
@@ -256,7 +256,7 @@ impl Applier {
             reason.as_deref().map(str::as_bytes),
         ];
         client
-            .execute_raw(&statement, values.into_iter().map(Text))
+            .execute_raw(&statement, values.into_iter().map(|value| Text(value.map(Value::Here))))
             .await
             .doing(what)?;
         tracing::debug!(table = %name, kind = kind.name(), outcome, "{error}");
@@ -298,7 +298,7 @@ fn key(chunk: &Chunk, row: &Row, shape: &Shape) -> Vec<u8> {
     let values: Vec<&[u8]> = shape
         .key
         .iter()
-        .map(|&column| chunk.value(row, column).unwrap_or(b"null"))
+        .map(|&column| chunk.key_value(row, column).unwrap_or(b"null"))
         .collect();
     [
         format!("({})=(", names.join(", ")).as_bytes(),

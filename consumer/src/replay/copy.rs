@@ -39,6 +39,7 @@ use super::table::{Name, Table, quoted};
 use super::table_state::{Copied, State};
 use crate::config::ReplayConfig;
 use crate::error::{Doing, Error, Result};
+use crate::failpoint::failpoint;
 use crate::progress::Progress;
 use crate::shutdown::Shutdown;
 use source::Source;
@@ -184,6 +185,7 @@ pub(super) async fn start(
     shutdown: &Shutdown,
     progress: &Progress,
 ) -> Result<Copies> {
+    failpoint("before_copy");
     let mut pieces = VecDeque::new();
     let to_copy = |target: &Target| matches!(target.state, State::InCopy | State::InChunks(_));
     let source = if ready.targets.iter().any(to_copy) && !ready.pending {

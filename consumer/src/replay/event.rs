@@ -5,25 +5,40 @@
 
 use bytes::Bytes;
 
+use crate::connect::flow::LARGE;
 use crate::error::{Error, Result};
+
+/// In which order a batch is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    /// By event id, which is the order of the changes (docs/concurrency.md).
+    ById,
+    /// As the events are stored: without a sort the first ones come at once. One transaction's are stored by event id as a rule,
+    /// and no rule says so: who reads them has to look, and to read again by id where they are not.
+    AsStored,
+}
 
 /// The columns that the decoder wants, of the events behind one, in a form that costs it least. The last one is of use where
 /// rows are filtered, and of what is to be executed.
-pub(super) fn events_query(events: &str, by_rows: bool, behind: Option<i64>) -> String {
+pub(super) fn events_query(events: &str, by_rows: bool, behind: Option<i64>, order: Order) -> String {
     let extra2 = if by_rows {
         "ev_extra2"
     } else {
         "case ev_type when 'EXECUTE' then ev_extra2 end"
     };
     let behind = behind.map_or_else(String::new, |id| format!("where ev_id > {id} "));
+    let (events, order) = match order {
+        Order::ById => (events, "order by ev_id"),
+        Order::AsStored => (events.strip_suffix("order by 1").unwrap_or(events), ""),
+    };
     format!(
-        "copy (select ev_id, ev_txid, ev_type, ev_data, ev_extra1, {extra2} from ({}) batch {behind}order by ev_id) to stdout (format binary)",
-        events.trim_end().trim_end_matches(';')
+        "copy (select ev_id, ev_txid, ev_type, ev_data, ev_extra1, {extra2} from ({events}) batch {behind}{order}) to stdout (format binary)"
     )
 }
 
 /// One row of the query that [`events_query`] makes, borrowed from its message.
 pub(super) struct Event<'a> {
+    message: &'a Bytes,
     pub(super) id: i64,
     pub(super) txid: u64,
     pub(super) event_type: &'a [u8],
@@ -34,7 +49,7 @@ pub(super) struct Event<'a> {
 }
 
 /// The header of a binary COPY: signature, flags, length of an extension.
-const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
+pub(super) const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
 
 /// The first message without the header.
 pub(super) fn without_header(mut message: Bytes) -> Result<Bytes> {
@@ -52,8 +67,8 @@ fn malformed() -> Error {
 
 impl<'a> Event<'a> {
     /// Takes a message apart: the server sends one row in each. None: the trailer.
-    pub(super) fn parse(message: &'a [u8]) -> Result<Option<Self>> {
-        let mut rest = message;
+    pub(super) fn parse(message: &'a Bytes) -> Result<Option<Self>> {
+        let mut rest: &[u8] = message;
         let fields = take(&mut rest, 2).ok_or_else(malformed)?;
         if fields == [0xff, 0xff] {
             return Ok(None);
@@ -84,6 +99,7 @@ impl<'a> Event<'a> {
         let table = next()?;
         let extra2 = next()?;
         Ok(Some(Self {
+            message,
             id,
             txid,
             event_type,
@@ -91,6 +107,17 @@ impl<'a> Event<'a> {
             table,
             extra2,
         }))
+    }
+}
+
+impl Event<'_> {
+    /// A part of the event, to be kept: if it is large, the message itself is kept for it.
+    pub(super) fn keep(&self, part: &[u8]) -> Bytes {
+        if part.len() >= LARGE {
+            self.message.slice_ref(part)
+        } else {
+            Bytes::copy_from_slice(part)
+        }
     }
 }
 
@@ -128,21 +155,21 @@ mod tests {
 
     #[test]
     fn a_row_is_taken_apart() {
-        let message = row();
+        let message = Bytes::from(row());
         let event = Event::parse(&message).unwrap().unwrap();
         assert_eq!((event.id, event.txid, event.event_type), (7, 9, &b"I:id"[..]));
         assert_eq!(
             (event.data, event.table, event.extra2),
             (None, Some(&b""[..]), Some(&b"t"[..]))
         );
-        assert!(Event::parse(&[0xff, 0xff]).unwrap().is_none());
+        assert!(Event::parse(&Bytes::from_static(&[0xff, 0xff])).unwrap().is_none());
     }
 
     #[test]
     fn no_prefix_of_a_row_is_one() {
-        let message = row();
+        let message = Bytes::from(row());
         for end in 0..message.len() {
-            assert!(Event::parse(&message[..end]).is_err(), "{end}");
+            assert!(Event::parse(&message.slice(..end)).is_err(), "{end}");
         }
     }
 

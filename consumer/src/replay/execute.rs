@@ -20,10 +20,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use super::event::Event;
 use super::pattern::Pattern;
 use super::position::Who;
+use super::session;
 use super::state;
 use super::table::{Name, literal, quoted};
 use super::triggers;
@@ -83,9 +85,9 @@ pub(crate) async fn run(args: ExecuteArgs, shutdown: Shutdown) -> Result<()> {
             let mut backoff = Backoff::new(LONGEST_PAUSE);
             let mut left = args.retries;
             while let Err(error) = on_provider(client, &queue, file).await {
-                let locked = error
-                    .sqlstate()
-                    .is_some_and(|state| matches!(state.code(), "55P03" | "40P01"));
+                let locked = [&SqlState::LOCK_NOT_AVAILABLE, &SqlState::T_R_DEADLOCK_DETECTED]
+                    .into_iter()
+                    .any(|state| error.sqlstate() == Some(state));
                 if !locked || left == 0 {
                     return Err(error);
                 }
@@ -392,7 +394,7 @@ pub(super) async fn on_subscriber(
 ) -> Result<()> {
     let (file, id) = (&execute.file, execute.id);
     let what = || format!("execute file \"{file}\" on the subscriber, which event {id} asks for");
-    if !matches!(encoding, "UTF8" | "SQL_ASCII") {
+    if session::converts_from(encoding) {
         client
             .batch_execute("set local client_encoding = 'UTF8'")
             .await

@@ -38,6 +38,7 @@ pub(crate) enum Kind {
     ServerVersion,
     EncodingUnreadable,
     Encoding,
+    EncodingNames,
     ReadOnly,
     // What the role may do.
     QueueRight,

@@ -1,5 +1,5 @@
-//! The events of a tick that a node has had all along, though it lacks the tick: a promoted standby of a root has a part of what
-//! comes after its last tick (sql/takeover_standby.sql). They are stored with their tick as the provider has it, and their
+//! The events of a tick that a node has had all along, though it lacks the tick: a copy of a root has a part of what comes after its
+//! last tick, be it a promoted standby (sql/takeover_standby.sql) or one that was adopted as a branch (sql/node_name.sql). They are stored with their tick as the provider has it, and their
 //! rows are left alone.
 
 use tokio_postgres::Client;
@@ -7,17 +7,18 @@ use tokio_postgres::Client;
 use crate::cascade::{Node, Role};
 use crate::error::{Doing, Result};
 
-/// Whether the node may have such events. That does not change while it is a branch.
+/// Whether the node may have such events. It gets none while it is a branch.
 pub(super) async fn any(subscriber: &Client, node: Option<&Node>) -> Result<bool> {
     let Some(node) = node.filter(|node| node.role == Role::Branch) else {
         return Ok(false);
     };
     let query = "select exists (select from pgcascade.takeover where queue_name = $1 and kind = 'standby'
-                                   and step not in ('done', 'aborted'))";
+                                   and step not in ('done', 'aborted'))
+                         or exists (select from pgcascade.adoption where queue_name = $1)";
     let row = subscriber
         .query_one(query, &[&node.queue])
         .await
-        .doing(|| format!("look whether {} was a promoted standby", node.title()))?;
+        .doing(|| format!("look whether {} was a copy of the root", node.title()))?;
     Ok(row.get(0))
 }
 
@@ -38,7 +39,7 @@ pub(super) fn without(events: &str, had: &[i64]) -> String {
     let ids: Vec<String> = had.iter().map(i64::to_string).collect();
     format!(
         "select * from ({}) fetched where not exists (select from pg_catalog.unnest('{{{}}}'::pg_catalog.int8[]) had (id) where had.id = fetched.ev_id)",
-        events.trim_end().trim_end_matches(';'),
+        events,
         ids.join(",")
     )
 }

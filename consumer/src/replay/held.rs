@@ -10,52 +10,82 @@
 //! other tables do not wait for long.
 
 use std::collections::HashSet;
+use std::pin::{Pin, pin};
 
-use tokio_postgres::Client;
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::SinkExt;
+use tokio_postgres::{Client, CopyInSink};
 
-use super::chunk::Chunk;
+use super::chunk::{Chunk, Held};
+use super::event;
 use super::position::Who;
 use super::table::{Name, literal};
+use crate::connect::flow::{self, LARGE, PIECE, end};
 use crate::error::{Doing, Result};
 
 /// About how many events one portion has.
 const PORTION: i64 = 20_000;
 
-/// Stores the chunk's events of tables in copy; `names` are those of all tables.
+/// Stores the chunk's events of tables in copy; `names` are those of all tables. A large one goes from where it is, in pieces.
 pub(super) async fn keep(subscriber: &Client, who: &Who, tick: i64, names: &[&Name], chunk: &Chunk) -> Result<()> {
-    let held = &chunk.held;
-    let schemas: Vec<&str> = held.iter().map(|event| names[event.table].schema.as_str()).collect();
-    let tables: Vec<&str> = held.iter().map(|event| names[event.table].table.as_str()).collect();
-    let sources: Vec<&[u8]> = held.iter().map(|event| event.name.as_slice()).collect();
-    let ids: Vec<i64> = held.iter().map(|event| event.id).collect();
-    let txids: Vec<i64> = held.iter().map(|event| event.txid.cast_signed()).collect();
-    let types: Vec<&[u8]> = held.iter().map(|event| event.event_type.as_slice()).collect();
-    let data: Vec<Option<&[u8]>> = held.iter().map(|event| event.data.as_deref()).collect();
-    let extra2: Vec<Option<&[u8]>> = held.iter().map(|event| event.extra2.as_deref()).collect();
-    subscriber
-        .execute(
-            "insert into pgcascade_replay.held_event
-               (consumer, queue, provider_schema, provider_table, tick, ev_id, ev_txid, ev_type, ev_data, ev_extra1, ev_extra2)
-             select $1, $2, e.schema, e.name, $3, e.id, e.txid, e.type, e.data, e.source, e.extra2
-               from unnest($4::text[], $5::text[], $6::int8[], $7::int8[], $8::bytea[], $9::bytea[], $10::bytea[],
-                           $11::bytea[]) e (schema, name, id, txid, type, data, source, extra2)",
-            &[
-                &who.consumer,
-                &who.queue,
-                &tick,
-                &schemas,
-                &tables,
-                &ids,
-                &txids,
-                &types,
-                &data,
-                &sources,
-                &extra2,
-            ],
+    let what = || "keep the events of tables in copy on the subscriber".to_owned();
+    let sink = subscriber
+        .copy_in::<_, Bytes>(
+            "copy pgcascade_replay.held_event (consumer, queue, provider_schema, provider_table, tick, ev_id, ev_txid,
+                                               ev_type, ev_data, ev_extra1, ev_extra2) from stdin (format binary)",
         )
         .await
-        .doing(|| "keep the events of tables in copy on the subscriber".to_owned())?;
-    Ok(())
+        .doing(what)?;
+    let mut sink = pin!(sink);
+    let written = write(sink.as_mut(), who, tick, names, &chunk.held).await;
+    end(sink, written).await.doing(what)
+}
+
+async fn write(
+    mut sink: Pin<&mut CopyInSink<Bytes>>,
+    who: &Who,
+    tick: i64,
+    names: &[&Name],
+    held: &[Held],
+) -> Result<(), tokio_postgres::Error> {
+    let mut out = BytesMut::with_capacity(2 * PIECE);
+    out.put_slice(event::SIGNATURE);
+    // No flags, no extension.
+    out.put_bytes(0, 8);
+    for event in held {
+        let name = names[event.table];
+        out.put_i16(11);
+        for text in [&who.consumer, &who.queue, &name.schema, &name.table] {
+            put(&mut out, Some(text.as_bytes()));
+        }
+        for number in [tick, event.id, event.txid.cast_signed()] {
+            put(&mut out, Some(&number.to_be_bytes()));
+        }
+        put(&mut out, Some(&event.event_type));
+        match &event.data {
+            Some(data) if data.len() >= LARGE => {
+                out.put_i32(i32::try_from(data.len()).unwrap_or(i32::MAX));
+                sink.send(out.split().freeze()).await?;
+                flow::send(sink.as_mut(), data.clone()).await?;
+            }
+            data => put(&mut out, data.as_deref()),
+        }
+        put(&mut out, Some(&event.name));
+        put(&mut out, event.extra2.as_deref());
+        if out.len() >= PIECE {
+            sink.send(out.split().freeze()).await?;
+            out.reserve(2 * PIECE);
+        }
+    }
+    out.put_i16(-1);
+    sink.send(out.freeze()).await
+}
+
+/// A field of a binary COPY.
+fn put(out: &mut BytesMut, field: Option<&[u8]>) {
+    // A message is shorter than that, and so is a part of it.
+    out.put_i32(field.map_or(-1, |field| i32::try_from(field.len()).unwrap_or(i32::MAX)));
+    out.put_slice(field.unwrap_or_default());
 }
 
 /// The tables of which events are kept.

@@ -6,7 +6,10 @@
 //!   takes an application's: a root that is closed for a takeover refuses them, and the batch waits ([`is_closed`]).
 //! - Where the combined queue has a branch, the same rows arrive through that. The leaf there *stands behind* ([`stand_behind`]): it
 //!   applies nothing, and its position is what the last `pgq.tick-id` event said ([`arrived`]), written in the transaction
-//!   of the branch's tick. So when that branch becomes the root, its leaf goes on exactly where the merged events end.
+//!   of the branch's tick. So when that branch becomes the root, its leaf goes on exactly where the merged events end. It is moved
+//!   also while it has promised a takeover of its own queue to take no ticks: it gets no further than the leaf that passed the events on,
+//!   which has promised, too, and says how far it is. If that one was given up (`--lost`), what it alone had is in the combined
+//!   queue for good; a leaf behind that is moved beyond the fork by it finds that its provider lacks its tick, and stops.
 //!
 //! A copy goes into a table unseen by the combined queue, so it has to come first: a table that is captured into the combined queue
 //! is not copied here ([`check_tables`]), and the nodes below do not copy one that is still being copied here
@@ -16,7 +19,6 @@ use std::collections::HashMap;
 use std::pin::pin;
 
 use bytes::Bytes;
-use futures_util::{SinkExt, TryStreamExt};
 use tokio::time::Instant;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
@@ -29,6 +31,7 @@ use super::table_state::{Entry, State};
 use super::{Ended, Memory, session, triggers};
 use crate::cascade::{Combined, Node, Role};
 use crate::config::NodeConfig;
+use crate::connect::flow::{LARGE, Reading, relay};
 use crate::connect::{End, Session, connect};
 use crate::error::{Doing, Error, Result};
 use crate::shutdown::Shutdown;
@@ -63,12 +66,14 @@ pub(super) fn is_closed(node: &Node, error: &Error) -> bool {
     combined(node).is_some() && error.sqlstate() == Some(&SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE)
 }
 
-/// Puts a batch's events into the combined queue, in the batch's transaction.
+/// Puts a batch's events into the combined queue, in the batch's transaction. `caught_up` are those targets that the batch
+/// makes whole: a branch may copy them as soon as it is committed, and has to hear of that.
 pub(super) async fn pass_on(
-    provider: &Client,
+    provider: &Session,
     subscriber: &Client,
     node: &Node,
     targets: &[Target],
+    caught_up: &[usize],
     tick: &Tick<'_>,
 ) -> Result<()> {
     let Some(combined) = combined(node) else { return Ok(()) };
@@ -99,8 +104,9 @@ pub(super) async fn pass_on(
     }
     let whole: Vec<[&str; 2]> = targets
         .iter()
-        .filter(|target| target.state == State::Ok)
-        .map(|target| {
+        .enumerate()
+        .filter(|(at, target)| target.state == State::Ok || caught_up.contains(at))
+        .map(|(_, target)| {
             [
                 target.provider.name.schema.as_str(),
                 target.provider.name.table.as_str(),
@@ -125,7 +131,7 @@ pub(super) async fn pass_on(
 }
 
 async fn copy_events(
-    provider: &Client,
+    provider: &Session,
     subscriber: &Client,
     table: &str,
     targets: &[Target],
@@ -141,30 +147,18 @@ async fn copy_events(
     }
     let read = || "read the batch from the provider".to_owned();
     let write = || format!("write the batch into {table}");
-    let source = provider
-        .copy_out(&format!(
-            "copy (select {COLUMNS} from ({}) batch where ev_extra1 in ({}) order by ev_id) to stdout (format binary)",
-            events.trim_end().trim_end_matches(';'),
-            names.join(", ")
-        ))
-        .await
-        .doing(read)?;
+    let query = format!(
+        "copy (select {COLUMNS} from ({events}) batch where ev_extra1 in ({}) order by ev_id) to stdout (format binary)",
+        names.join(", ")
+    );
+    let mut source = Reading::begin(provider, &query, LARGE).await.doing(read)?;
     let sink = subscriber
         .copy_in::<_, Bytes>(&format!(
             "copy {table} ({COLUMNS}) from stdin (format binary, encoding 'UTF8')"
         ))
         .await
         .doing(write)?;
-    let (mut source, mut sink) = (pin!(source), pin!(sink));
-    while let Some(bytes) = source.try_next().await.doing(read)? {
-        if let Err(error) = sink.send(bytes).await {
-            // The reason comes with the answer to the end.
-            let reason = sink.finish().await.err();
-            return Err(reason.unwrap_or(error)).doing(write);
-        }
-    }
-    sink.finish().await.doing(write)?;
-    Ok(())
+    relay(&mut source, pin!(sink), read, write).await
 }
 
 /// A branch of the combined queue has got what a leaf passed on up to a tick: that is the position of the leaf here.
@@ -238,7 +232,7 @@ pub(super) async fn stand_behind(
         tick = reached,
         "stands behind the combined queue, whose branch this is"
     );
-    let mut duty = Duty::new(node.clone(), "UTF8", config.checked.watermark_interval);
+    let mut duty = Duty::new(node.clone(), "UTF8", config.checked.watermark_interval, 0);
     let mut now = node.clone();
     loop {
         if !now.uptodate {
@@ -263,7 +257,7 @@ pub(super) async fn stand_behind(
                 return Ok(Ended::Done);
             }
         }
-        now = node.reload(s).await?;
+        now = node.look_again(s).await?;
         if node.differs(&now) {
             return Ok(Ended::NodeChanged);
         }
@@ -285,6 +279,7 @@ async fn pass(provider: &Client, subscriber: &Client, duty: &Duty, who: &Who, up
     let events = format!("select * from pgq.get_batch_events({id})");
     let tick = Tick {
         id: to,
+        from: 0,
         time: "",
         event_seq: 0,
         events: Some(&events),

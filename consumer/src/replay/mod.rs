@@ -22,6 +22,7 @@
 //! with them whatever was on its way.
 
 pub(crate) mod administer;
+mod adopted;
 mod apply;
 mod batch;
 mod check;
@@ -30,7 +31,9 @@ mod collapse;
 mod conflict;
 mod copy;
 mod create;
+pub(crate) mod donated;
 pub(crate) mod duty;
+mod epochs;
 mod event;
 pub(crate) mod execute;
 mod filter;
@@ -40,6 +43,7 @@ pub(crate) mod goal;
 mod had;
 mod held;
 mod idle;
+mod journal;
 mod merge;
 mod parking;
 mod partitions;
@@ -99,6 +103,8 @@ struct Memory {
     careful: Option<Portion>,
     /// Whether to begin that at once.
     again: bool,
+    /// So many large batches are read by event id before one is read as it is stored again.
+    sorted_next: u32,
     /// The table that the last failure was about.
     failed_table: Option<Name>,
     /// Tables whose events could not be applied.
@@ -109,6 +115,8 @@ struct Memory {
     tables_added: bool,
     /// The warnings that were logged.
     warned: HashSet<String>,
+    /// What it waits for, as it is recorded; nothing else was recorded since.
+    waits_for: Option<String>,
     /// Nothing on the subscriber says that replay fails.
     in_order: bool,
     /// Another replay of the consumer runs: what keeps this one from running is not the consumer's trouble.
@@ -159,7 +167,7 @@ pub(crate) async fn run(job: Job, shutdown: Shutdown, progress: Progress) -> Res
                 tracing::info!("the set of tables was changed, or their partitions were");
                 continue;
             }
-            Ok(Ended::Executed) => continue,
+            Ok(Ended::Executed | Ended::OutOfOrder | Ended::Swollen) => continue,
             Ok(Ended::NodeChanged) => {
                 memory.hop_changed();
                 continue;
@@ -172,6 +180,23 @@ pub(crate) async fn run(job: Job, shutdown: Shutdown, progress: Progress) -> Res
             continue;
         }
         match (error.class(), table) {
+            (Class::Wait, _) => {
+                let text = error.to_string();
+                if memory.warned.insert(text.clone()) {
+                    tracing::warn!("{error}");
+                }
+                if memory.waits_for.as_ref() != Some(&text) {
+                    trouble::record(&job, &error, None, None).await;
+                    memory.waits_for = Some(text);
+                }
+                memory.in_order = false;
+                // Cancel-safe, all of it.
+                tokio::select! {
+                    () = tokio::time::sleep(config.poll_interval) => {}
+                    () = shutdown.wait() => return Ok(()),
+                }
+                continue;
+            }
             (Class::Retry, _) if memory.connected || memory.node_reached => {}
             (Class::Park, Some(table)) if config.park && memory.parking.add(&table, error.to_string()) => {
                 tracing::warn!(
@@ -190,6 +215,7 @@ pub(crate) async fn run(job: Job, shutdown: Shutdown, progress: Progress) -> Res
                 return Err(error);
             }
         }
+        memory.waits_for = None;
         if std::mem::take(&mut memory.advanced) {
             backoff.reset();
         }
@@ -228,6 +254,10 @@ enum Ended {
     TablesChanged,
     /// A file was executed: to begin again with the tables as they are now.
     Executed,
+    /// A batch that was read as it is stored was not in order: to begin again with it, sorted.
+    OutOfOrder,
+    /// A large event left large buffers in the sessions: to go on with new ones.
+    Swollen,
     /// The node's state was changed: to begin again with the new one.
     NodeChanged,
 }

@@ -54,6 +54,13 @@ pub(crate) async fn join(client: &Client, node: &Node, fork: i64, op: &str) -> R
         .execute(include_str!("sql/captured_tables.sql"), &[&node.queue, &node.worker])
         .await
         .doing(what)?;
+    copy_again(client, node, op).await
+}
+
+/// In the caller's transaction: the tables that lost events are of are to be copied. Returns these.
+pub(super) async fn copy_again(client: &Client, node: &Node, op: &str) -> Result<Vec<String>> {
+    let who = who(node);
+    let what = || format!("record the tables of {}", node.title());
     let rows = client
         .query(
             "select distinct ev_extra1 from pgcascade.lost_event

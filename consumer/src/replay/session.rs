@@ -10,6 +10,7 @@ use tokio_postgres::Client;
 
 use super::findings::{Findings, Kind, Remedy};
 use super::position::Who;
+use super::survey::Facts;
 use super::table::{literal, quoted};
 use crate::connect::End;
 use crate::error::{Doing, Error, Result};
@@ -88,8 +89,11 @@ pub(super) async fn subscriber_facts(client: &Client) -> Result<SubscriberFacts>
     })
 }
 
-/// Whether the two are what a provider and a subscriber have to be.
-pub(super) fn check_ends(provider: &ProviderFacts, subscriber: &SubscriberFacts, findings: &mut Findings) {
+/// Whether the two are what a provider and a subscriber have to be. `donated`: they are to be one database.
+pub(super) fn check_ends(facts: &Facts, donated: bool, findings: &mut Findings) {
+    let Facts {
+        provider, subscriber, ..
+    } = facts;
     let database = &provider.database;
     let object = format!("database {}", quoted(database));
     if provider.standby {
@@ -125,7 +129,7 @@ pub(super) fn check_ends(provider: &ProviderFacts, subscriber: &SubscriberFacts,
             "name its primary in --subscriber",
         );
     }
-    if provider.identity == subscriber.identity {
+    if facts.same_database != donated {
         findings.add(
             Kind::SameDatabase,
             (End::Subscriber, &object),
@@ -151,10 +155,11 @@ pub(super) async fn set_up_sessions(provider: &Client, subscriber: &Client) -> R
     // a shutdown waiting. A limit of the role's or the database's own stays. Running into it is a transient error.
     const NO_ENDLESS_WAIT: &str = "select pg_catalog.set_config('lock_timeout', '15s', false)
                                     where pg_catalog.current_setting('lock_timeout') = '0'";
-    // A replay that dies, or whose machine does, must not hold its locks for hours.
+    // A replay that dies, or whose machine does, must not hold its locks for hours. No tcp_user_timeout: it would also end the
+    // provider's session while a chunk takes long on the subscriber and nothing is read meanwhile.
     const NOTICE_DEATH: &str =
         "set tcp_keepalives_idle = 20; set tcp_keepalives_interval = 5; set tcp_keepalives_count = 3;
-                                set tcp_user_timeout = '60s'; set client_connection_check_interval = '2s'";
+                                set client_connection_check_interval = '2s'";
     for (client, end) in [(provider, End::Provider), (subscriber, End::Subscriber)] {
         let what = || format!("set up the session on the {end}");
         client.batch_execute(DURABLE).await.doing(what)?;
@@ -167,11 +172,16 @@ pub(super) async fn set_up_sessions(provider: &Client, subscriber: &Client) -> R
     Ok(())
 }
 
+/// Whether what streams is in an encoding that the subscriber has to convert from.
+pub(super) fn converts_from(encoding: &str) -> bool {
+    !matches!(encoding, "UTF8" | "SQL_ASCII")
+}
+
 /// Lets the subscriber convert what streams. Values are escaped in the event byte by byte in the provider's encoding,
 /// so that is what arrives, whatever the sessions' encodings. From SQL_ASCII nobody can convert: what is not UTF-8 the
 /// subscriber refuses.
 pub(super) async fn match_encoding(subscriber: &Client, encoding: &str) -> Result<()> {
-    if matches!(encoding, "UTF8" | "SQL_ASCII") {
+    if !converts_from(encoding) {
         return Ok(());
     }
     subscriber

@@ -90,6 +90,8 @@ pub(super) struct Ends {
     pub(super) who: Who,
     /// The node that the subscriber is, if it is one of the queue's cascade.
     node: Option<Node>,
+    /// Both ends are one database (donated.rs).
+    donated: bool,
 }
 
 /// Connects to both ends.
@@ -104,7 +106,7 @@ pub(super) async fn open(config: &ReplayConfig, program: &str) -> Result<Ends> {
     let (p, s) = (&provider.client, &subscriber.client);
     let facts = survey::facts(p, s).await?;
     let mut findings = Findings::default();
-    session::check_ends(&facts.provider, &facts.subscriber, &mut findings);
+    session::check_ends(&facts, config.donated, &mut findings);
     // After a failover the address may lead to a standby for a while.
     let passes = findings.all(Kind::Standby);
     findings
@@ -117,6 +119,7 @@ pub(super) async fn open(config: &ReplayConfig, program: &str) -> Result<Ends> {
         facts,
         who,
         node: config.node.clone(),
+        donated: config.donated,
     })
 }
 
@@ -134,14 +137,16 @@ pub(super) async fn prepare(
         session::LOCK_PATIENCE
     };
     memory.another_runs = true;
-    session::lock(&ends.provider.client, End::Provider, &ends.who, patience).await?;
+    if !ends.donated {
+        session::lock(&ends.provider.client, End::Provider, &ends.who, patience).await?;
+    }
     session::lock(&ends.subscriber.client, End::Subscriber, &ends.who, patience).await?;
     memory.another_runs = false;
     memory.connected = true;
 
     let ripe = std::mem::take(&mut memory.ripe);
     // --table is `table add` at the start: what was removed since stays away until the next.
-    let at_start = !memory.tables_added;
+    let at_start = !memory.tables_added && !ends.donated;
     let look = Look {
         policies: at_start.then_some(policies),
         parking: config.park.then_some(&memory.parking),
@@ -149,7 +154,9 @@ pub(super) async fn prepare(
         ..Look::of_start(config, policies)
     };
     let base = ends.make(at_start.then_some(wish), look).await?;
-    memory.tables_added = !base.pending;
+    if !ends.donated {
+        memory.tables_added = !base.pending;
+    }
     memory.parking.begin(base.revision);
     for warning in base.warnings {
         if memory.warned.insert(warning.sentence.clone()) {
@@ -253,6 +260,10 @@ impl Ends {
             state::bring_up_to_date(s, &facts.subscriber).await?;
         }
         let node = self.node.as_ref();
+        let reads = node.filter(|_| facts.subscriber.installed && !look.new_only && !self.donated);
+        if let Some(node) = reads {
+            duty::start_copies_over(s, node).await?;
+        }
         let mut survey = survey::survey((p, s), who, node, facts, wish, look).await?;
         if node.is_none() {
             // A lost position first: whatever else is missing, putting it right would not help.
@@ -261,7 +272,12 @@ impl Ends {
         if look.parking.is_some() {
             parking::leave_out(s, who, &mut survey).await?;
         }
-        let warnings = std::mem::take(&mut survey.findings).into_warnings()?;
+        let findings = std::mem::take(&mut survey.findings);
+        let waits = wish.filter(|wish| look.waits && findings.all(Kind::NoTable) && !wish.patterns.is_empty());
+        let warnings = match (findings.into_warnings(), node, waits) {
+            (Err(error), Some(node), Some(wish)) => return Err(duty::not_yet(p, node, wish, error).await?),
+            (outcome, ..) => outcome?,
+        };
 
         survey.create((p, s), who, node, look).await?;
         if !facts.subscriber.installed {
@@ -278,6 +294,7 @@ impl Ends {
                 duty::upstream(p, node).await?;
                 (queue_id, node.tick)
             }
+            (Some(node), Some(queue_id)) if self.donated => (queue_id, duty::stay(s, node).await?),
             (Some(node), Some(queue_id)) => (queue_id, duty::attach(p, s, node).await?),
         };
         let external = preflight::external(p, who).await?;
@@ -293,7 +310,7 @@ impl Ends {
             ..
         } = survey;
         if let Some(node) = node {
-            duty::check_source(p, node, &entries).await?;
+            duty::check_source(p, node, &entries, look.waits).await?;
             merge::check_source(p, &node.queue, &entries).await?;
             merge::check_tables(s, node, &entries, &at_provider).await?;
         }
@@ -329,6 +346,9 @@ impl Ends {
                 table_state::add(s, who, entry, number).await?;
             }
             s.batch_execute("commit").await.doing(what)?;
+        }
+        if let Some(node) = reads {
+            duty::note_copies(s, node).await?;
         }
         if let Some(node) = node {
             // Once more: either this end sees that the other one copies, or the other one that this one captures.

@@ -16,20 +16,13 @@ use super::survey::Look;
 use super::table::Name;
 use super::table_state::State;
 use crate::config::Policy;
-use crate::connect::End;
+use crate::connect::{End, exists};
 use crate::error::{Doing, Error, Result};
 
 /// The consumers that replay into a table.
 async fn of(subscriber: &Client, name: &Name) -> Result<Vec<Who>> {
     let what = || format!("see who replays into table {name}");
-    let there = subscriber
-        .query_one(
-            "select pg_catalog.to_regclass('pgcascade_replay.table_state') is not null",
-            &[],
-        )
-        .await
-        .doing(what)?;
-    if !there.get::<_, bool>(0) {
+    if !exists(subscriber, "pgcascade_replay.table_state").await? {
         return Ok(Vec::new());
     }
     let rows = subscriber

@@ -10,10 +10,11 @@ use tokio_postgres::Client;
 
 use super::position::Who;
 use super::session::{self, SubscriberFacts};
+use crate::connect::exists;
 use crate::error::{Doing, Error, Result};
 
 /// What each version adds to the one before.
-const STEPS: [&str; 12] = [
+const STEPS: [&str; 15] = [
     include_str!("sql/state.sql"),
     include_str!("sql/state_2.sql"),
     include_str!("sql/state_3.sql"),
@@ -26,6 +27,9 @@ const STEPS: [&str; 12] = [
     include_str!("sql/state_10.sql"),
     include_str!("sql/state_11.sql"),
     include_str!("sql/state_12.sql"),
+    include_str!("sql/state_13.sql"),
+    include_str!("sql/state_14.sql"),
+    include_str!("sql/state_15.sql"),
 ];
 
 /// The version stands in the comment as "(version 7)"; without a comment, nothing was added yet.
@@ -104,6 +108,14 @@ pub(crate) async fn rename(subscriber: &Client, old: &Who, new: &str) -> Result<
         .doing(what)?
         .get(0);
     subscriber.batch_execute(&statement).await.doing(what)
+}
+
+/// The database is no leaf of the queue any more.
+pub(crate) async fn forget_journal(database: &Client, queue: &str) -> Result<()> {
+    if exists(database, "pgcascade_replay.journal").await? {
+        super::journal::drop_all(database, queue).await?;
+    }
+    Ok(())
 }
 
 /// Whether it is of this program's version, for who may only look.

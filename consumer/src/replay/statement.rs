@@ -11,19 +11,21 @@ use bytes::{BufMut, BytesMut};
 use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
 use wire::event_type::Operation;
 
-use super::chunk::{Chunk, Row, Shape};
+use super::chunk::{Chunk, Row, Shape, Value};
 use super::table::{Table, quoted};
+use crate::connect::flow::PIECE;
 
 /// A parameter: a value as text, of whatever type the server wants there.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Text<'a>(pub(super) Option<&'a [u8]>);
+pub(super) struct Text<'a>(pub(super) Option<Value<'a>>);
 
 impl ToSql for Text<'_> {
     fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn StdError + Sync + Send>> {
         match self.0 {
             None => Ok(IsNull::Yes),
             Some(value) => {
-                out.extend_from_slice(value);
+                out.reserve(length(value) + ROOM_BEHIND);
+                push_value(out, value);
                 Ok(IsNull::No)
             }
         }
@@ -61,8 +63,10 @@ impl ToSql for Texts<'_> {
             match self.chunk.value(row, self.column) {
                 None => out.put_i32(-1),
                 Some(value) => {
-                    out.put_i32(i32::try_from(value.len())?);
-                    out.extend_from_slice(value);
+                    let length = length(value);
+                    out.reserve(4 + length + ROOM_BEHIND);
+                    out.put_i32(i32::try_from(length)?);
+                    push_value(out, value);
                 }
             }
         }
@@ -74,6 +78,28 @@ impl ToSql for Texts<'_> {
     }
 
     to_sql_checked!();
+}
+
+/// Room for what follows a value in its statement, as a buffer that has to grow for it doubles.
+pub(super) const ROOM_BEHIND: usize = 1024;
+
+fn length(value: Value<'_>) -> usize {
+    match value {
+        Value::Here(value) => value.len(),
+        Value::Large(value) => value.decoded_len(),
+    }
+}
+
+fn push_value(out: &mut BytesMut, value: Value<'_>) {
+    match value {
+        Value::Here(value) => out.extend_from_slice(value),
+        Value::Large(value) => {
+            let (mut next, mut piece) = (value.pieces(PIECE), Vec::with_capacity(PIECE));
+            while next(&mut piece) {
+                out.extend_from_slice(&piece);
+            }
+        }
+    }
 }
 
 /// A statement for one row or many: its text, and which of the shape's columns are its parameters.
@@ -330,21 +356,8 @@ fn only(table: &Table) -> &'static str {
     }
 }
 
-/// Appends a row in COPY's text format.
-pub(super) fn push_copy_row<'a>(out: &mut BytesMut, values: impl Iterator<Item = Option<&'a [u8]>>) {
-    for (i, value) in values.enumerate() {
-        if i > 0 {
-            out.extend_from_slice(b"\t");
-        }
-        match value {
-            None => out.extend_from_slice(b"\\N"),
-            Some(value) => push_copy_value(out, value),
-        }
-    }
-    out.extend_from_slice(b"\n");
-}
-
-fn push_copy_value(out: &mut BytesMut, value: &[u8]) {
+/// Appends a value, or a piece of one, in COPY's text format.
+pub(super) fn push_copy_value(out: &mut BytesMut, value: &[u8]) {
     let mut start = 0;
     for (i, byte) in value.iter().enumerate() {
         let escaped = match byte {

@@ -5,18 +5,14 @@
 //! applied the next one is being read, and nothing further is.
 
 mod late;
+mod row;
 
 use std::collections::{HashMap, HashSet};
-use std::pin::pin;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use futures_util::StreamExt;
 use tokio::sync::mpsc;
-use tokio_postgres::CopyOutStream;
-use wire::event_type::{self, Operation};
+use wire::event_type::Operation;
 use wire::snapshot::Snapshot;
-use wire::urlenc;
 
 use super::chunk::{Chunk, Held, Mark, Shape};
 use super::collapse::{Collapse, Freedom};
@@ -28,10 +24,15 @@ use super::setup::Target;
 use super::table::Name;
 use super::table_state::{Copied, Entry, State};
 use crate::config::Policy;
+use crate::connect::flow::{Message, Reading};
 use crate::error::{Doing, Error, Result};
+use row::fill;
 
 /// However small the events are: what is pipelined on the subscriber is bounded, too.
 const CHUNK_EVENTS: usize = 16 * 1024;
+
+/// So many tables and types are remembered that are not for us; of further ones nothing is said.
+const IGNORED: usize = 1_000;
 
 /// A batch in numbers.
 #[derive(Debug, Default, Clone, Copy)]
@@ -72,6 +73,8 @@ pub(super) struct Decoder {
     /// Tables and types of events that are not for us, to say so once; and parked tables, of which the start speaks.
     ignored: HashSet<Vec<u8>>,
     collapse: Collapse,
+    /// Where events are read as they are stored, the id above which the next one's has to be.
+    pub(super) above: Option<i64>,
     /// In the careful mode every event is applied, in its order.
     pub(super) careful: bool,
     /// What is being read are the kept events of a table, to be applied now.
@@ -82,6 +85,8 @@ pub(super) struct Decoder {
     pub(super) made: bool,
     /// Some table has a policy, so that the careful mode needs the events as they came.
     keeps_originals: bool,
+    /// The size of the largest event.
+    pub(super) largest: usize,
     /// The table whose event could not be read.
     pub(super) failed: Option<usize>,
     chunk_bytes: usize,
@@ -147,11 +152,13 @@ impl Decoder {
             shapes: Vec::new(),
             ignored: parked.iter().map(|entry| entry.provider.on_the_wire()).collect(),
             collapse: Collapse::default(),
+            above: None,
             careful: false,
             draining: false,
             told: false,
             made: false,
             keeps_originals: targets.iter().any(|target| target.policy != Policy::Stop),
+            largest: 0,
             failed: None,
             chunk_bytes,
         }
@@ -201,28 +208,36 @@ impl Decoder {
     /// chunks any more.
     pub(super) async fn read(
         &mut self,
-        source: CopyOutStream,
+        mut source: Reading,
         chunks: mpsc::Sender<Chunk>,
     ) -> Result<(Summary, Option<Execute>)> {
         let what = || "read the batch from the provider".to_owned();
-        let mut source = pin!(source);
         let mut summary = Summary::default();
         let mut chunk = Chunk::default();
         let mut header_seen = false;
         let mut execute = None;
         while let Some(message) = source.next().await {
-            let mut message: Bytes = message.doing(what)?;
+            let Message { mut bytes, hold } = message.doing(what)?;
             if !header_seen {
-                message = event::without_header(message)?;
+                bytes = event::without_header(bytes)?;
                 header_seen = true;
-                if message.is_empty() {
+                if bytes.is_empty() {
                     continue;
                 }
             }
-            let Some(event) = Event::parse(&message)? else { break };
+            self.largest = self.largest.max(bytes.len());
+            let Some(event) = Event::parse(&bytes)? else { break };
             summary.events += 1;
             summary.bytes += event.data.map_or(0, <[u8]>::len) as u64;
-            if event.event_type == execute::EVENT_TYPE {
+            let is_execute = event.event_type == execute::EVENT_TYPE;
+            if let Some(above) = &mut self.above {
+                // What comes behind one that is to be executed is asked for by id.
+                if event.id <= *above || is_execute {
+                    return Err(Error::failure(format!("event {} is not stored by event id", event.id)));
+                }
+                *above = event.id;
+            }
+            if is_execute {
                 execute = Some(Execute::of(&event)?);
                 break;
             }
@@ -230,6 +245,9 @@ impl Decoder {
                 self.failed = Some(table);
                 return Err(error);
             }
+            chunk.keep(hold);
+            // The chunk has what is needed of it, and may have to wait for its turn.
+            drop(bytes);
             if chunk.bytes() >= self.chunk_bytes || chunk.events() >= CHUNK_EVENTS {
                 let full = self.finish(&mut chunk);
                 if chunks.send(full).await.is_err() {
@@ -282,7 +300,7 @@ impl Decoder {
                 id: event.id,
                 txid: event.txid,
                 event_type: event.event_type.to_vec(),
-                data: event.data.map(<[u8]>::to_vec),
+                data: event.data.map(|data| event.keep(data)),
                 extra2: event.extra2.map(<[u8]>::to_vec),
             });
             return Ok(());
@@ -336,7 +354,7 @@ impl Decoder {
     fn add(&self, chunk: &mut Chunk, mark: Mark, event: &Event<'_>, shape: usize) {
         chunk.add_row(mark, event.id, shape);
         if self.careful && self.keeps_originals {
-            chunk.keep_original(event.data);
+            chunk.keep_original(event);
         }
     }
 
@@ -350,7 +368,7 @@ impl Decoder {
             return None;
         }
         let seen = if name.is_empty() { event.event_type } else { name };
-        if !self.ignored.contains(seen) {
+        if self.ignored.len() < IGNORED && !self.ignored.contains(seen) {
             self.ignored.insert(seen.to_vec());
             let table = String::from_utf8_lossy(name);
             let event_type = String::from_utf8_lossy(event.event_type);
@@ -358,140 +376,4 @@ impl Decoder {
         }
         None
     }
-
-    /// The shape of the event, which may become another operation; a new one if there is none like it.
-    fn shape(&mut self, route: usize, event: &Event<'_>, becomes: Option<Operation>, settling: bool) -> Result<usize> {
-        let mut parsed = event_type::parse(event.event_type)
-            .map_err(|error| self.unreadable(route, event, &format!("its type is not logutriga's: {error}")))?;
-        parsed.operation = becomes.unwrap_or(parsed.operation);
-        let mut names = Vec::new();
-        if parsed.operation != Operation::Truncate {
-            for pair in urlenc::pairs(event.data.unwrap_or_default()) {
-                let (name, _) = pair.map_err(|error| self.unreadable(route, event, &error.to_string()))?;
-                names.push(name.into_owned());
-            }
-        }
-        let part = match self.routes[route].parts.get(event.table.unwrap_or_default()) {
-            Some(part) if parsed.operation == Operation::Truncate => Some(part.truncate.clone().ok_or_else(|| {
-                self.unreadable(
-                    route,
-                    event,
-                    "it truncates a partition by hash, and the subscriber has none with the same rows that the role may truncate",
-                )
-            })?),
-            _ => None,
-        };
-        if let Some(shape) = self.shapes.iter().find(|shape| {
-            shape.table == route
-                && shape.operation == parsed.operation
-                && shape.part == part
-                && shape.settling == settling
-                && shape.event_type == event.event_type
-                && shape.names.iter().map(|(name, _)| name).eq(names.iter())
-        }) {
-            return Ok(shape.id);
-        }
-        let keyed = matches!(parsed.operation, Operation::Update | Operation::Delete);
-        let mut columns = Vec::new();
-        let mut kept = Vec::new();
-        for name in names {
-            let keep = match self.routes[route].columns.get(&name) {
-                _ if self.routes[route].filter.leaves_out(&String::from_utf8_lossy(&name)) => false,
-                Some((_, stored)) => {
-                    *stored && (parsed.operation != Operation::Delete || parsed.key.iter().any(|key| **key == *name))
-                }
-                None if self.routes[route].left_out.contains(&name) => false,
-                None => {
-                    let column = String::from_utf8_lossy(&name).into_owned();
-                    return Err(Error::failure(format!(
-                        "table {} on the subscriber has no column \"{column}\", which event {} of the provider has",
-                        self.routes[route].name, event.id
-                    ))
-                    .of_one_table()
-                    .hint(
-                        "Add the column on the subscriber, then start replay again; nothing of the batch was applied.",
-                    ));
-                }
-            };
-            if keep && let Some((column, _)) = self.routes[route].columns.get(&name) {
-                columns.push(column.clone());
-            }
-            kept.push((name, keep));
-        }
-        let mut key = Vec::new();
-        if keyed {
-            if parsed.key.is_empty() {
-                return Err(self.unreadable(route, event, "it changes a row and names no key"));
-            }
-            for name in &parsed.key {
-                let at = columns.iter().position(|column| column.as_bytes() == &**name);
-                key.push(at.ok_or_else(|| {
-                    self.unreadable(
-                        route,
-                        event,
-                        &format!("its key column \"{}\" has no value", String::from_utf8_lossy(name)),
-                    )
-                })?);
-            }
-        }
-        let primary_key = &self.routes[route].primary_key;
-        let in_its_order: Option<Vec<usize>> = primary_key
-            .iter()
-            .map(|name| columns.iter().position(|column| column == name))
-            .collect();
-        let in_its_order = in_its_order.filter(|order| !order.is_empty());
-        let by_primary_key = in_its_order
-            .as_ref()
-            .is_some_and(|order| !keyed || (key.len() == order.len() && key.iter().all(|at| order.contains(at))));
-        if by_primary_key && let Some(order) = in_its_order {
-            key = order;
-        }
-        let id = self.shapes.len();
-        self.shapes.push(Arc::new(Shape {
-            id,
-            table: route,
-            operation: parsed.operation,
-            columns,
-            key,
-            by_primary_key,
-            settling,
-            part,
-            event_type: event.event_type.to_vec(),
-            names: kept,
-        }));
-        Ok(id)
-    }
-
-    fn unreadable(&self, route: usize, event: &Event<'_>, why: &str) -> Error {
-        Error::failure(format!(
-            "event {} of table {} cannot be read: {why}",
-            event.id, self.routes[route].name
-        ))
-        .of_one_table()
-        .hint("Events of replayed tables are written by pgq.logutriga; see it with: consumer tail")
-    }
-}
-
-/// Puts the event's values into the chunk. False if the event does not have this shape; the caller takes back what was
-/// put in.
-fn fill(shape: &Shape, event: &Event<'_>, chunk: &mut Chunk) -> Result<bool, String> {
-    if shape.event_type != event.event_type {
-        return Ok(false);
-    }
-    if shape.operation == Operation::Truncate {
-        return Ok(true);
-    }
-    let mut names = shape.names.iter();
-    for pair in urlenc::pairs(event.data.unwrap_or_default()) {
-        let (name, value) = pair.map_err(|error| error.to_string())?;
-        match names.next() {
-            Some((expected, keep)) if **expected == *name => {
-                if *keep {
-                    chunk.push(value.as_deref())?;
-                }
-            }
-            _ => return Ok(false),
-        }
-    }
-    Ok(names.next().is_none())
 }

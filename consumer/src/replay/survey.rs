@@ -21,21 +21,27 @@ use super::table::{self, Name, Table};
 use super::table_state::{self, Entry, State};
 use super::wish::Wish;
 use super::{execute, sequences};
-use crate::cascade::{Node, Role};
+use crate::cascade::{Node, Role, home};
 use crate::config::ReplayConfig;
 use crate::connect::End;
 use crate::error::{Error, Result};
+use crate::failpoint::failpoint;
 
 /// What both ends are.
 pub(super) struct Facts {
     pub(super) provider: ProviderFacts,
     pub(super) subscriber: SubscriberFacts,
+    pub(super) same_database: bool,
 }
 
 pub(super) async fn facts(provider: &Client, subscriber: &Client) -> Result<Facts> {
-    let (provider, subscriber) =
-        future::try_join(session::provider_facts(provider), session::subscriber_facts(subscriber)).await?;
-    Ok(Facts { provider, subscriber })
+    let (p, s) = future::try_join(session::provider_facts(provider), session::subscriber_facts(subscriber)).await?;
+    Ok(Facts {
+        // A base backup has the identity of what it was taken of.
+        same_database: p.identity == s.identity && home::same_database(provider, subscriber).await?,
+        provider: p,
+        subscriber: s,
+    })
 }
 
 /// No partitions.
@@ -58,6 +64,8 @@ pub(super) struct Look<'a> {
     pub(super) parking: Option<&'a Parking>,
     /// Whether the subscriber's sequences are kept ahead.
     pub(super) sequences: bool,
+    /// Tables that a branch, which is the provider, does not have yet are waited for.
+    pub(super) waits: bool,
     /// Partitions that are not too early any more.
     pub(super) ripe: &'a HashSet<Name>,
 }
@@ -73,6 +81,7 @@ impl<'a> Look<'a> {
             policies: Some(policies),
             parking: None,
             sequences: config.sequences,
+            waits: !config.until_caught_up,
             ripe: &NONE,
         }
     }
@@ -225,6 +234,7 @@ pub(super) async fn survey(
         Some(tick) => execute::pending(p, who, tick).await?,
         None => false,
     };
+    failpoint("before_look");
     if pending && look.new_only {
         return Err(Error::failure(format!(
             "a file that was executed on the provider has not come through queue \"{}\" yet",
@@ -278,7 +288,8 @@ pub(super) async fn survey(
     let partitions = Partitions::look(source, remembered, at_provider.values()).await?;
     let role = &facts.provider.role;
     let queue_id = preflight::provider(p, role, who, node, &entries, &at_provider, &mut findings).await?;
-    preflight::subscriber_rights(s, &facts.subscriber, &mut findings).await?;
+    preflight::names::check(&facts.provider.encoding, who, &entries, &at_provider, &mut findings);
+    preflight::subscriber::session(s, &facts.subscriber, &mut findings).await?;
     let mut parts = HashMap::new();
     for entry in &entries {
         let Some(table) = at_provider.get(&entry.provider) else {
@@ -315,7 +326,7 @@ pub(super) async fn survey(
         create::check(s, &survey.missing(), &mut findings).await?;
     }
     let role = &facts.subscriber.role;
-    preflight::subscriber_tables(role, pending, &survey.pairs(), &mut findings);
+    preflight::subscriber::tables(role, pending, &survey.pairs(), &mut findings);
     sources::look_for_rows(s, who, &look, &survey.pairs(), &mut findings).await?;
     if let Some(node) = node.filter(|node| node.role == Role::Branch) {
         let more = !survey.missing().is_empty();
@@ -331,6 +342,16 @@ pub(super) async fn survey(
         sequences::check(ends.0, ends.1, &survey.tables_of_both(), &mut findings).await?;
     }
     survey.findings = findings;
+    // What was executed after the look above and before the tables were read would be found to differ.
+    if let Some(tick) = tick.filter(|_| !pending)
+        && execute::pending(p, who, tick).await?
+    {
+        return Err(
+            Error::failure("a file was executed on the provider while the tables were looked at")
+                .hint("Try again.")
+                .transient(),
+        );
+    }
     Ok(survey)
 }
 

@@ -241,7 +241,7 @@ pub(super) async fn start_over(subscriber: &Client, who: &Who, provider: &Name, 
         .execute(
             "update pgcascade_replay.table_state
                 set state = 'in-copy', copy_snapshot = null, copy_end_snapshot = null, copied_rows = null, error = null,
-                    replace_rows = true, revision = $5, updated = pg_catalog.clock_timestamp()
+                    copied_from = null, replace_rows = true, revision = $5, updated = pg_catalog.clock_timestamp()
               where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4",
             &[&who.consumer, &who.queue, &provider.schema, &provider.table, &revision],
         )

@@ -5,6 +5,7 @@
 //! what it is. Lag is counted at the root, or, when that cannot be reached, at the node that is furthest: what a node has
 //! not applied of what is there.
 
+mod gate;
 mod look;
 mod show;
 
@@ -21,6 +22,7 @@ use crate::connect::{End, connect};
 use crate::conninfo::ConnInfo;
 use crate::error::{Doing, Error, Result};
 use crate::shutdown::Shutdown;
+use gate::Gate;
 
 /// What is wanted.
 pub(super) struct Wanted {
@@ -51,7 +53,9 @@ struct Cascade {
 #[derive(Serialize, Default)]
 struct Shown {
     node: String,
+    /// Where it is for programs, and for administrators if that is another way.
     location: String,
+    admin_location: Option<String>,
     reachable: bool,
     /// Declared dead by somebody.
     dead: bool,
@@ -72,7 +76,7 @@ struct Shown {
     global_watermark: Option<i64>,
     /// How many tables are in which state.
     tables: BTreeMap<String, i64>,
-    /// What it keeps from leaves and plain consumers until branches have it; null: nothing.
+    /// What it keeps from leaves and plain consumers until branches and standbys have it; null: nothing.
     gate: Option<Gate>,
     /// Nodes that are registered as reading from here.
     subscribers: Vec<String>,
@@ -80,14 +84,6 @@ struct Shown {
     error: Option<String>,
     /// What does not fit together.
     warnings: Vec<String>,
-}
-
-#[derive(Serialize)]
-struct Gate {
-    /// How many branches have to have a tick.
-    candidates: i32,
-    /// Up to where that is so; null: everything that is here.
-    released_tick: Option<i64>,
 }
 
 #[derive(Serialize)]
@@ -141,7 +137,7 @@ async fn look(wanted: &Wanted) -> Result<Cascade> {
     let mut known = BTreeMap::new();
     look::locations(&entry.client, queue, &mut known).await?;
     // The way by which it was reached is one that works.
-    known.insert(node.name, (wanted.database.clone().into(), false));
+    known.entry(node.name).or_default().given = Some(wanted.database.clone());
     drop(entry);
 
     let mut nodes: BTreeMap<String, look::Found> = BTreeMap::new();
@@ -151,11 +147,7 @@ async fn look(wanted: &Wanted) -> Result<Cascade> {
         if new.is_empty() {
             break;
         }
-        let found = join_all(
-            new.into_iter()
-                .map(|(name, (place, dead))| look::ask(wanted, name, place, *dead)),
-        )
-        .await;
+        let found = join_all(new.into_iter().map(|(name, place)| look::ask(wanted, name, place))).await;
         for one in found {
             for (name, place) in &one.known {
                 known.entry(name.clone()).or_insert_with(|| place.clone());
@@ -247,12 +239,8 @@ fn compare(nodes: &mut [Shown]) {
         if roots.len() > 1 && roots.contains(&node.node) {
             node.warnings.push("is not the only root".to_owned());
         }
-        let wanted = node.gate.as_ref().map_or(0, |gate| gate.candidates);
-        let there = branches.iter().flatten().filter(|of| **of == node.node).count();
-        if roots.contains(&node.node) && there < usize::try_from(wanted).unwrap_or(0) {
-            node.warnings.push(format!(
-                "its confirm gate wants {wanted} branches to have each tick, and {there} read from it: leaves and consumers get none"
-            ));
+        if let Some(gate) = node.gate.as_ref().filter(|_| roots.contains(&node.node)) {
+            node.warnings.extend(gate.warnings(&node.node, &branches));
         }
         if let Some(state) = ["broken"].iter().find(|state| node.tables.contains_key(**state)) {
             node.warnings.push(format!("has tables that are {state}"));

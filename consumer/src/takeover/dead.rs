@@ -5,15 +5,16 @@
 //! another node has confirmed that it follows. As in planned.rs, each step may be taken again after it was taken.
 
 use super::journal::Op;
+use super::leaves;
 use super::planned::{self, Limits};
-use super::step::Step;
-use crate::cascade::{Node, Role, ask, newer_epochs, set_location};
+use super::step::{Kind, Step};
+use crate::cascade::{Node, Role, ask, leaf, newer_epochs, set_location};
 use crate::error::{Doing, Error, Result};
 use crate::failpoint::failpoint;
 use crate::node::change::{leave_others, seen};
 use crate::node::gravestone;
 use crate::node::tree::{self, Known, Reached};
-use crate::replay::duty;
+use crate::replay::{donated, duty};
 
 /// Takes one step.
 pub(super) async fn step(new: &Reached, op: &mut Op, step: Step, limits: &Limits) -> Result<()> {
@@ -75,6 +76,7 @@ pub(super) async fn promise(new: &Reached, op: &Op) -> Result<()> {
         promised(&other, op).await?;
         failpoint("takeover_promised_one");
     }
+    leaves::promise(new, op).await?;
     op.advance(new, Step::Promised).await
 }
 
@@ -86,7 +88,10 @@ async fn elect(new: &Reached, op: &mut Op) -> Result<()> {
             furthest = (there, other.node.name);
         }
     }
-    let ((_, tick), donor) = furthest;
+    let ((_, mut tick), mut donor) = furthest;
+    if let Some(ahead) = leaves::ahead(new, op, tick).await? {
+        (donor, tick) = ahead;
+    }
     (op.fork, op.donor) = (Some(tick), Some(donor));
     op.advance(new, Step::Elected).await
 }
@@ -100,15 +105,23 @@ async fn catch_up(new: &Reached, op: &Op, limits: &Limits) -> Result<()> {
             provider: donor.to_owned(),
             ..now.clone()
         };
-        if now.provider != donor {
-            duty::subscribe(from.client(), new.client(), &after, now.tick).await?;
-            failpoint("takeover_subscribed_new");
-        }
-        op.fetch(new, donor, &newer_epochs(from.client(), &op.queue, 0).await?)
-            .await?;
+        let epochs = if from.node.role == Role::Leaf {
+            leaves::check_journal(&from, &now).await?;
+            donated::check_tables(new.client(), &after).await?;
+            leaves::epochs(new, op).await?
+        } else {
+            if now.provider != donor {
+                duty::subscribe(from.client(), new.client(), &after, now.tick).await?;
+                failpoint("takeover_subscribed_new");
+            }
+            newer_epochs(from.client(), &op.queue, 0).await?
+        };
+        op.fetch(new, donor, &epochs).await?;
         failpoint("takeover_fetching");
         planned::reach(new, fork, limits).await?;
+        failpoint("takeover_fetched");
     }
+    leaves::settle(new, op).await?;
     op.advance(new, Step::CaughtUp).await
 }
 
@@ -139,6 +152,7 @@ async fn repoint(new: &Reached, op: &Op, limits: &Limits) -> Result<()> {
             for node in &gone {
                 set_location(other.client(), &other.node, &node.name, &node.location, true).await?;
             }
+            planned::introduce(new, &other).await?;
             let from: Vec<&str> = gone.iter().map(|node| node.name.as_str()).collect();
             planned::tell(new, &other, op, &from, limits).await
         };
@@ -178,12 +192,43 @@ pub(super) async fn open(new: &Reached, op: &Op, limits: &Limits) -> Result<()> 
     op.open(new).await
 }
 
-/// The other nodes owe the takeover nothing any more.
-pub(super) async fn release(new: &Reached, op: &Op) -> Result<()> {
-    for other in branches(new, op).await? {
-        planned::release(&other, op).await?;
+/// The other nodes owe an aborted takeover nothing any more. Returns those that could not be told: they take no ticks until they are, by
+/// the same command or by what their own replay asks when it runs (replay/epochs.rs). They stand in nobody's way: what is aborted
+/// cannot promote, so it does not matter when, or in which order, its promises end.
+pub(super) async fn release(new: &Reached, op: &Op) -> Result<Vec<String>> {
+    let provider = new.node.reload(new.client()).await?.provider;
+    let mut left = Vec::new();
+    for known in survivors(tree::known(new).await?, new, &op.old) {
+        match release_one(new, op, &known, &provider).await {
+            Ok(()) => failpoint("takeover_released_one"),
+            Err(error) => {
+                tracing::warn!(
+                    node = known.name,
+                    "{error}; if it had promised, it takes no ticks until its replay can ask \"{}\", or this command is typed again",
+                    new.node.name
+                );
+                left.push(known.name);
+            }
+        }
     }
-    let call = "pgq_node.register_location($1, $2, null, false)";
-    ask(new.client(), &new.node.title(), call, &[&op.queue, &op.old]).await?;
+    donated::clear(new.client(), &op.queue).await?;
+    if op.kind == Kind::Dead {
+        let call = "pgq_node.register_location($1, $2, null, false)";
+        ask(new.client(), &new.node.title(), call, &[&op.queue, &op.old]).await?;
+    }
+    Ok(left)
+}
+
+async fn release_one(new: &Reached, op: &Op, known: &Known, provider: &str) -> Result<()> {
+    let other = tree::reach_known(known, &op.queue).await?;
+    if other.node.role == Role::Leaf {
+        return leaf::release(other.client(), &other.node, &op.id).await;
+    }
+    planned::release(&other, op).await?;
+    if other.node.name != provider {
+        // It was to give what the new root lacked.
+        let call = "pgq_node.unregister_subscriber($1, $2)";
+        ask(other.client(), &other.node.title(), call, &[&op.queue, &new.node.name]).await?;
+    }
     Ok(())
 }

@@ -3,21 +3,14 @@
 
 use std::collections::BTreeMap;
 
+use crate::connect::exists;
 use crate::error::{Doing, Result};
 use crate::node::tree::Reached;
 
 /// The queues that are merged on a node, and whether it is known how far.
 async fn parts(at: &Reached) -> Result<BTreeMap<String, bool>> {
     let what = || format!("look for queues that are merged on {}", at.node.title());
-    let there = at
-        .client()
-        .query_one(
-            "select pg_catalog.to_regclass('pgcascade_replay.node') is not null",
-            &[],
-        )
-        .await
-        .doing(what)?;
-    if !there.get::<_, bool>(0) {
+    if !exists(at.client(), "pgcascade_replay.node").await? {
         return Ok(BTreeMap::new());
     }
     let rows = at

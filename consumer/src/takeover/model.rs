@@ -9,9 +9,10 @@
 //! 1. it has every tick that counted as safe: in a planned takeover all that the old root made, else those that one
 //!    other node had, too;
 //! 2. no other root is open in its epoch or a later one, and after a planned takeover none at all;
-//! 3. what was safe once is not replaced by something else in the same place.
+//! 3. what was safe once is not replaced by something else in the same place;
+//! 4. where there is a leaf (leaf.rs), the root has every tick that the leaf has.
 //!
-//! [`Rules`] has the rules that were found necessary; with each of them left out there is a run that breaks one of the three.
+//! [`Rules`] has the rules that were found necessary; with each of them left out there is a run that breaks one of these.
 
 #![allow(
     clippy::panic,
@@ -19,9 +20,12 @@
     reason = "a test fails by panicking; the numbers here are all below ten"
 )]
 
+mod leaf;
+
 use std::collections::HashSet;
 
 use super::step::{Kind, Step};
+use leaf::{LEAF, Leaf};
 
 /// The most nodes, the old root included.
 const NODES: usize = 4;
@@ -47,6 +51,18 @@ struct Rules {
     older_promises_are_kept: bool,
     /// A root is promised to one planned takeover at a time.
     one_holds_the_root: bool,
+    /// A root that has learned of another one stays closed when it is released.
+    learned_stays_closed: bool,
+    /// The old root is not released by who knows of another one, or has promised to make one.
+    released_by_who_knows_none: bool,
+    /// A leaf that is ahead is the donor.
+    leaf_gives: bool,
+    /// A leaf that has promised takes no ticks.
+    leaf_stops_reading: bool,
+    /// A tick stays in the leaf's journal until every node has it.
+    journal_is_kept: bool,
+    /// Nothing is fetched from a journal that begins later than the new root ends.
+    journal_is_checked: bool,
 }
 
 const PROTOCOL: Rules = Rules {
@@ -58,6 +74,12 @@ const PROTOCOL: Rules = Rules {
     abort_before_release: true,
     older_promises_are_kept: true,
     one_holds_the_root: true,
+    learned_stays_closed: true,
+    released_by_who_knows_none: true,
+    leaf_gives: true,
+    leaf_stops_reading: true,
+    journal_is_kept: true,
+    journal_is_checked: true,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -99,6 +121,7 @@ struct Takeover {
 struct State {
     nodes: [Node; NODES],
     ops: [Takeover; 2],
+    leaf: Leaf,
     /// The longest list of ticks that counted as safe.
     safe: Log,
 }
@@ -114,6 +137,8 @@ struct Model {
     nodes: usize,
     /// How many ticks the old root makes.
     ticks: usize,
+    /// Whether there is a leaf, which reads from the old root.
+    leaf: bool,
 }
 
 impl Log {
@@ -186,6 +211,10 @@ impl Model {
             add(("writes", n, None), &|s| self.write(s, n));
             add(("fetches a tick", n, None), &|s| self.fetch(s, n));
         }
+        if self.leaf {
+            add(("fetches a tick", LEAF, None), &|s| self.leaf_fetch(s));
+            add(("forgets ticks", LEAF, None), &|s| self.leaf_forget(s));
+        }
         for op in 0..2 {
             let t = state.ops[op];
             let kind = self.kinds[op];
@@ -211,8 +240,9 @@ impl Model {
             } else {
                 self.nodes - 2
             };
-            let have = (t.promised | bit(new)).count_ones() as usize;
-            advance(Step::Promised, have >= needed);
+            let have = ((t.promised | bit(new)) & !bit(LEAF)).count_ones() as usize;
+            let leaf_has = !self.leaf || t.promised & bit(LEAF) != 0;
+            advance(Step::Promised, have >= needed && leaf_has);
             advance(Step::Repointed, t.confirmed != 0 || kind == Kind::Planned);
             advance(Step::Demoted, state.nodes[OLD].provider == new as u8);
             advance(Step::Done, true);
@@ -225,6 +255,12 @@ impl Model {
                     add(("is released", n, Some(op)), &|s| self.release(s, op, n));
                 }
             }
+            if self.leaf {
+                add(("promises", LEAF, Some(op)), &|s| self.leaf_promise(s, op));
+                add(("follows", LEAF, Some(op)), &|s| self.leaf_follow(s, op));
+                add(("is released", LEAF, Some(op)), &|s| self.leaf_release(s, op));
+            }
+            add(("learns", OLD, Some(op)), &|s| self.learn(s, op));
             add(("is fenced", OLD, Some(op)), &|s| self.fence(s, op));
             add(("elects", op + 1, Some(op)), &|s| self.elect(s, op));
             add(("catches up", op + 1, Some(op)), &|s| self.catch_up(s, op));
@@ -317,7 +353,9 @@ impl Model {
         }
         let asked = (1..self.nodes).filter(|n| *n == op + 1 || t.promised & bit(*n) != 0);
         let donor = asked.max_by_key(|n| (s.nodes[*n].log.last(), *n == op + 1));
-        s.ops[op].donor = donor.unwrap_or(op + 1) as u8;
+        let donor = donor.unwrap_or(op + 1);
+        let ahead = self.leaf && self.rules.leaf_gives && s.leaf.log.last() > s.nodes[donor].log.last();
+        s.ops[op].donor = if ahead { LEAF } else { donor } as u8;
         s.ops[op].steps += 1;
         true
     }
@@ -325,10 +363,13 @@ impl Model {
     /// takeover_fetch(), and what is fetched then.
     fn catch_up(&self, s: &mut State, op: usize) -> bool {
         let t = s.ops[op];
-        let (new, donor) = (s.nodes[op + 1], s.nodes[usize::from(t.donor)]);
         if self.at(op, &t) != Some(Step::Elected) || t.aborted || !self.promised(s, op) {
             return false;
         }
+        if usize::from(t.donor) == LEAF {
+            return self.leaf_give(s, op);
+        }
+        let (new, donor) = (s.nodes[op + 1], s.nodes[usize::from(t.donor)]);
         let log = &mut s.nodes[op + 1].log;
         if !new.log.begins(&donor.log) {
             return false;
@@ -417,6 +458,26 @@ impl Model {
         true
     }
 
+    /// epochs::learn(), learn_epochs(): the old root hears of the new one from that itself.
+    fn learn(&self, s: &mut State, op: usize) -> bool {
+        let (t, new) = (s.ops[op], s.nodes[op + 1]);
+        let node = &mut s.nodes[OLD];
+        if !new.open || new.epoch != t.epoch || !node.root || node.epoch >= t.epoch {
+            return false;
+        }
+        (node.open, node.epoch) = (false, t.epoch);
+        node.knows |= bit(op);
+        if self.rules.learned_stays_closed {
+            node.fence_op = 0;
+        }
+        for promise in 0..2 {
+            if node.promises[promise] < t.epoch {
+                node.forget(promise);
+            }
+        }
+        true
+    }
+
     /// takeover_abort()
     fn abort(&self, s: &mut State, op: usize) -> bool {
         let t = s.ops[op];
@@ -429,9 +490,15 @@ impl Model {
         true
     }
 
-    /// release_promise()
+    /// release_promise(), which the command calls (dead::release()), or the node's own replay (epochs::released()): whenever, in any order,
+    /// or never, as a node that is away.
     fn release(&self, s: &mut State, op: usize, n: usize) -> bool {
+        let journal = s.nodes[op + 1];
         let node = &mut s.nodes[n];
+        let elsewhere = journal.epoch > node.epoch || journal.promise().is_some();
+        if n == OLD && elsewhere && self.rules.released_by_who_knows_none {
+            return false;
+        }
         let too_early = self.rules.abort_before_release && !s.ops[op].aborted;
         let confirmed = self.rules.no_abort_after_promote && node.knows & bit(op) != 0;
         if too_early || confirmed || node.promises[op] == 0 {
@@ -479,14 +546,19 @@ impl Model {
                 }
             }
         }
-        for n in (1..NODES).filter(|n| s.nodes[*n].open && !before.nodes[*n].open) {
-            if !s.safe.begins(&s.nodes[n].log) {
+        for n in (0..NODES).filter(|n| s.nodes[*n].open && !before.nodes[*n].open) {
+            if n != OLD && !s.safe.begins(&s.nodes[n].log) {
                 return Err("a root opens without a tick that was safe");
             }
             let beside = |m: usize| s.nodes[m].open && (self.planned() || s.nodes[m].epoch >= s.nodes[n].epoch);
             if (0..NODES).any(|m| m != n && beside(m)) {
                 return Err("a root opens beside another one");
             }
+        }
+        self.check_leaf(s)?;
+        let known = |op: usize| s.nodes.iter().any(|node| node.knows & bit(op) != 0);
+        if self.rules.no_abort_after_promote && (0..2).any(|op| s.ops[op].aborted && known(op)) {
+            return Err("a node that is promised to an aborted takeover cannot be released");
         }
         if self.planned() && s.nodes[OLD].open && (1..NODES).any(|n| s.nodes[n].open) {
             return Err("a root opens beside another one");
@@ -541,6 +613,7 @@ fn explore(rules: Rules, kinds: [Kind; 2], nodes: usize, ticks: usize) -> Result
         kinds,
         nodes,
         ticks,
+        leaf: false,
     }
     .explore()
 }
@@ -561,7 +634,7 @@ fn no_order_of_actions_loses_a_tick_or_opens_two_roots() {
 #[test]
 fn a_root_that_is_released_by_hand_stays_the_only_one() {
     let mut rules = PROTOCOL;
-    rules.abort_before_release = false;
+    (rules.abort_before_release, rules.released_by_who_knows_none) = (false, false);
     assert!(explore(rules, PLANNED, 3, 1).is_ok());
     rules.open_is_a_step = false;
     match explore(rules, PLANNED, 3, 1) {
@@ -575,7 +648,7 @@ type LeaveOut = fn(&mut Rules);
 /// Each rule left out, where that shows.
 #[test]
 fn without_any_of_the_rules_it_goes_wrong() {
-    let rules: [(&str, [Kind; 2], usize, LeaveOut); 7] = [
+    let rules: [(&str, [Kind; 2], usize, LeaveOut); 9] = [
         ("promise_stops_reading", DEAD, 3, |r| r.promise_stops_reading = false),
         ("promise_is_compared", DEAD, 3, |r| r.promise_is_compared = false),
         ("all_promise", DEAD, 4, |r| r.all_promise = false),
@@ -587,6 +660,12 @@ fn without_any_of_the_rules_it_goes_wrong() {
             r.older_promises_are_kept = false
         }),
         ("one_holds_the_root", PLANNED, 3, |r| r.one_holds_the_root = false),
+        ("learned_stays_closed", MIXED, 3, |r| {
+            r.learned_stays_closed = false;
+        }),
+        ("released_by_who_knows_none", MIXED, 3, |r| {
+            r.released_by_who_knows_none = false;
+        }),
     ];
     for (name, kinds, nodes, leave_out) in rules {
         let mut rules = PROTOCOL;

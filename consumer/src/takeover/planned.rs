@@ -14,6 +14,7 @@ use crate::cascade::{Node, Role, ask, newer_epochs};
 use crate::error::{Doing, Error, Result};
 use crate::failpoint::failpoint;
 use crate::node::change::{leave_others, seen};
+use crate::node::epoch::{self, Epoch};
 use crate::node::tree::{self, Reached};
 use crate::replay::duty;
 
@@ -167,15 +168,42 @@ pub(super) async fn release(at: &Reached, op: &Op) -> Result<()> {
     Ok(())
 }
 
+/// Refuses to open the old root again where another one was made since, or is about to be.
+pub(super) async fn check_only_root(new: &Reached, old: &Reached, op: &Op) -> Result<()> {
+    let state = async |at: &Reached| {
+        let row = at
+            .client()
+            .query_one(
+                "select epoch, promised_op::text from pgcascade.node_state where queue_name = $1",
+                &[&op.queue],
+            )
+            .await
+            .doing(|| format!("look at {}", at.node.title()))?;
+        Ok::<(i64, Option<String>), Error>((row.get(0), row.get(1)))
+    };
+    let ((ours, promised), (theirs, _)) = (state(new).await?, state(old).await?);
+    let since = match promised {
+        _ if ours > theirs => format!("\"{}\" knows another root, of epoch {ours}", new.node.name),
+        Some(other) => format!("\"{}\" has a part in takeover {other}", new.node.name),
+        None => return Ok(()),
+    };
+    Err(Error::failure(format!(
+        "takeover {} is aborted, and {} is not opened again: {since}",
+        op.id,
+        old.node.title()
+    ))
+    .hint("consumer status shows which node is the root; docs/takeover.md says how the old one joins again."))
+}
+
 /// The old root has all the rows, so it goes on as a branch as it is: its replay finds that it was the root (duty.rs).
 async fn demote(new: &Reached, op: &Op, limits: &Limits) -> Result<()> {
-    let history = history(new, op).await?;
+    let begun = begun(new, op).await?;
     let old = old_root(new, op).await?;
     if old.node.role == Role::Root {
         // From here on the new root keeps what comes after the fork for it, also if its replay does not run.
         subscribe(new, &old, op.fork()?).await?;
         failpoint("takeover_subscribed_old");
-        follow(&old, op, &history, &new.node.name).await?;
+        epoch::follow(&old, &begun, &new.node.name).await?;
         failpoint("takeover_demoted_old");
     }
     // So that it can be the root again at once, whether its replay runs or not.
@@ -197,18 +225,6 @@ async fn subscribe(new: &Reached, other: &Reached, tick: i64) -> Result<()> {
     duty::subscribe(new.client(), other.client(), &after, tick).await
 }
 
-async fn follow(other: &Reached, op: &Op, history: &str, provider: &str) -> Result<()> {
-    other
-        .client()
-        .execute(
-            "select pgcascade.follow_root($1, $2::text::uuid, $3::text::jsonb, $4)",
-            &[&op.queue, &op.id, &history, &provider],
-        )
-        .await
-        .doing(|| format!("have {} follow \"{provider}\"", other.node.title()))?;
-    Ok(())
-}
-
 /// Who read from the old root reads from the new one; the others learn of the epoch. A node that cannot be reached is named,
 /// and left as it is: it goes on behind the old root, which has everything, too.
 async fn repoint(new: &Reached, op: &Op, limits: &Limits) -> Result<()> {
@@ -218,6 +234,7 @@ async fn repoint(new: &Reached, op: &Op, limits: &Limits) -> Result<()> {
         }
         let told = async {
             let other = tree::reach_known(&known, &op.queue).await?;
+            introduce(new, &other).await?;
             tell(new, &other, op, &[&op.old], limits).await
         };
         if let Err(error) = told.await {
@@ -232,6 +249,12 @@ async fn repoint(new: &Reached, op: &Op, limits: &Limits) -> Result<()> {
     op.advance(new, Step::Repointed).await
 }
 
+/// The new root may have been made so late that the other has not heard of it.
+pub(super) async fn introduce(new: &Reached, other: &Reached) -> Result<()> {
+    let itself = tree::find(new, &new.node.name).await?;
+    itself.tell(other.client(), &other.node).await
+}
+
 /// Tells a node of the epoch, and has it read from the new root if it reads from one of `from`.
 pub(super) async fn tell(new: &Reached, other: &Reached, op: &Op, from: &[&str], limits: &Limits) -> Result<()> {
     let mut provider = other.node.provider.as_str();
@@ -242,11 +265,7 @@ pub(super) async fn tell(new: &Reached, other: &Reached, op: &Op, from: &[&str],
             provider = &new.node.name;
         }
     }
-    if other.node.role != Role::Leaf {
-        follow(other, op, &history(new, op).await?, provider).await?;
-    } else if *provider != other.node.provider {
-        other.node.set_provider(other.client(), provider).await?;
-    }
+    epoch::follow(other, &begun(new, op).await?, provider).await?;
     failpoint("takeover_told");
     // Also a node that was moved by the run before.
     if *provider == new.node.name {
@@ -254,6 +273,15 @@ pub(super) async fn tell(new: &Reached, other: &Reached, op: &Op, from: &[&str],
         leave_others(other, provider).await?;
     }
     refused
+}
+
+/// The epoch that the takeover has begun.
+async fn begun(new: &Reached, op: &Op) -> Result<Epoch> {
+    Ok(Epoch {
+        op: op.id.clone(),
+        number: op.epoch,
+        history: history(new, op).await?,
+    })
 }
 
 /// What the new root knows of epochs.

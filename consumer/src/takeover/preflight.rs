@@ -1,5 +1,8 @@
 //! What is looked at before a takeover: nothing is changed here, and everything that stands against it is named at once.
 
+mod adopted;
+mod gate;
+mod leaves;
 pub(super) mod standby;
 
 use std::collections::HashMap;
@@ -15,6 +18,7 @@ use super::planned::{self, Captured};
 use super::step::{Kind, Step};
 use crate::cascade::Role;
 use crate::cli::TakeoverArgs;
+use crate::connect::exists;
 use crate::error::{Doing, Error, Result};
 use crate::node::tree::{self, Reached};
 use crate::replay::table::literal;
@@ -70,6 +74,7 @@ pub(super) async fn look(new: &Reached, live: Option<Op>, args: &TakeoverArgs) -
     found.behind = theirs.top - ours.top;
     found.compare(&ours, &theirs);
     found.tables(new, &old, &args.ignore_table).await?;
+    found.adopted(new).await?;
     found.against.extend(merged::against(new, Some(&old)).await?);
     found.epoch = ours.epoch.max(theirs.epoch) + 1;
     for known in tree::known(new).await? {
@@ -130,9 +135,11 @@ pub(super) async fn look_without(new: &Reached, old: &str, live: Option<Op>, arg
     let ours = facts(new).await?;
     let mut furthest = ours.top;
     let (mut branches, mut leaves) = (0, Vec::new());
+    let mut standbys = gate::followed(new).await?;
     found.epoch = ours.epoch + 1;
     found.merged(&ours, &new.node.name);
     found.stand_alone(new).await?;
+    found.adopted(new).await?;
     found.against.extend(merged::against(new, None).await?);
     for known in tree::known(new).await? {
         if known.name == new.node.name || known.name == old || args.lost.contains(&known.name) {
@@ -151,7 +158,7 @@ pub(super) async fn look_without(new: &Reached, old: &str, live: Option<Op>, arg
                     literal(&known.name)
                 ),
             ),
-            Ok(other) if other.node.role == Role::Leaf => leaves.push((known.name, other.node.tick)),
+            Ok(other) if other.node.role == Role::Leaf => leaves.push((known, other)),
             Ok(other) if other.node.role == Role::Root => found.add(
                 format!("\"{}\" is the root", known.name),
                 "leave --dead out, or name that one",
@@ -161,6 +168,7 @@ pub(super) async fn look_without(new: &Reached, old: &str, live: Option<Op>, arg
                 found.epoch = found.epoch.max(theirs.epoch + 1);
                 furthest = furthest.max(theirs.top);
                 branches += 1;
+                standbys.extend(gate::followed(&other).await?);
                 found
                     .others
                     .push(format!("branch \"{}\" is at tick {}", known.name, theirs.top));
@@ -174,16 +182,9 @@ pub(super) async fn look_without(new: &Reached, old: &str, live: Option<Op>, arg
             ),
         }
     }
-    found.behind = furthest - ours.top;
-    for (name, tick) in leaves {
-        found.others.push(format!("leaf \"{name}\" is at tick {tick}"));
-        if tick > furthest {
-            found.add(
-                format!("leaf \"{name}\" is at tick {tick}, and no branch is further than {furthest}: it has changes that all others lack"),
-                "compare its tables with the new root's afterwards; give it up with --lost, and make it anew",
-            );
-        }
-    }
+    let top = found.leaves(new, furthest, leaves).await?;
+    found.behind = top - ours.top;
+    found.standbys(standbys, top, args);
     if branches == 0 {
         found.confirms = 0;
         if args.fenced_by.is_none() {
@@ -226,15 +227,7 @@ async fn facts(at: &Reached) -> Result<Facts> {
 
 /// How far each table's replay is, by its name on the subscriber.
 async fn states(at: &Reached) -> Result<HashMap<(String, String), String>> {
-    let there = at
-        .client()
-        .query_one(
-            "select pg_catalog.to_regclass('pgcascade_replay.table_state') is not null",
-            &[],
-        )
-        .await
-        .doing(|| format!("look for the states of the tables of {}", at.node.title()))?;
-    if !there.get::<_, bool>(0) {
+    if !exists(at.client(), "pgcascade_replay.table_state").await? {
         return Ok(HashMap::new());
     }
     let rows = at

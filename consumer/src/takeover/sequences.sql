@@ -1,6 +1,8 @@
--- The sequences that belong to columns of captured tables, and where they stand; null: nothing was drawn from it.
+-- The sequences that belong to columns of captured tables, where they stand (null: nothing was drawn from it), and whether the column
+-- is an integer.
 -- $1: queue
-select distinct n.nspname::text, c.relname::text, a.attname::text, pg_catalog.pg_sequence_last_value(s.oid::regclass)
+select distinct n.nspname::text, c.relname::text, a.attname::text, pg_catalog.pg_sequence_last_value(s.oid::regclass),
+       a.atttypid in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype)
   from pg_catalog.pg_trigger g
   join pg_catalog.pg_proc p on p.oid = g.tgfoid
   join pg_catalog.pg_namespace pn on pn.oid = p.pronamespace

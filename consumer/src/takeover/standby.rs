@@ -1,9 +1,9 @@
 //! The steps of a takeover by a promoted standby of the root: a copy of the root, up to some place in its log, that is to
 //! be the root under the same name at another place.
 //!
-//! They are those of a takeover without the old root (dead.rs), and what differs is how it catches up. Branches may have ticks that
-//! it lacks, while it has a part of their events, and events that no branch has: it sets aside what no tick of its own shows, goes on as a
-//! branch of the furthest one, and replays what is missing with the program's own replay, which leaves out what it had
+//! They are those of a takeover without the old root (dead.rs), and what differs is how it catches up. Branches, or a leaf with its
+//! journal, may have ticks that it lacks, while it has a part of their events, and events that no branch has: it sets aside what no tick of its own shows, goes on as a
+//! branch of the furthest one, be it a leaf, and replays what is missing with the program's own replay, which leaves out what it had
 //! (sql/takeover_standby.sql). merge.rs, a test, shows that nothing simpler is right.
 
 use std::time::Duration;
@@ -12,12 +12,13 @@ use tokio::time::{Instant, sleep};
 
 use super::dead;
 use super::journal::Op;
+use super::leaves;
 use super::planned::{self, Limits};
 use super::step::Step;
 use crate::cascade::{Role, ask, newer_epochs, set_location};
 use crate::cli::TakeoverArgs;
 use crate::config::ReplaySettings;
-use crate::conninfo::mentions_password;
+use crate::conninfo::refuse_password;
 use crate::error::{Doing, Error, Result};
 use crate::failpoint::failpoint;
 use crate::node::change::{leave_others, seen};
@@ -45,11 +46,8 @@ impl Place {
             Some(location) => ("--location", location),
             None => ("--db", &db),
         };
-        if args.promoted_standby && mentions_password(told)? {
-            return Err(Error::usage(format!(
-                "{flag} holds a password, which every node of the cascade would store"
-            ))
-            .hint("Give --location without one, and keep passwords in ~/.pgpass of the user that runs replay."));
+        if args.promoted_standby {
+            refuse_password(flag, told)?;
         }
         Ok(Self {
             db,
@@ -140,7 +138,10 @@ async fn elect(new: &Reached, op: &mut Op) -> Result<()> {
             furthest = (there, other.node.name);
         }
     }
-    let ((_, tick), donor) = furthest;
+    let ((_, mut tick), mut donor) = furthest;
+    if let Some(ahead) = leaves::ahead(new, op, tick).await? {
+        (donor, tick) = ahead;
+    }
     (op.fork, op.donor) = (Some(tick), Some(donor));
     op.advance(new, Step::Elected).await
 }
@@ -198,13 +199,20 @@ pub(super) async fn differ(new: &Reached, ours: i64, other: &Reached, theirs: i6
 
 async fn catch_up(new: &Reached, op: &Op, limits: &Limits, place: &Place) -> Result<()> {
     let (fork, donor) = (op.fork()?, op.donor()?);
-    if donor != new.node.name {
+    let now = new.node.reload(new.client()).await?;
+    if donor != new.node.name && now.tick < fork {
         let from = tree::reach_known(&tree::find(new, donor).await?, &op.queue).await?;
-        op.fetch(new, donor, &newer_epochs(from.client(), &op.queue, 0).await?)
-            .await?;
+        let epochs = if from.node.role == Role::Leaf {
+            leaves::check_journal(&from, &now).await?;
+            leaves::epochs(new, op).await?
+        } else {
+            newer_epochs(from.client(), &op.queue, 0).await?
+        };
+        op.fetch(new, donor, &epochs).await?;
         failpoint("takeover_set_aside");
         fetch(new, op, fork, limits, place).await?;
     }
+    leaves::settle(new, op).await?;
     op.advance(new, Step::CaughtUp).await
 }
 
@@ -280,16 +288,4 @@ async fn tell(new: &Reached, op: &Op, place: &Place) -> Result<()> {
         .await?;
     }
     op.advance(new, Step::Done).await
-}
-
-/// The other nodes owe the takeover nothing any more, and keep nothing for it.
-pub(super) async fn release(new: &Reached, op: &Op) -> Result<()> {
-    for other in dead::branches(new, op).await? {
-        planned::release(&other, op).await?;
-        if other.node.role == Role::Branch {
-            let call = "pgq_node.unregister_subscriber($1, $2)";
-            ask(other.client(), &other.node.title(), call, &[&op.queue, &new.node.name]).await?;
-        }
-    }
-    Ok(())
 }

@@ -73,6 +73,45 @@ async fn another_provider_while_it_streams() {
     tree.drop(&["leaf", "second", "branch", "root"]).await;
 }
 
+/// The provider dies in the middle of a copy: another one can be given, and the copy starts over from that. Not while it answers.
+#[tokio::test]
+async fn another_provider_in_the_middle_of_a_copy() {
+    let tree = Tree::new().await;
+    let root = tree.connect("root").await;
+    write(&root, 1).await;
+    tree.add("branch", "branch", "root").await;
+    tree.catch_up("branch").await;
+    let leaf = tree.add("leaf", "leaf", "branch").await;
+    let killed = tree.replay("leaf").failpoints("in_copy=kill").output().await;
+    assert_eq!(killed.code(), None, "{}", killed.stderr);
+    let change = "change-provider leaf --provider root";
+    let refused = tree.manage(1, change).await;
+    assert!(
+        refused.stderr.contains("is copying tables from its provider"),
+        "{}",
+        refused.stderr
+    );
+    // Killed and started, it goes on where it was.
+    let again = tree.replay("leaf").failpoints("in_copy=kill").output().await;
+    assert!(!again.stderr.contains("starts over"), "{}", again.stderr);
+    tree.remove("branch").await;
+    let changed = tree.manage(0, change).await;
+    assert!(changed.stderr.contains("are copied anew"), "{}", changed.stderr);
+    write(&root, 100).await;
+    let copied = tree.catch_up("leaf").await;
+    assert!(
+        copied
+            .stderr
+            .contains("the copy was begun from node \"branch\", and starts over from node \"root\""),
+        "{}",
+        copied.stderr
+    );
+    tree.assert_same_rows(&root, &leaf).await;
+    tree.manage(0, "drop branch --dead").await;
+    drop((root, leaf));
+    tree.drop(&["leaf", "root"]).await;
+}
+
 #[tokio::test]
 async fn paused_nodes_stand_still() {
     let tree = Tree::new().await;

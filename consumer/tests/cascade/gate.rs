@@ -45,7 +45,7 @@ async fn a_leaf_below_a_branch_waits_for_the_other_branch() {
     assert_eq!(code, Some(1), "{shown}");
     for line in [
         "gate 3 at tick 0",
-        "wants 3 branches to have each tick, and 2 read from it",
+        "wants 3 branches and standbys to have each tick, and 2 read from it",
     ] {
         assert!(shown.contains(line), "{line}: {shown}");
     }

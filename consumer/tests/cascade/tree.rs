@@ -1,9 +1,9 @@
 //! A cascade for a test: databases by name, commands about them, and what must hold of them.
 
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, LazyLock};
 
-use crate::cluster::{Cluster, Db, Output, Replay, eventually};
+use crate::cluster::{Cluster, Db, Output, Replay, Running, eventually};
 
 static CLUSTER: LazyLock<Cluster> = LazyLock::new(|| Cluster::start("cascade", &["-o", "max_worker_processes=40"]));
 static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -30,6 +30,8 @@ pub(crate) struct Tree {
     prefix: String,
     /// Where the root is, if it is to be killed.
     apart: Option<Cluster>,
+    /// Other nodes that are to be killed.
+    elsewhere: Vec<(&'static str, Arc<Cluster>)>,
 }
 
 impl Tree {
@@ -52,6 +54,7 @@ impl Tree {
         let tree = Self {
             prefix: format!("c{}", COUNT.fetch_add(1, Ordering::Relaxed)),
             apart,
+            elsewhere: Vec::new(),
         };
         let root = tree.database("root", true).await;
         root.run(
@@ -64,7 +67,26 @@ impl Tree {
         tree
     }
 
+    /// The nodes of these names will be in clusters of their own.
+    pub(crate) fn elsewhere(mut self, names: &[&'static str]) -> Self {
+        self.elsewhere = names
+            .iter()
+            .map(|name| (*name, Arc::new(Cluster::start(name, &[]))))
+            .collect();
+        self
+    }
+
+    /// They will be in one that is only theirs.
+    pub(crate) fn together(mut self, names: &[&'static str]) -> Self {
+        let cluster = Arc::new(Cluster::start("nodes", &["-o", "max_worker_processes=40"]));
+        self.elsewhere = names.iter().map(|name| (*name, Arc::clone(&cluster))).collect();
+        self
+    }
+
     pub(crate) fn cluster(&self, name: &str) -> &Cluster {
+        if let Some((_, elsewhere)) = self.elsewhere.iter().find(|(node, _)| *node == name) {
+            return elsewhere;
+        }
         match &self.apart {
             Some(apart) if name == "root" => apart,
             _ => &CLUSTER,
@@ -181,6 +203,28 @@ impl Tree {
         db
     }
 
+    /// Makes nodes that read from the root, and have what that has.
+    pub(crate) async fn below_root<const N: usize>(&self, nodes: [(&str, &str); N]) -> [Db; N] {
+        let mut made = Vec::new();
+        for (kind, name) in nodes {
+            made.push(self.add(kind, name, "root").await);
+        }
+        self.catch_up_all(&nodes.map(|(_, name)| name)).await;
+        made.try_into().ok().expect("as many")
+    }
+
+    /// One after the other.
+    pub(crate) async fn catch_up_all(&self, names: &[&str]) {
+        for name in names {
+            self.catch_up(name).await;
+        }
+    }
+
+    /// The replays of nodes run.
+    pub(crate) fn replays(&self, names: &[&str]) -> Vec<Running> {
+        names.iter().map(|name| self.replay(name).spawn()).collect()
+    }
+
     /// The replay of a node.
     pub(crate) fn replay(&self, name: &str) -> Replay {
         Replay::command(&[
@@ -257,6 +301,13 @@ impl Tree {
                 .run(&format!("drop database {}_{name} with (force)", self.prefix))
                 .await;
         }
+    }
+}
+
+/// Ends replays, which must have gone well.
+pub(crate) async fn stop(replays: impl IntoIterator<Item = Running>) {
+    for replay in replays {
+        replay.stop().await;
     }
 }
 

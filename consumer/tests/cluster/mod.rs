@@ -151,9 +151,16 @@ impl Cluster {
             .user("postgres")
             .password(&self.password)
             .dbname(database);
+        self.session(&settings).await
+    }
+
+    pub(crate) async fn session(&self, settings: &tokio_postgres::Config) -> Result<Db, tokio_postgres::Error> {
         let (client, connection) = settings.connect(NoTls).await?;
         tokio::spawn(connection);
-        Ok(Db { client })
+        Ok(Db {
+            client,
+            log: self.dir.join("log"),
+        })
     }
 
     /// What psql prints, messages included, when it runs a statement.
@@ -224,6 +231,19 @@ impl Cluster {
         script_run(&["kill"], &self.dir);
     }
 
+    /// Stops it, and keeps what it has now for [`Self::go_back`].
+    pub(crate) fn keep(&self) {
+        self.stop();
+        self.shell("cp -a \"$PGDATA\" \"$PGDATA.kept\"");
+    }
+
+    /// Kills it, and starts it again with what it had then.
+    pub(crate) fn go_back(&self) {
+        self.kill();
+        self.shell("rm -rf \"$PGDATA\" && cp -a \"$PGDATA.kept\" \"$PGDATA\"");
+        self.start_again();
+    }
+
     pub(crate) fn start_again(&self) {
         script_run(&["start"], &self.dir);
     }
@@ -232,6 +252,8 @@ impl Cluster {
 /// A session.
 pub(crate) struct Db {
     pub(crate) client: Client,
+    /// Its server's.
+    log: PathBuf,
 }
 
 impl Db {
@@ -240,14 +262,33 @@ impl Db {
         self.client
             .batch_execute(sql)
             .await
-            .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+            .unwrap_or_else(|error| self.failed(sql, &error));
+    }
+
+    /// Fails; a session that was closed does not know why, but its server may.
+    fn failed(&self, sql: &str, error: &tokio_postgres::Error) -> ! {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let telling = log.lines().filter(|line| {
+            [
+                "PANIC",
+                "FATAL",
+                "terminated by",
+                "shutting down",
+                "starting PostgreSQL",
+            ]
+            .iter()
+            .any(|word| line.contains(word))
+        });
+        let mut last: Vec<&str> = telling.rev().take(if error.is_closed() { 6 } else { 0 }).collect();
+        last.reverse();
+        panic!("{error:?}: {sql} {}", last.join(" | "))
     }
 
     /// Rows as psql's unaligned mode prints them: `|` between values, a line per row.
     pub(crate) async fn text(&self, sql: &str) -> String {
         self.try_text(sql)
             .await
-            .unwrap_or_else(|error| panic!("{sql}: {error:?}"))
+            .unwrap_or_else(|error| self.failed(sql, &error))
     }
 
     pub(crate) async fn try_text(&self, sql: &str) -> Result<String, tokio_postgres::Error> {

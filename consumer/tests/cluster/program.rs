@@ -63,6 +63,11 @@ impl Replay {
         self.args(&[argument])
     }
 
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
     pub(crate) fn failpoints(mut self, points: &str) -> Self {
         self.command.env("PGCASCADE_FAILPOINTS", points);
         self
@@ -200,5 +205,8 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("The consumer that was running said:\n{}", self.stderr());
+        }
     }
 }

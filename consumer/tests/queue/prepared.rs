@@ -106,3 +106,33 @@ async fn a_batch_that_was_finished_in_a_prepared_transaction_stays_where_it_is()
     assert_eq!(db.text(open).await, "<null>");
     assert_eq!(db.text(&format!("select pgq.finish_batch({batch})")).await, "0");
 }
+
+/// A rotation that is prepared and rolled back: the session that made it, and others, go on with the table that is current then.
+#[tokio::test]
+async fn a_rotation_that_is_prepared_and_rolled_back_is_forgotten_by_the_session_that_made_it() {
+    let cluster = Cluster::start("prepared-rotation", &["-o", "pgcascade.ticker=off"]);
+    let db = queue(&cluster, "p", &[]).await;
+    let other = cluster.connect("p").await;
+    let event = |name: &str| format!("select pgq.insert_event('q', 't', '{name}')");
+    // The others are locked by the rotation.
+    let current = "select ev_data from pgq.event_1_0 order by ev_id";
+    db.run(&event("before")).await;
+    tick(&db).await;
+    let mut delivered = Delivered::default();
+    delivered.read(&db).await;
+    db.run("begin").await;
+    db.run("select pgq.maint_rotate_tables_step1('q')").await;
+    assert_eq!(db.text("select queue_cur_table from pgq.queue").await, "1");
+    db.run(&event("inside")).await;
+    db.run("prepare transaction 'rotation'").await;
+    db.run(&event("prepared")).await;
+    other.run(&event("prepared, other")).await;
+    assert_eq!(db.text(current).await, "before\nprepared\nprepared, other");
+    db.run("rollback prepared 'rotation'").await;
+    db.run(&event("after")).await;
+    other.run(&event("after, other")).await;
+    assert_eq!(
+        db.text(current).await,
+        "before\nprepared\nprepared, other\nafter\nafter, other"
+    );
+}

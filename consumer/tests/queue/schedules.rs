@@ -19,6 +19,17 @@ use model::{LOCK_TIMEOUT, Model, Outcome};
 
 const DATABASE: &str = "schedules";
 
+/// What was once found to differ.
+const KEPT: [&str; 4] = [
+    // A session locks a queue that it does not rotate, being older than the last rotation.
+    "idle; 0 tick; 0 next 0; 0 read 0; 0 finish 0; 2 begin; 3 step1; 3 step2; 2 step1; 4 register 2 0; 2 commit",
+    // The same, having had its transaction id before that rotation.
+    "idle; 0 tick; 0 next 0; 0 read 0; 0 finish 0; 2 begin; 2 event; 3 step1; 3 step2; 2 step1; 2 commit",
+    // A tick looks into the events, one of whose tables is being emptied: for the one event that there may be, and for its own.
+    "idle; 0 tick; 0 next 0; 0 read 0; 0 finish 0; 3 begin; 3 step1; 1 event; 1 tick; 3 commit",
+    "idle; 0 tick; 0 next 0; 0 read 0; 0 finish 0; 1 begin; 1 event; 3 begin; 3 step1; 1 event; 1 tick; 3 commit",
+];
+
 /// A server and the model of it, in step.
 struct Both<'a> {
     cluster: &'a Cluster,
@@ -94,6 +105,10 @@ impl Both<'_> {
         let prepared = self.model.prepared();
         let expected = self.model.make_or_fail(s, act);
         let found = self.sessions[s].try_text(&statement).await;
+        if found.is_err() {
+            // The error is heard of before the transaction is rolled back, the answer to the next statement after it.
+            let _ = self.sessions[s].try_text("select").await;
+        }
         let state = found.as_ref().err().map(|error| {
             error
                 .code()
@@ -219,8 +234,9 @@ impl Both<'_> {
 async fn run(cluster: &Cluster, db: &Db, schedule: &Schedule) -> usize {
     db.run("select pgq.create_queue('q'); select pgq.register_consumer('q', 'c0')")
         .await;
+    // Due even in a transaction that is older than the last rotation.
     db.run(
-        "update pgq.queue set queue_ticker_max_lag = '0', queue_ticker_idle_period = '0', queue_rotation_period = '0'",
+        "update pgq.queue set queue_ticker_max_lag = '0', queue_ticker_idle_period = '0', queue_rotation_period = '-1 day'",
     )
     .await;
     let mut both = Both {
@@ -242,7 +258,7 @@ async fn run(cluster: &Cluster, db: &Db, schedule: &Schedule) -> usize {
         result = both.settle().await;
     }
     if let Err(why) = result {
-        panic!("move {} of {schedule}: {why}", both.moves);
+        panic!("{why}, at move {} of {schedule}", both.moves);
     }
     both.moves
 }
@@ -259,7 +275,8 @@ async fn the_server_does_what_the_model_does() {
     db.run(
         "create table captured (id int primary key, v text); insert into captured select generate_series(0, 2);
             create trigger capture after update on captured for each row execute function pgq.logutriga('q');
-            select pgq.drop_queue('q', true)",
+            select pgq.drop_queue('q', true);
+            alter table pgq.queue drop constraint queue_rotation_period_not_negative",
     )
     .await;
     let draw = Draw {
@@ -274,8 +291,9 @@ async fn the_server_does_what_the_model_does() {
     let with_crashes = drawn(crashes, TestRunner::deterministic())
         .filter(|schedule| schedule.moves.iter().filter(|one| one.act == Act::Crash).count() == 1)
         .take(2);
+    let kept = KEPT.iter().map(|kept| kept.parse().unwrap());
     let mut moves = 0;
-    for schedule in always.chain(by_chance).chain(with_crashes) {
+    for schedule in kept.chain(always).chain(by_chance).chain(with_crashes) {
         moves += run(&cluster, &db, &schedule).await;
         db = cluster.connect(DATABASE).await;
         db.run("select pgq.drop_queue('q', true)").await;

@@ -279,6 +279,43 @@ async fn once_whatever_is_killed() {
     pair.drop().await;
 }
 
+/// A file that is executed between a replay's look for what is pending and its look at the tables makes them differ: not for
+/// long, so replay goes on.
+#[tokio::test]
+async fn while_the_tables_are_looked_at() {
+    let pair = pair().await;
+    let p = &pair.provider;
+    p.run("create table t (id int primary key)").await;
+    pair.catch_up(&["--table", "t", "--create"]).await;
+    executed(&pair, &[&file(&pair, "first.sql", "select 1")]);
+    pair.catch_up(&ROLE).await;
+    let go_on = pair.subscriber_cluster.file(&format!("go-on-{}", pair.database));
+    let running = pair
+        .replay()
+        .args(&ROLE)
+        .arg("--until-caught-up")
+        .failpoints(&format!("before_look=pause:{go_on}"))
+        .spawn();
+    eventually("it has seen that nothing is pending", async || {
+        p.text(
+            "select count(*) from pg_stat_activity where datname = current_database() and state = 'idle'
+                and application_name like 'pgcascade replay %' and query like '%pg_visible_in_snapshot%'",
+        )
+        .await
+            == "1"
+    })
+    .await;
+    executed(&pair, &[&file(&pair, "more.sql", "alter table t add column more int")]);
+    p.run("insert into t values (1, 2)").await;
+    std::fs::write(&go_on, "").unwrap();
+    let output = running.wait().await;
+    assert_eq!(output.code(), Some(0), "{}", output.stderr);
+    let text = "a file was executed on the provider while the tables were looked at";
+    assert!(output.stderr.contains(text), "{}", output.stderr);
+    pair.assert_equal("t").await;
+    pair.drop().await;
+}
+
 /// The file counts once for every row, also for those that a copy reads before, while and after it is executed.
 #[tokio::test]
 async fn beside_a_copy() {
@@ -340,6 +377,62 @@ async fn beside_a_copy() {
     pair.assert_equal("late").await;
     pair.assert_equal("t").await;
     assert_eq!(pair.subscriber.text("select distinct n from late").await, "1");
+    pair.drop().await;
+}
+
+/// The file is committed after replay has seen that none is on its way, and before the snapshot of a copy: the copy has what the file did, and its
+/// event is still to come.
+#[tokio::test]
+async fn between_the_look_and_a_copy() {
+    let pair = pair().await;
+    let p = &pair.provider;
+    p.run(
+        "create table small (id int primary key);
+         create table t (id int primary key, n int not null default 0); insert into t select generate_series(1, 500)",
+    )
+    .await;
+    pair.catch_up(&["--table", "small", "--create"]).await;
+    done(&pair, &["add", "t", "--create"]);
+    let go_on = pair.subscriber_cluster.file(&format!("go-on-{}", pair.database));
+    let running = pair
+        .replay()
+        .args(&ROLE)
+        .failpoints(&format!("before_copy=pause:{go_on}"))
+        .spawn();
+    eventually("it has looked at everything", async || {
+        p.text(
+            "select count(*) from pg_stat_activity where datname = current_database() and state = 'idle'
+                and application_name like 'pgcascade replay %' and query = 'listen pgcascade_tick'",
+        )
+        .await
+            == "1"
+    })
+    .await;
+    // Its event comes when the copy is there.
+    p.run("select pgq.set_queue_config('q', 'ticker_paused', 'true')").await;
+    let count = file(
+        &pair,
+        "count.sql",
+        "--*-- Local-Table: public.t\nupdate t set n = n + 1",
+    );
+    executed(&pair, &[&count]);
+    std::fs::write(&go_on, "").unwrap();
+    eventually("the copy is there", async || {
+        pair.subscriber.text(STATES).await == "small ok, t catching-up"
+    })
+    .await;
+    assert_eq!(pair.subscriber.text("select distinct n from t").await, "1");
+    p.run("select pgq.set_queue_config('q', 'ticker_paused', 'false')")
+        .await;
+    running
+        .until_it_says("to be copied again, as the file was executed during its copy")
+        .await;
+    eventually("it is copied again", async || {
+        pair.subscriber.text(STATES).await == "small ok, t ok"
+    })
+    .await;
+    pair.assert_equal("t").await;
+    running.stop().await;
     pair.drop().await;
 }
 

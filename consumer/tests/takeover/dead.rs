@@ -1,9 +1,9 @@
 //! The old root is gone: its server is killed, and does not come back.
 
-use crate::cluster::{Output, Replay, eventually};
-use crate::tree::{Tree, until, write};
+use crate::cluster::{Db, Output, Replay, eventually};
+use crate::tree::{Tree, stop, until, write};
 
-async fn takeover(tree: &Tree, new: &str, more: &[&str], code: i32) -> Output {
+pub(crate) async fn takeover(tree: &Tree, new: &str, more: &[&str], code: i32) -> Output {
     let at = tree.conninfo(new);
     let output = Replay::command(&["takeover", new, "--queue", "q", "--db", &at, "--timeout", "120"])
         .args(more)
@@ -13,7 +13,7 @@ async fn takeover(tree: &Tree, new: &str, more: &[&str], code: i32) -> Output {
     output
 }
 
-async fn killed(tree: &Tree, new: &str, more: &[&str], point: &str) {
+pub(crate) async fn killed(tree: &Tree, new: &str, more: &[&str], point: &str) {
     let at = tree.conninfo(new);
     let output = Replay::command(&["takeover", new, "--queue", "q", "--db", &at, "--timeout", "120"])
         .args(more)
@@ -23,20 +23,36 @@ async fn killed(tree: &Tree, new: &str, more: &[&str], point: &str) {
     assert_eq!(output.code(), None, "{point} was not reached: {}", output.stderr);
 }
 
-const STATE: &str = "select role, open, epoch, promised_op is null, frozen from pgcascade.node_state";
-const JOURNAL: &str = "select count(*) from journal";
+/// The command is killed there, and given up: the branches are as before.
+pub(crate) async fn given_up(tree: &Tree, new: &str, more: &[&str], point: &str, branches: [&Db; 2]) {
+    killed(tree, new, more, point).await;
+    takeover(tree, new, &["--abort"], 0).await;
+    for node in branches {
+        assert_eq!(node.text(STATE).await, "branch|f|1|t|f", "{point}");
+    }
+}
+
+/// The command goes on and is killed at each of these places, and ends. It opens when it should.
+pub(crate) async fn killed_all_the_way(tree: &Tree, (new, node): (&str, &Db), points: &[&str]) {
+    for point in points {
+        killed(tree, new, &["--resume"], point).await;
+        let open = node.text("select open from pgcascade.node_state").await;
+        assert_eq!(open == "t", *point == "after_opened", "{point}");
+    }
+    takeover(tree, new, &["--resume"], 0).await;
+}
+
+pub(crate) const STATE: &str = "select role, open, epoch, promised_op is null, frozen from pgcascade.node_state";
+pub(crate) const JOURNAL: &str = "select count(*) from journal";
 
 /// The chosen branch is behind its sibling, and fetches from that what it lacks. The command is killed all the way.
 #[tokio::test]
 async fn what_only_a_sibling_has_is_fetched_first() {
     let tree = Tree::apart().await;
     let root = tree.connect("root").await;
-    let behind = tree.add("branch", "behind", "root").await;
-    let ahead = tree.add("branch", "ahead", "root").await;
-    let leaf = tree.add("leaf", "leaf", "root").await;
-    for name in ["behind", "ahead", "leaf"] {
-        tree.catch_up(name).await;
-    }
+    let [behind, ahead, leaf] = tree
+        .below_root([("branch", "behind"), ("branch", "ahead"), ("leaf", "leaf")])
+        .await;
     let alive = takeover(&tree, "behind", &["--dead", "root"], 1).await;
     assert!(
         alive.stderr.contains("node \"root\" answers, and is not dead"),
@@ -56,24 +72,22 @@ async fn what_only_a_sibling_has_is_fetched_first() {
     root.run("insert into journal values (-1, 'lost')").await;
     drop(root);
     tree.kill_root();
-    let replays: Vec<_> = ["behind", "ahead", "leaf"].map(|name| tree.replay(name).spawn()).into();
+    let replays = tree.replays(&["behind", "ahead", "leaf"]);
 
     let dead = ["--dead", "root"];
     for point in ["after_prepared", "promised_one", "after_promised", "after_elected"] {
-        killed(&tree, "behind", &dead, point).await;
-        let refused = takeover(&tree, "behind", &dead, 1).await;
-        assert!(refused.stderr.contains("is under way"), "{point}: {}", refused.stderr);
-        takeover(&tree, "behind", &["--abort"], 0).await;
-        for node in [&behind, &ahead] {
-            assert_eq!(node.text(STATE).await, "branch|f|1|t|f", "{point}");
-        }
+        given_up(&tree, "behind", &dead, point, [&behind, &ahead]).await;
     }
+    killed(&tree, "behind", &dead, "after_prepared").await;
+    let refused = takeover(&tree, "behind", &dead, 1).await;
+    assert!(refused.stderr.contains("is under way"), "{}", refused.stderr);
+    takeover(&tree, "behind", &["--abort"], 0).await;
     // Another one of the survivors thinks that it should be.
     killed(&tree, "ahead", &dead, "after_promised").await;
     killed(&tree, "behind", &dead, "subscribed_new").await;
     let late = takeover(&tree, "ahead", &["--resume"], 1).await;
     assert!(late.stderr.contains("has promised epoch"), "{}", late.stderr);
-    for point in [
+    let points = [
         "fetching",
         "after_caught-up",
         "after_promoted",
@@ -81,12 +95,8 @@ async fn what_only_a_sibling_has_is_fetched_first() {
         "after_repointed",
         "confirmed_one",
         "after_opened",
-    ] {
-        killed(&tree, "behind", &["--resume"], point).await;
-        let open = behind.text("select open from pgcascade.node_state").await;
-        assert_eq!(open == "t", point == "after_opened", "{point}");
-    }
-    takeover(&tree, "behind", &["--resume"], 0).await;
+    ];
+    killed_all_the_way(&tree, ("behind", &behind), &points).await;
 
     let epoch = behind.text("select epoch from pgcascade.node_state").await;
     assert_eq!(behind.text(STATE).await, format!("root|t|{epoch}|t|f"));
@@ -135,9 +145,7 @@ async fn what_only_a_sibling_has_is_fetched_first() {
     .await;
     assert_eq!(root.text("select count(*) from journal where uid = -1").await, "1");
     replay.stop().await;
-    for replay in replays {
-        replay.stop().await;
-    }
+    stop(replays).await;
     drop((root, behind, ahead, leaf));
     tree.drop(&["leaf", "ahead", "behind"]).await;
 }
@@ -147,12 +155,9 @@ async fn what_only_a_sibling_has_is_fetched_first() {
 async fn behind_a_gate_no_leaf_is_ahead_of_the_branches() {
     let tree = Tree::apart().await;
     let root = tree.connect("root").await;
-    let behind = tree.add("branch", "behind", "root").await;
-    let ahead = tree.add("branch", "ahead", "root").await;
-    let leaf = tree.add("leaf", "leaf", "root").await;
-    for name in ["behind", "ahead", "leaf"] {
-        tree.catch_up(name).await;
-    }
+    let [behind, ahead, leaf] = tree
+        .below_root([("branch", "behind"), ("branch", "ahead"), ("leaf", "leaf")])
+        .await;
     root.run("select pgq.register_consumer('q', 'plain'), pgcascade.set_confirm_gate('q', 1)")
         .await;
     let replay = tree.replay("leaf").spawn();
@@ -171,24 +176,18 @@ async fn behind_a_gate_no_leaf_is_ahead_of_the_branches() {
     until(&root, held, "t").await;
     drop(root);
     tree.kill_root();
-    let replays: Vec<_> = ["behind", "ahead"].map(|name| tree.replay(name).spawn()).into();
+    let replays = tree.replays(&["behind", "ahead"]);
     takeover(&tree, "behind", &["--dead", "root"], 0).await;
     write(&behind, 300).await;
     for node in [&ahead, &leaf] {
         until(node, JOURNAL, &behind.text(JOURNAL).await).await;
         tree.assert_same_rows(&behind, node).await;
     }
-    // The new root has the gate, too.
-    assert_eq!(
-        behind
-            .text("select candidates, released_tick = last_tick from pgcascade.gate_state")
-            .await,
-        "1|t"
-    );
+    // The new root has the gate, too; its last tick may not be confirmed yet.
+    let released = "select candidates, released_tick = last_tick from pgcascade.gate_state";
+    until(&behind, released, "1|t").await;
     replay.stop().await;
-    for replay in replays {
-        replay.stop().await;
-    }
+    stop(replays).await;
     drop((behind, ahead, leaf));
     tree.drop(&["leaf", "ahead", "behind"]).await;
 }
@@ -203,7 +202,9 @@ async fn the_last_branch_opens_on_the_operators_word() {
     tree.catch_up("branch").await;
     let leaf = tree.connect("leaf").await;
     write(&tree.connect("root").await, 1).await;
-    tree.catch_up("leaf").await;
+    let without = ["--journal-bytes", "0", "--until-caught-up"];
+    let ahead = tree.replay("leaf").args(&without).output().await;
+    assert_eq!(ahead.code(), Some(0), "{}", ahead.stderr);
     tree.kill_root();
     tree.remove("gone").await;
     let replay = tree.replay("branch").spawn();
@@ -211,7 +212,7 @@ async fn the_last_branch_opens_on_the_operators_word() {
     for text in [
         "node \"gone\" cannot be reached, and may have what no other has",
         "no other branch is left that could confirm the new root",
-        "it has changes that all others lack",
+        "it has changes that all others lack, and cannot give them: leaf \"leaf\" keeps no journal",
     ] {
         assert!(refused.stderr.contains(text), "{text}: {}", refused.stderr);
     }

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use crate::cluster::Db;
 use crate::planned::{takeover, writers};
-use crate::tree::Tree;
+use crate::tree::{self, Tree};
 use crate::writers::Done;
 
 const CANDIDATES: [&str; 3] = ["root", "left", "right"];
@@ -106,12 +106,8 @@ async fn the_root_goes_round() {
     let left = tree.add("branch", "left", "root").await;
     let right = tree.add("branch", "right", "root").await;
     let leaf = tree.add("leaf", "leaf", "left").await;
-    for name in ["left", "right", "leaf"] {
-        tree.catch_up(name).await;
-    }
-    let replays: Vec<_> = ["root", "left", "right", "leaf"]
-        .map(|name| tree.replay(name).spawn())
-        .into();
+    tree.catch_up_all(&["left", "right", "leaf"]).await;
+    let replays = tree.replays(&["root", "left", "right", "leaf"]);
     for name in ["left", "right", "leaf"] {
         tree.wait(name).await;
     }
@@ -153,9 +149,7 @@ async fn the_root_goes_round() {
     for node in [&left, &right] {
         tree.assert_same_queue(node, &root).await;
     }
-    for replay in replays {
-        replay.stop().await;
-    }
+    tree::stop(replays).await;
     drop((root, left, right, leaf));
     tree.drop(&["leaf", "left", "right", "root"]).await;
 }

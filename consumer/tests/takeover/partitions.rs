@@ -1,7 +1,7 @@
 //! The root of a cascade with a partitioned table moves, there and back, and partitions come and go on whichever is the root.
 
 use crate::cluster::{Replay, eventually};
-use crate::tree::Tree;
+use crate::tree::{Tree, stop};
 
 const ROWS: &str = "select string_agg(x::text, ' ' order by x::text collate \"C\")
                       from (select tableoid::regclass, p.* from parted p) x";
@@ -39,7 +39,7 @@ async fn a_partitioned_table_goes_along() {
     assert_eq!(add.code(), Some(0), "{}", add.stderr);
     tree.catch_up("branch").await;
     let leaf = tree.add("leaf", "leaf", "root").await;
-    let replays: Vec<_> = ["root", "branch", "leaf"].map(|name| tree.replay(name).spawn()).into();
+    let replays = tree.replays(&["root", "branch", "leaf"]);
     tree.wait("leaf").await;
     let nodes = [&root, &branch, &leaf];
     let mut now = &root;
@@ -110,8 +110,6 @@ async fn a_partitioned_table_goes_along() {
         "partition public.parted_last of table public.parted is missing on \"branch\", or not captured as on \"root\"";
     assert!(plan.stderr.contains(text), "{}", plan.stderr);
     drop(of_root);
-    for replay in replays {
-        replay.stop().await;
-    }
+    stop(replays).await;
     tree.drop(&["leaf", "branch", "root"]).await;
 }

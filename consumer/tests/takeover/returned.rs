@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::cluster::{Db, Output, Replay, eventually};
-use crate::tree::{Tree, until, write};
+use crate::tree::{Tree, stop, until, write};
 use crate::writers::{Writers, plain};
 
 const TABLES: &str = r#"
@@ -119,16 +119,11 @@ async fn what_only_it_has_is_saved_and_taken_back() {
     let tree = Tree::apart().await;
     let root = tree.connect("root").await;
     root.run(TABLES).await;
-    let one = tree.add("branch", "one", "root").await;
-    let two = tree.add("branch", "two", "root").await;
-    let leaf = tree.add("leaf", "leaf", "root").await;
-    for name in ["one", "two", "leaf"] {
-        tree.catch_up(name).await;
-    }
+    let [one, two, leaf] = tree
+        .below_root([("branch", "one"), ("branch", "two"), ("leaf", "leaf")])
+        .await;
     write(&root, 7).await;
-    for name in ["leaf", "one", "two"] {
-        tree.catch_up(name).await;
-    }
+    tree.catch_up_all(&["leaf", "one", "two"]).await;
     let rejoin = Rejoin {
         tree: &tree,
         file: std::env::temp_dir().join(format!("lost-{}.ndjson", std::process::id())),
@@ -158,7 +153,7 @@ async fn what_only_it_has_is_saved_and_taken_back() {
     assert_eq!(root.text("select count(*) from pgq.retry_queue").await, "1");
     drop(root);
     tree.kill_root();
-    let replays: Vec<_> = ["one", "two", "leaf"].map(|name| tree.replay(name).spawn()).into();
+    let replays = tree.replays(&["one", "two", "leaf"]);
     takeover(&tree, "one", &["--dead", "root"]).await;
     let writing = Writers::start(vec![vec![tree.connect("one").await]], plain);
     write(&one, 400).await;
@@ -286,9 +281,7 @@ async fn what_only_it_has_is_saved_and_taken_back() {
     }
     assert_eq!(root.text("select count(*) from pgcascade.lost_event").await, events);
     replay.stop().await;
-    for replay in replays {
-        replay.stop().await;
-    }
+    stop(replays).await;
     std::fs::remove_file(&rejoin.file).unwrap();
     drop((root, late, one, two, leaf));
     tree.drop(&["leaf", "two", "one"]).await;
@@ -316,14 +309,10 @@ async fn rotate(node: &Db) {
 async fn with_nothing_lost_it_is_a_branch_at_once() {
     let tree = Tree::apart().await;
     let root = tree.connect("root").await;
-    let one = tree.add("branch", "one", "root").await;
-    let two = tree.add("branch", "two", "root").await;
-    for name in ["one", "two"] {
-        tree.catch_up(name).await;
-    }
+    let [one, two] = tree.below_root([("branch", "one"), ("branch", "two")]).await;
     drop(root);
     tree.kill_root();
-    let replays: Vec<_> = ["one", "two"].map(|name| tree.replay(name).spawn()).into();
+    let replays = tree.replays(&["one", "two"]);
     takeover(&tree, "one", &["--dead", "root"]).await;
     write(&one, 7).await;
     // It is away for long.
@@ -368,9 +357,7 @@ async fn with_nothing_lost_it_is_a_branch_at_once() {
         "0"
     );
     replay.stop().await;
-    for replay in replays {
-        replay.stop().await;
-    }
+    stop(replays).await;
     drop((root, one, two));
     tree.drop(&["two", "one"]).await;
 }
@@ -380,15 +367,11 @@ async fn with_nothing_lost_it_is_a_branch_at_once() {
 async fn who_is_away_for_too_long_is_saved_and_made_anew() {
     let tree = Tree::apart().await;
     let root = tree.connect("root").await;
-    let one = tree.add("branch", "one", "root").await;
-    let two = tree.add("branch", "two", "root").await;
-    for name in ["one", "two"] {
-        tree.catch_up(name).await;
-    }
+    let [one, two] = tree.below_root([("branch", "one"), ("branch", "two")]).await;
     root.run("insert into journal values (-1, 'lost')").await;
     drop(root);
     tree.kill_root();
-    let replays: Vec<_> = ["one", "two"].map(|name| tree.replay(name).spawn()).into();
+    let replays = tree.replays(&["one", "two"]);
     takeover(&tree, "one", &["--dead", "root"]).await;
     one.run("select pgq.unregister_consumer('q', 'root.gravestone')").await;
     let fork = "select count(*) from pgq.tick join pgcascade.epoch_history on tick_id = start_tick";
@@ -433,9 +416,7 @@ async fn who_is_away_for_too_long_is_saved_and_made_anew() {
     .await;
     tree.assert_same_rows(&root, &one).await;
     replay.stop().await;
-    for replay in replays {
-        replay.stop().await;
-    }
+    stop(replays).await;
     std::fs::remove_file(&file).unwrap();
     drop((root, one, two));
     tree.drop(&["two", "one"]).await;

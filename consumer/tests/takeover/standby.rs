@@ -4,26 +4,35 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::cluster::{Cluster, Db, Output, Replay, eventually};
-use crate::tree::{Tree, until, write};
+use crate::tree::{Tree, stop, until, write};
 
 /// A cascade whose root has a streaming standby.
 pub(crate) struct Standby {
     pub(crate) tree: Tree,
     pub(crate) cluster: Cluster,
+    nodes: Vec<&'static str>,
 }
+
+/// What the root's server needs: a commit waits for a standby only where it is told to.
+pub(crate) const LOCAL: &[&str] = &["-o", "synchronous_commit=local"];
+
+/// What a cascade has below its root, unless a test says something else. When they have caught up one after the other, `near` has the last tick.
+pub(crate) const BELOW: [(&str, &str); 3] = [("leaf", "leaf"), ("branch", "far"), ("branch", "near")];
 
 const STATE: &str = "select role, open, epoch, promised_op is null, frozen from pgcascade.node_state";
 
 impl Standby {
     /// With branches `far` and `near` and a leaf, all reading from the root.
     pub(crate) async fn new() -> Self {
-        let tree = Tree::apart_with(&["-o", "synchronous_commit=local"]).await;
-        for (kind, name) in [("branch", "far"), ("branch", "near"), ("leaf", "leaf")] {
-            tree.add(kind, name, "root").await;
-            tree.catch_up(name).await;
-        }
+        Self::of(Tree::apart_with(LOCAL).await, BELOW).await
+    }
+
+    /// The same with a root that is there, and these nodes.
+    pub(crate) async fn of<const N: usize>(tree: Tree, below: [(&str, &'static str); N]) -> Self {
+        tree.below_root(below).await;
         let cluster = tree.apart_cluster().standby("standby");
-        Self { tree, cluster }
+        let nodes = below.map(|(_, name)| name).into();
+        Self { tree, cluster, nodes }
     }
 
     pub(crate) fn conninfo(&self) -> String {
@@ -35,7 +44,7 @@ impl Standby {
     }
 
     /// It has all that the root has logged.
-    async fn synchronous(&self, root: &Db) {
+    pub(crate) async fn synchronous(&self, root: &Db) {
         let place = root.text("select pg_current_wal_insert_lsn()").await;
         let here = self.connect().await;
         // What was inserted last may not be flushed; this is.
@@ -49,15 +58,45 @@ impl Standby {
     }
 
     /// It gets no more of the log.
-    async fn sever(&self) {
+    pub(crate) async fn sever(&self) {
         let here = self.connect().await;
         here.run("alter system set primary_conninfo = ''").await;
         here.run("select pg_reload_conf()").await;
         until(&here, "select count(*) from pg_stat_wal_receiver", "0").await;
     }
 
-    /// The root dies, and the standby is promoted; from the first moment on it takes no writes.
+    /// All nodes are level; then the standby gets a part of a batch and a commit that nobody sees, an extra if ticks are made now, and no more.
+    /// No ticks are made any more.
+    pub(crate) async fn left_behind(&self, root: &Db, extra: &str, seen: &str) {
+        write(root, 100).await;
+        self.tree.catch_up_all(&self.nodes).await;
+        root.run("update pgq.queue set queue_ticker_paused = true").await;
+        root.run("begin; update t set n = n + 1000 where id = 7; insert into journal values (5000, 'part'); commit")
+            .await;
+        commits_wait(&self.tree).await;
+        let session = self.tree.connect("root").await;
+        session.run("set synchronous_commit = on").await;
+        let unseen = format!("update t set n = n + 5000 where id = 15; insert into {extra}");
+        tokio::spawn(async move {
+            // Ends with the server.
+            let _ = session.client.batch_execute(&unseen).await;
+        });
+        let seen = format!("select count(*) from {seen}");
+        until(&self.connect().await, &seen, "1").await;
+        assert_eq!(root.text(&seen).await, "0");
+        self.synchronous(root).await;
+        self.sever().await;
+    }
+
+    /// The root dies, and the standby is promoted; it is closed as soon as that is noticed.
     pub(crate) async fn promote(&self) -> Db {
+        let here = self.promote_unnoticed().await;
+        until(&here, "select open from pgcascade.node_state", "f").await;
+        here
+    }
+
+    /// From the first moment on it takes no writes.
+    pub(crate) async fn promote_unnoticed(&self) -> Db {
         self.tree.kill_root();
         let here = self.connect().await;
         here.run("select pg_promote()").await;
@@ -67,11 +106,10 @@ impl Standby {
             said.contains("promoted outside takeover") || said.contains("disallowed"),
             "{said}"
         );
-        until(&here, "select open from pgcascade.node_state", "f").await;
         here
     }
 
-    fn command(&self, more: &[&str]) -> Replay {
+    pub(crate) fn command(&self, more: &[&str]) -> Replay {
         Replay::command(&["takeover", "root", "--queue", "q"])
             .args(&["--db", &self.conninfo()])
             .args(more)
@@ -90,25 +128,29 @@ impl Standby {
 }
 
 const TOP: &str = "select max(tick_id) from pgq.tick";
-const PROMOTED: &[&str] = &["--promoted-standby"];
+pub(crate) const PROMOTED: &[&str] = &["--promoted-standby"];
 
-/// A commit that is in the log, so that the standby has it, and that nobody sees: an extra, if ticks are made now.
-async fn commit_unseen(tree: &Tree, standby: &Standby, sql: &str, seen: &str) {
-    let session = tree.connect("root").await;
+/// From now on a commit on the root that waits for a standby waits for good: it is in the log, and nobody sees it.
+pub(crate) async fn commits_wait(tree: &Tree) {
+    let root = tree.connect("root").await;
     // Not before: what makes a database waits for it in any case.
-    session
-        .run("alter system set synchronous_standby_names = 'nobody'")
-        .await;
-    session.run("select pg_reload_conf()").await;
-    until(&session, "show synchronous_standby_names", "nobody").await;
-    session.run("set synchronous_commit = on").await;
-    let sql = sql.to_owned();
-    tokio::spawn(async move {
-        // Ends with the server.
-        let _ = session.client.batch_execute(&sql).await;
-    });
-    until(&standby.connect().await, seen, "1").await;
-    assert_eq!(tree.connect("root").await.text(seen).await, "0");
+    root.run("alter system set synchronous_standby_names = 'nobody'").await;
+    root.run("select pg_reload_conf()").await;
+    until(&root, "show synchronous_standby_names", "nobody").await;
+    // From when the checkpointer has read it, too.
+    const WAITS: &str = "from pg_stat_activity where wait_event = 'SyncRep'";
+    eventually("a commit waits for a standby", async || {
+        let probe = tree.connect("root").await;
+        tokio::spawn(async move {
+            let _ = probe
+                .client
+                .batch_execute("set synchronous_commit = on; select pg_logical_emit_message(true, 'probe', '')")
+                .await;
+        });
+        root.text(&format!("select count(*) > 0 {WAITS}")).await == "t"
+    })
+    .await;
+    until(&root, &format!("select count(pg_cancel_backend(pid)) {WAITS}"), "0").await;
 }
 
 /// The standby has a part of a batch and an event that no tick shows, and lacks that tick and two more. The command is killed all the way.
@@ -117,17 +159,9 @@ async fn what_branches_have_is_merged_into_a_promoted_standby() {
     let standby = Standby::new().await;
     let tree = &standby.tree;
     let root = tree.connect("root").await;
-    write(&root, 100).await;
-    for name in ["far", "near"] {
-        tree.catch_up(name).await;
-    }
-    root.run("update pgq.queue set queue_ticker_paused = true").await;
-    root.run("begin; update t set n = n + 1000 where id = 7; insert into journal values (5000, 'part'); commit")
+    standby
+        .left_behind(&root, "journal values (7000, 'extra')", "journal where uid = 7000")
         .await;
-    let unseen = "update t set n = n + 5000 where id = 15; insert into journal values (7000, 'extra')";
-    commit_unseen(tree, &standby, unseen, "select count(*) from journal where uid = 7000").await;
-    standby.synchronous(&root).await;
-    standby.sever().await;
     // Of the same batch, and after what the standby has of it.
     root.run("begin; update t set n = n * 2 where id = 7; delete from t where id = 21; insert into journal values (6000, 'missing'); commit")
         .await;
@@ -149,7 +183,7 @@ async fn what_branches_have_is_merged_into_a_promoted_standby() {
     assert!(top.parse::<i64>().unwrap() + 2 < furthest.parse::<i64>().unwrap());
     assert_eq!(near.text(TOP).await, top);
     assert_eq!(here.text("select count(*) from journal where uid = 6000").await, "0");
-    let replays: Vec<_> = ["far", "near", "leaf"].map(|name| tree.replay(name).spawn()).into();
+    let replays = tree.replays(&["far", "near", "leaf"]);
 
     let planned = standby.command(PROMOTED).arg("--plan").stdout();
     for line in [
@@ -258,10 +292,113 @@ async fn what_branches_have_is_merged_into_a_promoted_standby() {
     until(&root, state, &format!("root|f|{epoch}")).await;
     assert_eq!(root.text("select count(*) from journal where uid = -1").await, "1");
     replay.stop().await;
-    for replay in replays {
-        replay.stop().await;
-    }
+    stop(replays).await;
     drop((root, here, far, near, leaf));
+    standby.tree.drop(&["leaf", "far", "near"]).await;
+}
+
+/// The standby has a part of a batch and an event that no tick shows; it lacks that tick and three more, of which a branch has two, and a leaf
+/// alone the last. The leaf's journal gives all of them. The command is killed all the way.
+#[tokio::test]
+async fn what_only_a_leaf_has_is_merged_into_a_promoted_standby() {
+    let standby = Standby::new().await;
+    let tree = &standby.tree;
+    let root = tree.connect("root").await;
+    standby
+        .left_behind(&root, "journal values (7000, 'extra')", "journal where uid = 7000")
+        .await;
+    root.run("begin; update t set n = n * 2 where id = 7; delete from t where id = 21; insert into journal values (6000, 'missing'); commit")
+        .await;
+    root.run("update pgq.queue set queue_ticker_paused = false").await;
+    tree.catch_up("far").await;
+    write(&root, 200).await;
+    tree.catch_up_all(&["far", "leaf"]).await;
+    write(&root, 300).await;
+    tree.catch_up("leaf").await;
+    // This one nobody else gets.
+    root.run("insert into journal values (-1, 'lost')").await;
+    drop(root);
+    let far = tree.connect("far").await;
+    let near = tree.connect("near").await;
+    let leaf = tree.connect("leaf").await;
+    let here = standby.promote().await;
+    let fork = leaf.text("select tick from pgcascade_replay.position").await;
+    let had = leaf.text("select count(*) from journal").await;
+    let tick = |text: String| text.parse::<i64>().unwrap();
+    assert!(tick(here.text(TOP).await) < tick(far.text(TOP).await));
+    assert!(tick(far.text(TOP).await) < tick(fork.clone()));
+    let replays = tree.replays(&["far", "near", "leaf"]);
+
+    let planned = standby.command(PROMOTED).arg("--plan").stdout();
+    let line = format!("  leaf \"leaf\" is at tick {fork}, and gives what no branch has from its journal\n");
+    assert!(planned.contains(&line) && !planned.contains("AGAINST"), "{planned}");
+    let promises =
+        "select (select count(*) from jsonb_object_keys(promises)), provider, epoch from pgcascade_replay.node";
+    for point in [
+        "takeover_promised_leaf",
+        "takeover_after_elected",
+        "takeover_set_aside",
+        "donated_copied",
+        "after_commit",
+    ] {
+        standby.killed(PROMOTED, point).await;
+        assert_eq!(leaf.text(promises).await, "1|root|1", "{point}");
+        standby.takeover(&["--abort"], 0).await;
+        assert_eq!(here.text(STATE).await, "root|f|1|t|f", "{point}");
+        assert_eq!(leaf.text(promises).await, "0|root|1", "{point}");
+        for node in [&far, &near] {
+            assert_eq!(node.text(STATE).await, "branch|f|1|t|f", "{point}");
+        }
+    }
+    for point in [
+        "takeover_after_promised",
+        "donated_copied",
+        "before_commit",
+        "after_commit",
+        "takeover_sequences_moved",
+        "takeover_after_caught-up",
+        "takeover_after_promoted",
+        "takeover_told",
+        "takeover_after_repointed",
+        "takeover_after_opened",
+    ] {
+        standby.killed(PROMOTED, point).await;
+    }
+    standby.takeover(PROMOTED, 0).await;
+
+    let epoch = here.text("select epoch from pgcascade.node_state").await;
+    assert_eq!(here.text(STATE).await, format!("root|t|{epoch}|t|f"));
+    assert_eq!(
+        here.text("select kind, donor, fork_tick, step from pgcascade.takeover where step <> 'aborted'")
+            .await,
+        format!("standby|leaf|{fork}|done")
+    );
+    for left in [
+        "pgcascade.takeover_tail",
+        "pgcascade_replay.donated_tick",
+        "pgcascade_replay.donated_event",
+    ] {
+        assert_eq!(here.text(&format!("select count(*) from {left}")).await, "0", "{left}");
+    }
+    // What the leaf had, and the extra.
+    let count = "select count(*) from journal";
+    assert_eq!(tick(here.text(count).await), tick(had) + 1);
+    write(&here, 400).await;
+    let last = here.text(count).await;
+    for node in [&far, &near, &leaf] {
+        until(node, count, &last).await;
+        tree.assert_same_rows(&here, node).await;
+    }
+    for (uid, times) in [(5000, 1), (6000, 1), (7000, 1), (-300, 1), (-1, 0), (-2, 0)] {
+        let there = format!("select count(*) from journal where uid = {uid}");
+        assert_eq!(here.text(&there).await, times.to_string(), "{uid}");
+    }
+    for node in [&far, &near] {
+        tree.assert_same_queue(node, &here).await;
+    }
+    assert_eq!(leaf.text(promises).await, format!("0|root|{epoch}"));
+    stop(replays).await;
+    drop((here, far, near, leaf));
     standby.tree.drop(&["leaf", "far", "near"]).await;
 }
 
@@ -351,7 +488,7 @@ async fn a_standby_that_is_ahead_is_the_root_as_it_is() {
     }
     assert_eq!(here.text(STATE).await, "root|f|1|t|f");
 
-    let replays: Vec<_> = ["far", "near", "leaf"].map(|name| tree.replay(name).spawn()).into();
+    let replays = tree.replays(&["far", "near", "leaf"]);
     let (code, log) = hook(&standby, tree, "promoted");
     assert!(code == Some(0) && log.contains("takeover begun"), "{code:?} {log}");
     assert_eq!(here.text(STATE).await, "root|t|2|t|f");
@@ -376,9 +513,7 @@ async fn a_standby_that_is_ahead_is_the_root_as_it_is() {
         tree.assert_same_rows(&here, &node).await;
         assert_eq!(node.text("select count(*) from journal where uid = 5000").await, "1");
     }
-    for replay in replays {
-        replay.stop().await;
-    }
+    stop(replays).await;
     drop(here);
     standby.tree.drop(&["leaf", "far", "near"]).await;
 }
@@ -395,12 +530,10 @@ async fn a_standby_that_went_another_way_is_refused() {
     standby.sever().await;
     root.run("update pgq.queue set queue_ticker_paused = false").await;
     write(&root, 100).await;
-    for name in ["far", "near"] {
-        tree.catch_up(name).await;
-    }
+    tree.catch_up_all(&["far", "near"]).await;
     drop(root);
     let here = standby.promote().await;
-    let replays: Vec<_> = ["far", "near", "leaf"].map(|name| tree.replay(name).spawn()).into();
+    let replays = tree.replays(&["far", "near", "leaf"]);
     // As if it had taken writes after its promotion, under an id that the root gave out for something else.
     here.run("update pgq.event_1 set ev_data = 'uid=5001&what=else' where ev_data like 'uid=5000%'")
         .await;
@@ -430,9 +563,7 @@ async fn a_standby_that_went_another_way_is_refused() {
     // From then on the promoted standby has no place.
     let refused = standby.takeover(PROMOTED, 1).await;
     assert!(refused.stderr.contains("\"far\" is the root"), "{}", refused.stderr);
-    for replay in replays {
-        replay.stop().await;
-    }
+    stop(replays).await;
     drop((here, far));
     standby.tree.drop(&["leaf", "far", "near"]).await;
 }

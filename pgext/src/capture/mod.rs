@@ -205,7 +205,7 @@ fn store(capture: &Capture, format: Format, operation: Operation, scratch: &mut 
         }
     }
     drop(fixed);
-    insert::store_as_users_wish(&capture.arguments.queue, texts);
+    insert::capture(&capture.arguments.queue, texts);
 }
 
 fn operation(event: pg_sys::TriggerEvent) -> Operation {

@@ -18,6 +18,10 @@ use crate::{guc, lock};
 
 /// Longest time between two looks at the queues: idle ticks and limits in time fall due without a commit.
 const LOOK: Duration = Duration::from_secs(1);
+/// A look is followed by the next one after this many times as long as it took, at least;
+const REST: u32 = 10;
+/// but not after more than this many of the intervals that are set, however long it took.
+const MOST_INTERVALS: u32 = 5;
 /// Shortest time between two looks at the size of the tables of positions. They grow with each batch, and while somebody holds
 /// back vacuum every read of a position walks through what they have grown by.
 const COMPACT: Duration = Duration::from_millis(250);
@@ -162,6 +166,7 @@ fn run(database: pg_sys::Oid, settings: String) -> End {
     let mut settings_read = Instant::now();
     let mut maintained: Option<Instant> = None;
     let mut deliveries = Deliveries::default();
+    let mut standbys = Standbys::default();
     let mut compacted = Instant::now();
     loop {
         let look = Instant::now();
@@ -199,6 +204,7 @@ fn run(database: pg_sys::Oid, settings: String) -> End {
             }
             Ok(())
         });
+        let ticked = !due.is_empty();
         for queue in due {
             let failed = log.unit(&format!("tick queue {}", pg::shown(&queue)), || {
                 Spi::run_with_args("select pgq.ticker($1)", &[pg::text_argument(Some(&queue))])
@@ -211,7 +217,7 @@ fn run(database: pg_sys::Oid, settings: String) -> End {
                 });
             }
         }
-        next = next.min(deliveries.look(&mut log));
+        next = next.min(standbys.look(ticked, &mut log)).min(deliveries.look(&mut log));
         if maintained.is_none_or(|last| last.elapsed() >= guc::maint_interval()) {
             maintained = Some(Instant::now());
             maintain(&mut log);
@@ -249,6 +255,45 @@ fn queues_due() -> Result<Vec<(Vec<u8>, Duration)>, spi::Error> {
             })
             .collect()
     })
+}
+
+/// Finds out which standbys have the ticks that are kept back until they have them (sql/gate_standby.sql). Nobody tells us when one has: after
+/// a tick we look again soon, and less and less often while nothing comes of it; else once in [`LOOK`], also to see whether any are named.
+#[derive(Default)]
+struct Standbys {
+    named: bool,
+    looked: Option<Instant>,
+    /// A standby is waited for: when to look again. It doubles.
+    pause: Option<Duration>,
+}
+
+impl Standbys {
+    /// Returns when to look again at the latest.
+    fn look(&mut self, ticked: bool, log: &mut Log) -> Duration {
+        let wanted = if ticked {
+            Duration::ZERO
+        } else {
+            self.pause.unwrap_or(LOOK)
+        };
+        let left = wanted.saturating_sub(self.looked.map_or(LOOK, |looked| looked.elapsed()));
+        if !left.is_zero() {
+            return left;
+        }
+        self.looked = Some(Instant::now());
+        let mut found = None;
+        log.unit("see which ticks standbys have", || {
+            self.named = ask::<bool>("select exists (select from pgcascade.gate_standby)", &[])? == Some(true);
+            if self.named {
+                found = ask::<bool>("select pgcascade.confirm_standbys()", &[])?;
+            }
+            Ok(())
+        });
+        self.pause = found.map(|changed| match self.pause {
+            Some(pause) if !changed => (pause * 2).min(LOOK),
+            _ => guc::tick_interval().min(LOOK),
+        });
+        self.pause.unwrap_or(LOOK)
+    }
 }
 
 /// Puts retried and delayed events into their queues when they are due.
@@ -358,11 +403,15 @@ fn quoted(function: &str) -> Result<String, spi::Error> {
     Ok(ask::<String>("select pgq.quote_fqname($1)", &[function.into()])?.unwrap_or_default())
 }
 
-/// Waits until the next look: `pgcascade.tick_interval` after the last one if a commit wakes us, else `longest` after it.
+/// Waits until the next look: `pgcascade.tick_interval` after the last one if a commit wakes us, else `longest` after it. Where a
+/// look takes its time, because there is much to do or the machine is busy, the interval is longer: consumers have several times
+/// the ticker's work with each tick, and a batch of more events is less work than more batches.
 fn pause(look: Instant, longest: Duration) {
+    let worked = look.elapsed();
     let mut woken = false;
     loop {
-        let interval = guc::tick_interval();
+        let shortest = guc::tick_interval();
+        let interval = (worked * REST).clamp(shortest, shortest * MOST_INTERVALS);
         let wanted = if woken { interval } else { longest.max(interval) };
         let left = wanted.saturating_sub(look.elapsed());
         if left.is_zero() {

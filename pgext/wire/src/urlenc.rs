@@ -46,17 +46,22 @@ pub fn push_encoded(out: &mut Vec<u8>, value: &[u8]) {
 }
 
 /// The columns of a row, in order. Borrows from `data` wherever there was nothing to unescape. Ends after the first error.
-pub fn pairs(data: &[u8]) -> Pairs<'_> {
-    Pairs {
+pub fn pairs(data: &[u8]) -> impl Iterator<Item = Result<Pair<'_>, Error>> {
+    raw_pairs(data).map(|pair| pair.map(|(name, value)| (name.decode(), value.map(|value| value.decode()))))
+}
+
+/// The same, checked but not unescaped: for callers that have a place of their own for the values.
+pub fn raw_pairs(data: &[u8]) -> RawPairs<'_> {
+    RawPairs {
         data,
         at: 0,
         done: data.is_empty(),
     }
 }
 
-/// The iterator made by [`pairs`].
+/// The iterator made by [`raw_pairs`].
 #[derive(Debug, Clone)]
-pub struct Pairs<'a> {
+pub struct RawPairs<'a> {
     data: &'a [u8],
     at: usize,
     done: bool,
@@ -65,9 +70,13 @@ pub struct Pairs<'a> {
 /// One column of a row: its name, and its value unless that is NULL.
 pub type Pair<'a> = (Cow<'a, [u8]>, Option<Cow<'a, [u8]>>);
 
-impl<'a> Iterator for Pairs<'a> {
-    type Item = Result<Pair<'a>, Error>;
+/// The same, not unescaped.
+pub type RawPair<'a> = (Encoded<&'a [u8]>, Option<Encoded<&'a [u8]>>);
 
+impl<'a> Iterator for RawPairs<'a> {
+    type Item = Result<RawPair<'a>, Error>;
+
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         if self.done {
             return None;
@@ -78,13 +87,14 @@ impl<'a> Iterator for Pairs<'a> {
     }
 }
 
-impl std::iter::FusedIterator for Pairs<'_> {}
+impl std::iter::FusedIterator for RawPairs<'_> {}
 
-impl<'a> Pairs<'a> {
-    fn pair(&mut self) -> Result<Pair<'a>, Error> {
+impl<'a> RawPairs<'a> {
+    #[inline]
+    fn pair(&mut self) -> Result<RawPair<'a>, Error> {
         let start = self.at;
         let name = self.token()?;
-        if name.is_empty() {
+        if name.bytes.is_empty() {
             return Err(Error::at(start, "empty column name"));
         }
         let mut value = None;
@@ -101,33 +111,134 @@ impl<'a> Pairs<'a> {
     }
 
     /// Reads up to the next byte that can be part neither of a name nor of a value.
-    fn token(&mut self) -> Result<Cow<'a, [u8]>, Error> {
+    #[inline]
+    fn token(&mut self) -> Result<Encoded<&'a [u8]>, Error> {
         let data = self.data;
         let start = self.at;
-        let end = start
-            + data[start..]
-                .iter()
-                .take_while(|&&byte| LITERAL[usize::from(byte)])
-                .count();
-        self.at = end;
-        if !matches!(data.get(end), Some(b'%' | b'+')) {
-            return Ok(Cow::Borrowed(&data[start..end]));
-        }
-        let mut owned = data[start..end].to_vec();
+        let (mut escapes, mut plain) = (0, true);
         while let Some(&byte) = data.get(self.at) {
-            if LITERAL[usize::from(byte)] {
-                owned.push(byte);
-            } else if byte == b'+' {
-                owned.push(b' ');
-            } else if byte == b'%' {
-                owned.push(unhex(data, self.at)?);
-                self.at += 2;
-            } else {
-                break;
+            if !LITERAL[usize::from(byte)] {
+                if byte == b'%' {
+                    unhex(data, self.at)?;
+                    escapes += 1;
+                    self.at += 2;
+                } else if byte != b'+' {
+                    break;
+                }
+                plain = false;
             }
             self.at += 1;
         }
-        Ok(Cow::Owned(owned))
+        Ok(Encoded {
+            bytes: &data[start..self.at],
+            escapes,
+            plain,
+        })
+    }
+}
+
+/// A name or a value that was found to be url-encoded text, as it is in the data. `B` holds the bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Encoded<B> {
+    bytes: B,
+    /// How many `%xx` there are.
+    escapes: usize,
+    /// There is nothing to unescape.
+    plain: bool,
+}
+
+impl<B: AsRef<[u8]>> Encoded<B> {
+    /// As it is in the data.
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes.as_ref()
+    }
+
+    /// How long it is without the escapes.
+    pub fn decoded_len(&self) -> usize {
+        self.bytes().len().saturating_sub(2 * self.escapes)
+    }
+
+    /// The same bytes, held by something else.
+    pub fn held_by<C: AsRef<[u8]>>(&self, hold: impl FnOnce(&[u8]) -> C) -> Encoded<C> {
+        Encoded {
+            bytes: hold(self.bytes()),
+            escapes: self.escapes,
+            plain: self.plain,
+        }
+    }
+
+    /// Appends it to `out`, unescaped.
+    #[inline]
+    pub fn decode_into(&self, out: &mut Vec<u8>) {
+        if self.plain {
+            out.extend_from_slice(self.bytes());
+        } else {
+            out.reserve(self.decoded_len());
+            let mut rest = self.bytes();
+            decode(&mut rest, out, usize::MAX);
+        }
+    }
+
+    /// It in pieces of at most `most` bytes, unescaped: each call of the result gives the next one, in place of what
+    /// was in the buffer; false when there is none left.
+    pub fn pieces(&self, most: usize) -> impl FnMut(&mut Vec<u8>) -> bool {
+        let mut rest = self.bytes();
+        move |piece| {
+            piece.clear();
+            decode(&mut rest, piece, most);
+            !piece.is_empty()
+        }
+    }
+
+    /// Whether it is this name.
+    #[inline]
+    pub fn is(&self, name: &[u8]) -> bool {
+        if self.plain {
+            self.bytes() == name
+        } else {
+            *self.decoded() == *name
+        }
+    }
+
+    fn decoded(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.decode_into(&mut out);
+        out
+    }
+}
+
+impl<'a> Encoded<&'a [u8]> {
+    /// Unescaped; borrowed where it is that already.
+    pub fn decode(self) -> Cow<'a, [u8]> {
+        if self.plain {
+            Cow::Borrowed(self.bytes)
+        } else {
+            Cow::Owned(self.decoded())
+        }
+    }
+}
+
+/// Moves from `rest` to `out`, unescaped, until either there is nothing left or `out` has got `most` bytes.
+fn decode(rest: &mut &[u8], out: &mut Vec<u8>, most: usize) {
+    let end = out.len().saturating_add(most);
+    while out.len() < end && !rest.is_empty() {
+        let within = rest.len().min(end - out.len());
+        let run = rest[..within]
+            .iter()
+            .position(|byte| matches!(byte, b'%' | b'+'))
+            .unwrap_or(within);
+        out.extend_from_slice(&rest[..run]);
+        *rest = &rest[run..];
+        if run == within {
+            continue;
+        }
+        if rest[0] == b'+' {
+            out.push(b' ');
+            *rest = &rest[1..];
+        } else {
+            out.push(unhex(rest, 0).unwrap_or_default());
+            *rest = rest.get(3..).unwrap_or_default();
+        }
     }
 }
 
@@ -208,6 +319,30 @@ mod tests {
     }
 
     #[test]
+    fn in_pieces() {
+        let data = b"a=b+c%26%c3%a9d";
+        let (name, value) = raw_pairs(data).next().unwrap().unwrap();
+        assert!(name.is(b"a") && !name.is(b"b"));
+        let value = value.unwrap().held_by(<[u8]>::to_vec);
+        let whole = "b c&\u{e9}d".as_bytes();
+        assert_eq!(value.decoded_len(), whole.len());
+        for most in 1..=8 {
+            let (mut next, mut piece, mut all) = (value.pieces(most), Vec::new(), Vec::new());
+            while next(&mut piece) {
+                assert!(piece.len() <= most);
+                all.extend_from_slice(&piece);
+            }
+            assert_eq!(all, whole, "{most}");
+        }
+    }
+
+    #[test]
+    fn an_escaped_name_is_the_name() {
+        let (name, _) = raw_pairs(b"no+th%69ng").next().unwrap().unwrap();
+        assert!(name.is(b"no thing") && !name.is(b"no+thing"));
+    }
+
+    #[test]
     fn other_encoders() {
         assert_eq!(decoded(b"a=%C3%A9%2F~*!'()").unwrap(), [text("a", Some("é/~*!'()"))]);
     }
@@ -236,7 +371,7 @@ mod tests {
                 String::from_utf8_lossy(data)
             );
         }
-        let mut broken = pairs(b"a=%&b=1");
+        let mut broken = raw_pairs(b"a=%&b=1");
         assert!(broken.next().unwrap().is_err());
         assert!(broken.next().is_none());
     }

@@ -99,6 +99,18 @@ fn kept_schedules() {
     }
 }
 
+/// A crash loses a batch that was opened and read, and its id is that of another batch afterwards: what was read before counts for
+/// nothing.
+#[test]
+fn a_batch_id_comes_again_after_a_crash() {
+    let schedule: Schedule = "quiet; 3 write 1 /1; 4 begin; 4 reinsert; 2 write 2 /2; 3 tick; 3 next 0; 3 read 0; 3 finish 0; 3 tick; \
+                              4 tick; 4 next 0; 4 read 0; 4 finish 0; 4 retry 0 /3; 1 next 0; 1 read 0; 1 retry 0; 1 finish 0; 1 crash; \
+                              1 tick; 0 write 0"
+        .parse()
+        .unwrap();
+    assert_eq!(run(&schedule, None), Ok(()));
+}
+
 /// Schedules until one notices that the rule is left out, always the same ones.
 fn noticed(rule: Naive, limit: u32) -> Option<u32> {
     let mut runner = TestRunner::new_with_rng(Config::default(), TestRng::deterministic_rng(RngAlgorithm::ChaCha));

@@ -58,6 +58,7 @@ pub(super) async fn run(args: AddArgs) -> Result<()> {
         policies: None,
         parking: None,
         sequences: config.sequences && !args.no_sequences,
+        waits: false,
         ripe: &survey::NONE,
     };
     let base = ends.make(Some(&wish), look).await?;

@@ -3,12 +3,14 @@
 
 use super::super::apply::Failure;
 use super::super::conflict::Book;
+use super::super::event::Order;
 use super::super::held;
 use super::super::stream::Summary;
 use super::super::table::Name;
 use super::super::{Memory, Portion};
 use super::Stream;
 use crate::config::ReplayConfig;
+use crate::connect::flow::Reading;
 use crate::connect::{End, connect};
 use crate::error::{Doing, Error, Result};
 use crate::failpoint::failpoint;
@@ -58,19 +60,17 @@ impl Stream<'_> {
             Some(held) => held,
             None => {
                 let application_name = format!("pgcascade held {} {}", self.ready.who.queue, self.ready.who.consumer);
-                connect(&config.subscriber, End::Subscriber, &application_name)
-                    .await?
-                    .client
+                connect(&config.subscriber, End::Subscriber, &application_name).await?
             }
         };
         if self.begin().await? != self.ready.revision {
             return Err(Error::failure("the set of tables was changed").transient().into());
         }
-        let source = held
-            .copy_out(&held::portion_query(&self.ready.who, name, upto))
+        let query = held::portion_query(&self.ready.who, name, upto);
+        let source = Reading::begin(&held, &query, self.max_memory.kept())
             .await
             .doing(|| format!("read kept events of table {name} on the subscriber"))?;
-        let Some((summary, _)) = self.apply_events(source, None, careful).await? else {
+        let Some((summary, _)) = self.apply_events(source, Order::ById, None, careful).await? else {
             return Ok(None);
         };
         let client = &self.ready.subscriber.client;

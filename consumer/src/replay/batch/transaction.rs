@@ -6,12 +6,11 @@ use std::sync::Arc;
 
 use futures_util::future;
 use tokio::sync::mpsc;
-use tokio_postgres::CopyOutStream;
 
 use super::super::apply::{Applier, Failure};
 use super::super::conflict::Book;
 use super::super::duty::Duty;
-use super::super::event;
+use super::super::event::{self, Order};
 use super::super::execute::{self, Execute};
 use super::super::had;
 use super::super::held;
@@ -26,6 +25,7 @@ use super::super::trouble;
 use super::super::{Memory, Portion};
 use super::{Batch, Stream};
 use crate::connect::End;
+use crate::connect::flow::Reading;
 use crate::error::{Doing, Error, Result};
 use crate::failpoint::failpoint;
 
@@ -68,7 +68,10 @@ impl Stream<'_> {
         let mut executed = false;
         while let Some(part) = source.take() {
             let careful = (memory.careful == Some(Portion::Batch(batch.to))).then(|| self.book(batch.to));
-            let Some((read, execute)) = self.apply_events(part, Some(batch.to), careful.as_ref()).await? else {
+            let applied = self
+                .apply_events(part, batch.order, Some(batch.to), careful.as_ref())
+                .await?;
+            let Some((read, execute)) = applied else {
                 return Ok(Applied::Stopped);
             };
             summary.events += read.events;
@@ -78,7 +81,7 @@ impl Stream<'_> {
                     return Ok(Applied::KeptFirst);
                 }
                 executed |= self.execute(&execute).await? || self.ready.pending;
-                source = self.read(events, Some(execute.id)).await?;
+                source = self.read(events, Some(execute.id), Order::ById).await?;
             }
         }
         if let Some(duty) = &self.duty
@@ -145,8 +148,9 @@ impl Stream<'_> {
         let names = |name: fn(&Target) -> &Name| targets.iter().map(|target| name(target).clone()).collect::<Vec<_>>();
         let provider_names = names(|target| &target.provider.name);
         let subscriber_names = names(|target| &target.subscriber.name);
-        let at_provider = table::inspect(&self.ready.provider.client, End::Provider, &provider_names).await?;
-        // Inside the transaction, which sees what was executed.
+        // Inside the transaction, which sees what was executed; and locks it, where both ends are one database.
+        let p = if self.donated { s } else { &self.ready.provider.client };
+        let at_provider = table::inspect(p, End::Provider, &provider_names).await?;
         let at_subscriber = table::inspect(s, End::Subscriber, &subscriber_names).await?;
         session::match_encoding(s, &self.ready.encoding).await?;
         for target in &mut self.ready.targets {
@@ -160,7 +164,12 @@ impl Stream<'_> {
         }
         let held = self.decoder.as_ref().map(Decoder::held).unwrap_or_default();
         let ready = &self.ready;
-        self.decoder = Some(Decoder::new(&ready.targets, &held, &ready.parked, self.chunk_bytes));
+        self.decoder = Some(Decoder::new(
+            &ready.targets,
+            &held,
+            &ready.parked,
+            self.max_memory.chunk(),
+        ));
         let answered = self.applier.answered;
         self.applier = Applier::new(&ready.targets);
         self.applier.answered = answered;
@@ -168,16 +177,16 @@ impl Stream<'_> {
     }
 
     /// The batch's events, or those behind one of them.
-    async fn read(&self, events: Option<&str>, behind: Option<i64>) -> Result<Option<CopyOutStream>> {
+    async fn read(&self, events: Option<&str>, behind: Option<i64>, order: Order) -> Result<Option<Reading>> {
         let Some(events) = events else { return Ok(None) };
         let by_rows = self.decoder.as_ref().is_some_and(Decoder::by_rows);
-        let query = event::events_query(events, by_rows, behind);
-        let source = self.ready.provider.client.copy_out(&query).await;
+        let query = event::events_query(events, by_rows, behind, order);
+        let source = Reading::begin(&self.ready.provider, &query, self.max_memory.kept()).await;
         source.doing(|| "read the batch from the provider".to_owned()).map(Some)
     }
 
     /// Begins the transaction, and the read of the batch.
-    async fn begin_and_read(&self, batch: &Batch) -> (Result<Begun>, Result<Option<CopyOutStream>>) {
+    async fn begin_and_read(&self, batch: &Batch) -> (Result<Begun>, Result<Option<Reading>>) {
         let begin = async {
             let revision = match (self.begin().await, &self.duty) {
                 // Its position has another name now.
@@ -192,13 +201,13 @@ impl Stream<'_> {
             let Some(duty) = &self.duty else {
                 return Ok(Begun::AsBefore(Vec::new()));
             };
-            let (p, s) = (&self.ready.provider.client, &self.ready.subscriber.client);
+            let (p, s) = (&self.ready.provider, &self.ready.subscriber.client);
             if duty.changed(s).await? {
                 return Ok(Begun::NodeChanged);
             }
             let tick = batch.tick(batch.events.as_deref());
             duty.store(p, s, &tick).await?;
-            merge::pass_on(p, s, duty.node(), &self.ready.targets, &tick).await?;
+            merge::pass_on(p, s, duty.node(), &self.ready.targets, &self.caught_up(batch), &tick).await?;
             let had = match self.had {
                 true => had::of_tick(s, &self.ready.who.queue, batch.to).await?,
                 false => Vec::new(),
@@ -211,13 +220,13 @@ impl Stream<'_> {
             match begin.await {
                 Ok(Begun::AsBefore(had)) => {
                     let events = events.map(|events| had::without(events, &had));
-                    let source = self.read(events.as_deref(), None).await;
+                    let source = self.read(events.as_deref(), None, batch.order).await;
                     (Ok(Begun::AsBefore(had)), source)
                 }
                 other => (other, Ok(None)),
             }
         } else {
-            future::join(begin, self.read(events, None)).await
+            future::join(begin, self.read(events, None, batch.order)).await
         }
     }
 
@@ -225,7 +234,8 @@ impl Stream<'_> {
     /// Without a tick these are kept events. None: a shutdown came in between.
     pub(super) async fn apply_events(
         &mut self,
-        source: CopyOutStream,
+        source: Reading,
+        order: Order,
         tick: Option<i64>,
         careful: Option<&Book>,
     ) -> Result<Option<(Summary, Option<Execute>)>, Failure> {
@@ -235,6 +245,7 @@ impl Stream<'_> {
             .ok_or_else(|| Error::failure("a batch was begun inside another").transient())?;
         decoder.careful = careful.is_some();
         decoder.draining = tick.is_none();
+        decoder.above = (order == Order::AsStored).then_some(i64::MIN);
         // One chunk waits while another is applied, and the reader holds a third.
         let (sender, mut chunks) = mpsc::channel(1);
         let reader = tokio::spawn(async move {
@@ -290,11 +301,16 @@ impl Stream<'_> {
         }
     }
 
+    /// The tables that are ok once the batch is committed, and were not before.
+    fn caught_up(&self, batch: &Batch) -> Vec<usize> {
+        let decoder = self.decoder.as_ref();
+        decoder.map_or_else(Vec::new, |decoder| decoder.caught_up(&batch.snapshot))
+    }
+
     async fn commit(&mut self, batch: &Batch, memory: &mut Memory) -> Result<(), Failure> {
         let client = &self.ready.subscriber.client;
         let who = &self.ready.who;
-        let decoder = self.decoder.as_ref();
-        let caught_up = decoder.map_or_else(Vec::new, |decoder| decoder.caught_up(&batch.snapshot));
+        let caught_up = self.caught_up(batch);
         for &table in &caught_up {
             table_state::caught_up(client, who, &self.ready.targets[table].provider.name).await?;
         }

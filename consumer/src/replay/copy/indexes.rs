@@ -25,7 +25,7 @@ use super::super::{create, table_state};
 use super::{Job, Shared};
 use crate::cascade::Node;
 use crate::config::ReplayConfig;
-use crate::connect::{End, connect};
+use crate::connect::{End, connect, exists};
 use crate::error::{Doing, Error, Result};
 use crate::failpoint::failpoint;
 
@@ -254,14 +254,7 @@ pub(in crate::replay) async fn make_left_over(s: &Client, who: &Who, table: &Nam
 /// The same for all tables of a node that is dropped.
 pub(crate) async fn make_left_over_indexes(s: &Client, node: &Node) -> Result<()> {
     let what = || format!("look for indexes that {} has put aside", node.title());
-    let there = s
-        .query_one(
-            "select pg_catalog.to_regclass('pgcascade_replay.index_aside') is not null",
-            &[],
-        )
-        .await
-        .doing(what)?;
-    if !there.get::<_, bool>(0) {
+    if !exists(s, "pgcascade_replay.index_aside").await? {
         return Ok(());
     }
     let who = duty::who(node);

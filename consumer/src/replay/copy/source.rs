@@ -100,7 +100,7 @@ async fn place(ready: &Ready, config: &ReplayConfig, text: &str) -> Result<ConnI
         return ConnInfo::parse(text).map_err(|error| error.within(format_args!("--copy-from")));
     }
     let location = match &config.node {
-        Some(node) => cascade::location(&ready.subscriber.client, node, text).await?,
+        Some(node) => node.find(&ready.subscriber.client, text).await?,
         None => None,
     };
     let location = location.ok_or_else(|| {

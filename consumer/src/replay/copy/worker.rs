@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
-use futures_util::{SinkExt, StreamExt, future};
+use futures_util::{SinkExt, future};
 use tokio::sync::mpsc;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
@@ -16,18 +16,16 @@ use super::super::table::Table;
 use super::super::table_state;
 use super::source::Source;
 use super::{Done, Failure, Job, Piece, Shared, begin_reading, copied, indexes, parts, source};
-use crate::connect::{End, connect};
+use crate::connect::flow::{self, LARGE, Message, PIECE, Reading};
+use crate::connect::{End, Session, connect};
 use crate::error::{Doing, Error, Result};
 use crate::failpoint::failpoint;
-
-/// Rows are gathered up to this many bytes before they are sent on: one message, one system call.
-const SEND_BYTES: usize = 64 * 1024;
 
 struct Worker {
     shared: Arc<Shared>,
     /// What is read from, if that is not the provider.
-    elsewhere: Option<Client>,
-    provider: Client,
+    elsewhere: Option<Session>,
+    provider: Session,
     subscriber: Client,
     done: mpsc::UnboundedSender<Done>,
 }
@@ -65,14 +63,14 @@ async fn start(shared: &Arc<Shared>, number: usize, done: mpsc::UnboundedSender<
     )
     .await;
     let (provider, subscriber) = match sessions {
-        Ok((provider, subscriber)) => (provider.client, subscriber.client),
+        Ok((provider, subscriber)) => (provider, subscriber.client),
         Err(error) if number > 0 => {
             tracing::warn!("{error}; copying goes on with fewer sessions");
             return Ok(None);
         }
         Err(error) => return Err(error),
     };
-    session::set_up_sessions(&provider, &subscriber).await?;
+    session::set_up_sessions(&provider.client, &subscriber).await?;
     subscriber
         .batch_execute("set session_replication_role = replica")
         .await
@@ -81,14 +79,14 @@ async fn start(shared: &Arc<Shared>, number: usize, done: mpsc::UnboundedSender<
         Source::Provider => None,
         source => {
             let at = source.at(&shared.config);
-            let client = connect(at, End::Node, &application_name).await?.client;
-            session::set_up_sessions(&client, &subscriber).await?;
+            let session = connect(at, End::Node, &application_name).await?;
+            session::set_up_sessions(&session.client, &subscriber).await?;
             if matches!(source, Source::Standby(_))
-                && !source::wait_for_standby(&provider, &client, &shared.shutdown).await?
+                && !source::wait_for_standby(&provider.client, &session.client, &shared.shutdown).await?
             {
                 return Ok(None);
             }
-            Some(client)
+            Some(session)
         }
     };
     Ok(Some(Worker {
@@ -122,6 +120,7 @@ impl Worker {
             return Ok(false);
         };
         self.reader(piece)
+            .client
             .batch_execute("commit")
             .await
             .doing(|| format!("read table {name} of the provider"))?;
@@ -159,7 +158,7 @@ impl Worker {
     }
 
     /// Where a piece is read.
-    fn reader(&self, piece: &Piece) -> &Client {
+    fn reader(&self, piece: &Piece) -> &Session {
         match &self.elsewhere {
             Some(_) if piece.chunk.is_none() && matches!(self.shared.source, Source::Standby(_)) => &self.provider,
             Some(elsewhere) => elsewhere,
@@ -173,10 +172,16 @@ impl Worker {
         let snapshot = self.lock(piece).await?;
         match (&self.shared.source, &self.elsewhere) {
             (Source::Branch(_, node), Some(branch)) => {
-                source::of_branch(&self.provider, (branch, node), &table.name, self.shared.position).await
+                source::of_branch(
+                    &self.provider.client,
+                    (&branch.client, node),
+                    &table.name,
+                    self.shared.position,
+                )
+                .await
             }
             (Source::Standby(_), Some(standby)) if piece.chunk.is_some() => {
-                source::check_standby(standby).await?;
+                source::check_standby(&standby.client).await?;
                 Ok(snapshot)
             }
             _ => Ok(snapshot),
@@ -185,7 +190,7 @@ impl Worker {
 
     async fn lock(&self, piece: &Piece) -> Result<String> {
         let table = &piece.job.provider;
-        let reader = self.reader(piece);
+        let reader = &self.reader(piece).client;
         let Some(partition) = piece.partition() else {
             return begin_reading(reader, &table.name).await;
         };
@@ -210,11 +215,20 @@ impl Worker {
         s.batch_execute("begin").await.doing(what)?;
         let to: String = match (&self.shared.source, &self.elsewhere) {
             (Source::Branch(_, node), Some(branch)) => {
-                source::of_branch(&self.provider, (branch, node), name, self.shared.position).await?
+                source::of_branch(
+                    &self.provider.client,
+                    (&branch.client, node),
+                    name,
+                    self.shared.position,
+                )
+                .await?
             }
-            (Source::Standby(_), Some(standby)) => source::beyond_standby(&self.provider, standby).await?,
+            (Source::Standby(_), Some(standby)) => {
+                source::beyond_standby(&self.provider.client, &standby.client).await?
+            }
             _ => self
                 .provider
+                .client
                 .query_one("select pg_catalog.pg_current_snapshot()::text", &[])
                 .await
                 .doing(what)?
@@ -301,7 +315,7 @@ impl Worker {
                 }
             )
         };
-        let mut source = pin!(self.reader(piece).copy_out(&query).await.doing(read)?);
+        let mut source = Reading::begin(self.reader(piece), &query, LARGE).await.doing(read)?;
         let mut sink = pin!(
             self.subscriber
                 .copy_in::<_, Bytes>(&format!(
@@ -312,24 +326,32 @@ impl Worker {
                 .doing(write)?
         );
         let mut rows = 0;
-        let mut gathered = BytesMut::with_capacity(2 * SEND_BYTES);
+        let mut gathered = BytesMut::with_capacity(2 * PIECE);
         let mut rows_gathered = 0;
         loop {
             let row = source.next().await.transpose().doing(read)?;
             let at_end = row.is_none();
+            let mut large = None;
             if let Some(row) = row {
-                // The server sends one row in each message.
-                gathered.extend_from_slice(&row);
+                // The server sends one row in each message. Small ones go on together: one message, one system call.
                 rows_gathered += 1;
+                if row.hold.is_some() {
+                    large = Some(row);
+                } else {
+                    gathered.extend_from_slice(&row.bytes);
+                }
             }
-            if gathered.len() >= SEND_BYTES || at_end {
+            if gathered.len() >= PIECE || large.is_some() || at_end {
                 rows += rows_gathered;
-                let bytes = gathered.len() as u64;
+                let bytes = gathered.len() + large.as_ref().map_or(0, |row| row.bytes.len());
                 self.shared
                     .progress
-                    .copied(&shown, std::mem::take(&mut rows_gathered), bytes);
+                    .copied(&shown, std::mem::take(&mut rows_gathered), bytes as u64);
                 sink.send(gathered.split().freeze()).await.doing(write)?;
-                gathered.reserve(2 * SEND_BYTES);
+                gathered.reserve(2 * PIECE);
+                if let Some(Message { bytes, hold: _hold }) = large {
+                    flow::send(sink.as_mut(), bytes).await.doing(write)?;
+                }
                 failpoint("in_copy");
             }
             if at_end {

@@ -2,11 +2,12 @@
 -- is.
 -- $1: batch
 select pgq.batch_event_sql($1) as events, t.tick_snapshot::text as snapshot, t.tick_time::text as tick_time,
-       t.tick_event_seq as event_seq,
+       t.tick_event_seq as event_seq, coalesce(t.tick_event_seq - f.tick_event_seq, 0) as events_about,
        extract(epoch from pg_catalog.clock_timestamp() - t.tick_time)::float8 as lag_seconds,
        l.tick_id - t.tick_id as lag_ticks, l.tick_event_seq - t.tick_event_seq as lag_events
   from pgq.subscription s
   join pgq.tick t on t.tick_queue = s.sub_queue and t.tick_id = s.sub_next_tick
+  left join pgq.tick f on f.tick_queue = s.sub_queue and f.tick_id = s.sub_last_tick
  cross join lateral (select x.tick_id, x.tick_event_seq from pgq.tick x
                       where x.tick_queue = s.sub_queue order by x.tick_id desc limit 1) l
  where s.sub_batch = $1

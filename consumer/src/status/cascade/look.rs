@@ -5,28 +5,27 @@ use std::collections::BTreeMap;
 use tokio::time::{Instant, timeout_at};
 use tokio_postgres::Client;
 
-use super::{Gate, Shown, Wanted};
+use super::gate::gate;
+use super::{Shown, Wanted};
 use crate::cascade::{self, Role};
-use crate::connect::{End, connect};
+use crate::connect::{End, connect, exists};
 use crate::conninfo::ConnInfo;
 use crate::error::{Doing, Error, Result};
 use crate::replay::Who;
 
-/// Where a node is, as a connection string that was stored, or as one that was given.
-#[derive(Clone)]
-pub(super) enum Place {
-    Stored(String),
-    Given(Box<ConnInfo>),
+/// Where a node is, as others have it stored.
+#[derive(Clone, Default)]
+pub(super) struct Place {
+    location: String,
+    admin_location: Option<String>,
+    /// The way by which it was reached already.
+    pub(super) given: Option<ConnInfo>,
+    /// It was declared dead.
+    dead: bool,
 }
 
-impl From<ConnInfo> for Place {
-    fn from(place: ConnInfo) -> Self {
-        Self::Given(Box::new(place))
-    }
-}
-
-/// Nodes by name: where they are, and whether they were declared dead.
-pub(super) type Known = BTreeMap<String, (Place, bool)>;
+/// Nodes by name.
+pub(super) type Known = BTreeMap<String, Place>;
 
 /// What came of it.
 pub(super) struct Found {
@@ -42,11 +41,18 @@ pub(super) async fn locations(client: &Client, queue: &str, known: &mut Known) -
     for (table, query) in [
         (
             "pgq_node.node_location",
-            "select node_name, node_location, dead from pgq_node.node_location where queue_name = $1",
+            "select node_name, node_location, dead, null from pgq_node.node_location where queue_name = $1",
         ),
         (
             "pgcascade_replay.node_location",
-            "select node, location, dead from pgcascade_replay.node_location where queue = $1",
+            // Versions before 13 have no such column.
+            "select node, location, dead, pg_catalog.to_jsonb(l) ->> 'admin_location' from pgcascade_replay.node_location l where queue = $1",
+        ),
+        (
+            "pgcascade.node_admin_location",
+            "select node_name, node_location, dead, a.location
+               from pgq_node.node_location join pgcascade.node_admin_location a using (queue_name, node_name)
+              where queue_name = $1",
         ),
     ] {
         if exists(client, table).await? {
@@ -55,7 +61,13 @@ pub(super) async fn locations(client: &Client, queue: &str, known: &mut Known) -
                 .await
                 .doing(|| format!("read where the nodes of queue \"{queue}\" are"))?;
             for row in rows {
-                known.insert(row.get(0), (Place::Stored(row.get(1)), row.get(2)));
+                let place = Place {
+                    location: row.get(1),
+                    dead: row.get(2),
+                    admin_location: row.get(3),
+                    given: None,
+                };
+                known.insert(row.get(0), place);
             }
         }
     }
@@ -63,11 +75,13 @@ pub(super) async fn locations(client: &Client, queue: &str, known: &mut Known) -
 }
 
 /// Asks a node, within the time limit, and never fails: what went wrong is part of the answer.
-pub(super) async fn ask(wanted: &Wanted, name: &str, place: &Place, dead: bool) -> Found {
+pub(super) async fn ask(wanted: &Wanted, name: &str, place: &Place) -> Found {
     let mut found = Found {
         shown: Shown {
             node: name.to_owned(),
-            dead,
+            location: shown(&place.location),
+            admin_location: place.admin_location.as_deref().map(shown),
+            dead: place.dead,
             ..Shown::default()
         },
         known: Known::new(),
@@ -75,14 +89,10 @@ pub(super) async fn ask(wanted: &Wanted, name: &str, place: &Place, dead: bool) 
     };
     let deadline = Instant::now() + wanted.timeout;
     let asking = async {
-        let place = match place {
-            Place::Given(place) => (**place).clone(),
-            Place::Stored(text) => {
-                found.shown.location.clone_from(text);
-                ConnInfo::parse(text)?
-            }
+        let place = match &place.given {
+            Some(given) => given.clone(),
+            None => ConnInfo::parse(place.admin_location.as_ref().unwrap_or(&place.location))?,
         };
-        found.shown.location = place.to_string();
         let session = connect(&place, End::Node, "consumer status").await?;
         let client = &session.client;
         let node = cascade::load(client, &wanted.queue)
@@ -133,30 +143,9 @@ pub(super) async fn ask(wanted: &Wanted, name: &str, place: &Place, dead: bool) 
     found
 }
 
-async fn exists(client: &Client, relation: &str) -> Result<bool> {
-    let row = client
-        .query_one("select pg_catalog.to_regclass($1) is not null", &[&relation])
-        .await
-        .doing(|| format!("look for {relation}"))?;
-    Ok(row.get(0))
-}
-
-/// A leaf has none, nor has a node of PgQ's.
-async fn gate(client: &Client, queue: &str) -> Result<Option<Gate>> {
-    if !exists(client, "pgcascade.gate_state").await? {
-        return Ok(None);
-    }
-    let row = client
-        .query_opt(
-            "select candidates, released_tick from pgcascade.gate_state where queue_name = $1",
-            &[&queue],
-        )
-        .await
-        .doing(|| "read the confirm gate".to_owned())?;
-    Ok(row.map(|row| Gate {
-        candidates: row.get(0),
-        released_tick: row.get(1),
-    }))
+/// Without the password that somebody may have stored, and with what a service stands for.
+fn shown(location: &str) -> String {
+    ConnInfo::parse(location).map_or_else(|error| format!("nowhere: {error}"), |place| place.to_string())
 }
 
 /// How many tables are in which state.

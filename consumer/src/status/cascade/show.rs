@@ -1,5 +1,6 @@
 //! The tree as text for a person.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use super::{Cascade, Shown};
@@ -105,14 +106,23 @@ fn line(out: &mut String, node: &Shown, first: &str) {
     out.push('\n');
 }
 
-fn remarks(node: &Shown) -> Vec<(&'static str, &str)> {
-    let mut remarks = Vec::new();
-    if !node.reachable {
-        remarks.push(("at ", node.location.as_str()));
+fn remarks(node: &Shown) -> Vec<(&'static str, Cow<'_, str>)> {
+    let mut remarks: Vec<(&'static str, Cow<'_, str>)> = Vec::new();
+    match &node.admin_location {
+        Some(location) => remarks.push(("for administrators at ", location.into())),
+        None if !node.reachable => remarks.push(("at ", (&node.location).into())),
+        None => {}
     }
     if let Some(error) = &node.error {
-        remarks.push(("ERROR ", error.as_str()));
+        remarks.push(("ERROR ", error.into()));
     }
-    remarks.extend(node.warnings.iter().map(|warning| ("WARNING ", warning.as_str())));
+    for standby in node.gate.iter().flat_map(|gate| &gate.standbys) {
+        let gone = if standby.streams { "" } else { "  NOT STREAMING" };
+        remarks.push((
+            "standby ",
+            format!("{}  has tick {}{gone}", standby.name, standby.tick).into(),
+        ));
+    }
+    remarks.extend(node.warnings.iter().map(|warning| ("WARNING ", warning.into())));
     remarks
 }

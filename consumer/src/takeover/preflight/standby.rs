@@ -3,7 +3,7 @@
 use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
 
-use super::{Found, PROBE, facts};
+use super::{Found, PROBE, facts, gate};
 use crate::cascade::{Role, newer_epochs};
 use crate::cli::TakeoverArgs;
 use crate::config::conninfo;
@@ -85,13 +85,14 @@ pub(in crate::takeover) async fn look(
     found.merged(&ours, &new.node.name);
     found.epoch = ours.epoch + 1;
     let (mut branches, mut furthest, mut leaves) = (0, ours.top, Vec::new());
+    let mut standbys = Vec::new();
     for known in &known {
         if known.name == new.node.name || args.lost.contains(&known.name) {
             continue;
         }
         match tree::reach_known(known, queue).await {
             Err(_) if known.dead => {}
-            Ok(other) if other.node.role == Role::Leaf => leaves.push((known.name.clone(), other.node.tick)),
+            Ok(other) if other.node.role == Role::Leaf => leaves.push((known.clone(), other)),
             Ok(other) if other.node.role == Role::Root => found.add(
                 format!(
                     "\"{}\" is the root: it was moved there before the standby was promoted",
@@ -120,6 +121,7 @@ pub(in crate::takeover) async fn look(
                 }
                 furthest = furthest.max(theirs.top);
                 branches += 1;
+                standbys.extend(gate::followed(&other).await?);
                 found.others.push(format!(
                     "branch \"{}\" is at tick {}, {}",
                     known.name,
@@ -140,16 +142,9 @@ pub(in crate::takeover) async fn look(
             ),
         }
     }
-    found.behind = furthest - ours.top;
-    for (name, tick) in leaves {
-        found.others.push(format!("leaf \"{name}\" is at tick {tick}"));
-        if tick > furthest {
-            found.add(
-                format!("leaf \"{name}\" is at tick {tick}, and nobody else is further than {furthest}: it has changes that all others lack"),
-                "compare its tables with the new root's afterwards; give it up with --lost, and make it anew",
-            );
-        }
-    }
+    let top = found.leaves(new, furthest, leaves).await?;
+    found.behind = top - ours.top;
+    found.other_standbys(new, standbys, top, args).await?;
     if branches == 0 {
         found.confirms = 0;
         if args.fenced_by.is_none() {

@@ -63,11 +63,11 @@ impl Model {
                 Step::On
             }
             2 => {
-                if !self.is_free(s, Lock::Subscription(c), Mode::Exclusive) {
-                    return Step::Wait(Lock::Subscription(c), Mode::Exclusive);
-                }
                 if self.conflicting_subscription(s, c) {
                     return Step::Fail("serialization");
+                }
+                if !self.is_free(s, Lock::Subscription(c), Mode::Exclusive) {
+                    return Step::Wait(Lock::Subscription(c), Mode::Exclusive);
                 }
                 let Some(sub) = self.subscription(s, c, &self.fresh(s)) else {
                     return Step::Fail("not subscribed");
@@ -208,11 +208,11 @@ impl Model {
         if self.open_batch(s, c, id, &self.snapshot(s)).is_none() && !anything {
             return Step::Done;
         }
-        if !self.is_free(s, Lock::Subscription(c), Mode::Exclusive) {
-            return Step::Wait(Lock::Subscription(c), Mode::Exclusive);
-        }
         if self.conflicting_subscription(s, c) {
             return Step::Fail("serialization");
+        }
+        if !self.is_free(s, Lock::Subscription(c), Mode::Exclusive) {
+            return Step::Wait(Lock::Subscription(c), Mode::Exclusive);
         }
         let Some(sub) = self.subscription(s, c, &self.fresh(s)) else {
             return Step::Done;

@@ -204,10 +204,11 @@ impl Model {
             let Some((id, _)) = opened.and_then(|version| version.batch) else {
                 continue;
             };
+            // The last one: a crash that loses an opening may lose the drawing of its id too, and a later batch has it again.
             match self
                 .seen
                 .iter()
-                .find(|seen| seen.subscription == subscription && seen.batch == id)
+                .rfind(|seen| seen.subscription == subscription && seen.batch == id)
             {
                 Some(seen) => batches.insert(id, seen),
                 None => return Err(format!("batch {id} of consumer {c} was opened and never read")),

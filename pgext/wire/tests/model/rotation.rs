@@ -24,7 +24,9 @@ impl Model {
                     return Step::Done;
                 }
                 self.try_lock(s, Lock::ControlRow, Mode::Exclusive);
-                self.top_xid(s);
+                if self.top_xid(s) < control.step1 {
+                    return Step::Done;
+                }
                 task.control = Some(control);
                 Step::On
             }
@@ -159,11 +161,11 @@ impl Model {
         match task.step {
             0 => {
                 if !self.without(Naive::RegisterWithoutLock) {
-                    if !self.is_free(s, Lock::ControlRow, Mode::Shared) {
-                        return Step::Wait(Lock::ControlRow, Mode::Shared);
-                    }
                     if self.conflicts(s, self.store.control.iter().map(|(by, _)| *by)) {
                         return Step::Fail("serialization");
+                    }
+                    if !self.is_free(s, Lock::ControlRow, Mode::Shared) {
+                        return Step::Wait(Lock::ControlRow, Mode::Shared);
                     }
                     self.try_lock(s, Lock::ControlRow, Mode::Shared);
                 }
@@ -212,11 +214,11 @@ impl Model {
         if self.subscription(s, c, &self.snapshot(s)).is_none() {
             return Step::Done;
         }
-        if !self.is_free(s, Lock::Subscription(c), Mode::Exclusive) {
-            return Step::Wait(Lock::Subscription(c), Mode::Exclusive);
-        }
         if self.conflicts(s, self.store.subscriptions[c].iter().map(|(by, _)| *by)) {
             return Step::Fail("serialization");
+        }
+        if !self.is_free(s, Lock::Subscription(c), Mode::Exclusive) {
+            return Step::Wait(Lock::Subscription(c), Mode::Exclusive);
         }
         let fresh = self.fresh(s);
         let Some(sub) = self.subscription(s, c, &fresh) else {

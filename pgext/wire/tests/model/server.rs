@@ -307,6 +307,11 @@ impl Model {
             self.log(Record::Abort(xid));
             self.latest = self.latest.max(xid);
         }
+        // What was read below the savepoint counts for nothing: a batch from above it is read again before it is finished.
+        for held in self.sessions[s].batches.iter_mut().flatten() {
+            held.read
+                .take_if(|read| level.seen.iter().any(|seen| seen.batch == read.batch));
+        }
         self.sessions[s].generation += 1;
     }
 
@@ -320,6 +325,8 @@ impl Model {
         if let Some(at) = self.sessions[s].transaction.take() {
             // What it holds of the batches it read was in that session.
             self.prepared.push(at);
+            // As if it had been rolled back, the session forgets what it knows of its changes.
+            self.sessions[s].generation += 1;
         }
     }
 

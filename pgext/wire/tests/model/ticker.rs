@@ -35,9 +35,11 @@ impl Model {
                     return Step::Fault("the queue has no tick".to_owned());
                 };
                 let new = task.seq - last.seq;
-                if self.idle_ticks || single || !(0..2).contains(&new) {
+                if new == 1 {
+                    Step::On
+                } else if self.idle_ticks || single || new != 0 {
                     Step::To(WRITERS)
-                } else if new == 1 || task.seq == 1 {
+                } else if task.seq == 1 {
                     Step::On
                 } else {
                     Step::Done
@@ -52,7 +54,9 @@ impl Model {
                     task.snapshot = None;
                 }
                 match self.last_tick(s, &self.snapshot(s)) {
-                    Some((last, _)) if self.has_undelivered(s, &last, &snapshot) => Step::On,
+                    Some((last, single)) if self.idle_ticks || single || self.has_undelivered(s, &last, &snapshot) => {
+                        Step::On
+                    }
                     _ => Step::Done,
                 }
             }
@@ -67,6 +71,12 @@ impl Model {
                 // Exclusive: whoever holds the lock of the writers is in the way of that.
                 let others = !self.is_free(s, Lock::Parent, Mode::Exclusive);
                 let itself = self.own(s).is_some() && !self.without(Naive::TickNotLoweredForItself);
+                if itself
+                    && !others
+                    && let Some(lock) = self.lock_for_reading(s)
+                {
+                    return Step::Wait(lock, Mode::Shared);
+                }
                 if (others || itself) && !self.without(Naive::TickNotLowered) {
                     task.seq = last.seq.max(task.seq - 1);
                 }

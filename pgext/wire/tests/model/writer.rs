@@ -82,11 +82,11 @@ impl Model {
             task.number = self.event_id(s);
             return Step::To(ROW);
         }
-        if !self.try_lock(s, Lock::Row(row), Mode::Exclusive) {
-            return Step::Wait(Lock::Row(row), Mode::Exclusive);
-        }
         if self.conflicts(s, self.store.rows[row].iter().copied()) {
             return Step::Fail("serialization");
+        }
+        if !self.try_lock(s, Lock::Row(row), Mode::Exclusive) {
+            return Step::Wait(Lock::Row(row), Mode::Exclusive);
         }
         let by = self.row_xid(s);
         self.log(Record::Row(by, row));

@@ -1,0 +1,80 @@
+//! A leaf is started before the branch that it reads from has anything.
+
+use serde_json::{Value, json};
+
+use crate::cluster::eventually;
+use crate::status::{node, status};
+use crate::tree::{Tree, until, write};
+
+#[tokio::test]
+async fn a_leaf_waits_until_its_branch_has_tables() {
+    let tree = Tree::new().await;
+    let root = tree.connect("root").await;
+    let branch = tree.add("branch", "branch", "root").await;
+    let leaf = tree.add("leaf", "leaf", "branch").await;
+    // Who wants to be done some day is told that this is not the way.
+    let refused = tree.replay("leaf").arg("--until-caught-up").output().await;
+    assert_eq!(refused.code(), Some(1), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("no table on the provider matches \"*\""),
+        "{}",
+        refused.stderr
+    );
+
+    // What nobody above has will never come.
+    let misspelt = tree.replay("leaf").args(&["--table", "tt"]).spawn();
+    let nowhere = "no table matches \"tt\": neither on the provider nor on the root, node \"root\" of queue \"q\"";
+    misspelt.until_it_says(nowhere).await;
+    assert_eq!(misspelt.wait().await.code(), Some(1));
+
+    let of_leaf = tree.replay("leaf").spawn();
+    let waits = "node \"leaf\" of queue \"q\" waits for its provider: no table on the provider matches \"*\"";
+    of_leaf.until_it_says(waits).await;
+    let error = |name: &str| {
+        let (code, text) = status(&tree, "root", &["--json"]);
+        let found: Value = serde_json::from_str(&text).unwrap();
+        (code, node(&found, name)["error"].clone())
+    };
+    eventually(
+        "status shows why the leaf waits",
+        async || matches!(error("leaf"), (Some(1), Value::String(why)) if why.contains(waits)),
+    )
+    .await;
+    // A table that is there, and not replayed yet, is waited for, too: a branch makes tables before it has them.
+    branch.run("create table t (id int primary key, n int)").await;
+    of_leaf.until_it_says("does not replay table public.t").await;
+    assert_eq!(
+        of_leaf.stderr().matches("no table on the provider matches").count(),
+        1,
+        "{}",
+        of_leaf.stderr()
+    );
+    branch.run("drop table t").await;
+    let of_branch = tree.replay("branch").spawn();
+    write(&root, 100).await;
+    for name in ["branch", "leaf"] {
+        tree.wait(name).await;
+    }
+    until(
+        &leaf,
+        "select count(*) from pgcascade_replay.table_state where state = 'ok'",
+        "2",
+    )
+    .await;
+    tree.assert_same_rows(&leaf, &root).await;
+    eventually("nothing is wrong any more", async || {
+        write(&root, 200).await;
+        root.run("delete from t where id > 10000").await;
+        error("leaf").1 == json!(null)
+    })
+    .await;
+    let said = of_leaf.stop().await.stderr;
+    assert_eq!(said.matches("no table on the provider matches").count(), 1, "{said}");
+    of_branch.stop().await;
+    // At the root nobody else makes tables: a pattern that means none is wrong.
+    let second = tree.add("leaf", "second", "root").await;
+    let refused = tree.replay("second").args(&["--table", "nowhere.*"]).output().await;
+    assert_eq!(refused.code(), Some(1), "{}", refused.stderr);
+    drop((root, branch, leaf, second));
+    tree.drop(&["second", "leaf", "branch", "root"]).await;
+}

@@ -1,0 +1,67 @@
+//! The root is gone while nodes copy tables from it: they copy them anew from the new root.
+
+use super::dead::{JOURNAL, takeover};
+use crate::tree::{Tree, until, write};
+
+/// One is in the middle of its copies, one has all and waits for what its copies left to the events.
+#[tokio::test]
+async fn what_was_copied_from_a_dead_root_is_copied_from_the_new_one() {
+    let tree = Tree::apart().await;
+    let root = tree.connect("root").await;
+    write(&root, 1).await;
+    let near = tree.add("branch", "near", "root").await;
+    tree.catch_up("near").await;
+    let far = tree.add("branch", "far", "root").await;
+    let leaf = tree.add("leaf", "leaf", "root").await;
+
+    let in_the_middle = tree.replay("far").failpoints("in_copy=kill").output().await;
+    assert_eq!(in_the_middle.code(), None, "{}", in_the_middle.stderr);
+    // The copies see that it is open, having seen a younger one: they cannot be known to be complete before it ends.
+    let open = tree.connect("root").await;
+    open.run("begin; insert into journal values (-7, 'not committed')")
+        .await;
+    write(&root, 50).await;
+    let replay = tree.replay("leaf").spawn();
+    let states = "select string_agg(distinct state, ' ') from pgcascade_replay.table_state";
+    until(&leaf, states, "catching-up").await;
+    write(&root, 100).await;
+    until(
+        &leaf,
+        JOURNAL,
+        &root.text("select count(*) from journal where uid <> -7").await,
+    )
+    .await;
+    replay.stop().await;
+    tree.catch_up("near").await;
+    drop((root, open));
+    tree.kill_root();
+    assert_eq!(far.text(states).await, "in-copy");
+    assert_eq!(leaf.text(states).await, "catching-up");
+
+    let replays = ["near", "far", "leaf"].map(|name| tree.replay(name).spawn());
+    takeover(&tree, "near", &["--dead", "root"], 0).await;
+    let left = "select count(*) from pgcascade_replay.table_state where state = 'in-copy' or copied_from <> 'near'";
+    for node in [&far, &leaf] {
+        until(node, left, "0").await;
+    }
+    // Its tick is after the copies.
+    write(&near, 200).await;
+    for (node, name) in [(&far, "far"), (&leaf, "leaf")] {
+        until(node, states, "ok").await;
+        until(node, JOURNAL, &near.text(JOURNAL).await).await;
+        tree.assert_same_rows(&near, node).await;
+        assert_eq!(
+            node.text("select string_agg(distinct copied_from, ' ') from pgcascade_replay.table_state")
+                .await,
+            "near",
+            "{name}"
+        );
+    }
+    tree.assert_same_queue(&far, &near).await;
+    for replay in replays {
+        let said = replay.stop().await.stderr;
+        assert!(!said.contains("lost position"), "{said}");
+    }
+    drop((near, far, leaf));
+    tree.drop(&["leaf", "far", "near"]).await;
+}
