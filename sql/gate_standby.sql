@@ -52,17 +52,17 @@ select pg_catalog.pg_extension_config_dump('pgcascade.followed_standby', '');
 -- pgcascade.flushed_standbys()
 --     How far the logs of this server's standbys reach, by application_name. Only what streams and replays is a standby: pg_receivewal
 --     replays nothing, and a logical slot's reader has no log. Of several by one name the one that has least, and none
---     while one of them does not stream yet: nobody can say which of them would be promoted.
+--     while one of them does not stream yet or has not said what it has: nobody can say which of them would be promoted.
 create function pgcascade.flushed_standbys(out standby_name text, out flushed pg_lsn) returns setof record
 language sql volatile security definer
 set search_path = pg_catalog, pg_temp
 begin atomic
     select r.application_name, min(r.flush_lsn)
       from pg_stat_replication r
-     where r.flush_lsn is not null and r.replay_lsn is not null
+     where (r.replay_lsn is not null or r.write_lsn is null)
        and not exists (select from pg_replication_slots s where s.active_pid = r.pid and s.slot_type = 'logical')
      group by r.application_name
-    having bool_and(r.state = 'streaming');
+    having bool_and(r.state = 'streaming' and r.flush_lsn is not null);
 end;
 
 -- pgcascade.standby_unknown_to(1)

@@ -40,6 +40,38 @@ fn signalled(pid: &str, signal: &str) {
     assert!(sent.unwrap().success(), "kill -s {signal} {pid}");
 }
 
+/// Gets the log and never says what it has.
+struct Silent(std::process::Child);
+
+impl Silent {
+    fn named(server: &Cluster, name: &str) -> Self {
+        let program = std::process::Command::new("sh")
+            .args([
+                "-c",
+                ". \"$1\" && mkdir \"$2\" && exec \"$PGBIN/pg_receivewal\" -D \"$2\" -s 0 -d \"$3\"",
+                "sh",
+            ])
+            .args([server.file("env"), server.file("silent")])
+            .arg(format!("{} application_name={name}", server.conninfo("postgres")))
+            .spawn();
+        Self(program.expect("sh can be run"))
+    }
+}
+
+impl Drop for Silent {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// One standby has all that is in the log now, and no other one.
+async fn until_one_has_all(root: &Db) {
+    let end = root.text("select pg_current_wal_insert_lsn()").await;
+    let have = format!("select count(*) from pg_stat_replication where flush_lsn >= '{end}'");
+    until(root, &have, "1").await;
+}
+
 /// The tick that shows what was written before.
 async fn tick(root: &Db) -> String {
     let before = root.text("select pgq.force_tick('q')").await;
@@ -170,8 +202,12 @@ async fn a_standby_that_has_not_flushed_a_tick_keeps_it_back() {
     assert!(events.contains("uid=200&") && events.contains("uid=300&"), "{events}");
 
     // A tick of the transaction that looks is not in the log yet.
-    root.run("begin; select pgq.force_tick('q')").await;
-    assert_ne!(root.text("select pgq.ticker('q')").await, "<null>");
+    root.run("begin").await;
+    eventually("a tick is made here, and not by the worker just before", async || {
+        root.run("select pgq.force_tick('q')").await;
+        root.text("select pgq.ticker('q')").await != "<null>"
+    })
+    .await;
     assert_eq!(root.text(LOOK).await, "<null>|f");
     root.run("rollback").await;
 
@@ -209,7 +245,7 @@ async fn a_standby_that_has_not_flushed_a_tick_keeps_it_back() {
     named(&tree, &twin, "s1").await;
     until(
         &root,
-        "select count(*) from pg_stat_replication where state = 'streaming'",
+        "select count(*) from pg_stat_replication where state = 'streaming' and flush_lsn is not null",
         "2",
     )
     .await;
@@ -217,14 +253,7 @@ async fn a_standby_that_has_not_flushed_a_tick_keeps_it_back() {
     event(&root, 500).await;
     tick(&root).await;
     until(&root, LOOK, WAITS).await;
-    root.run("create temp table here as select pg_current_wal_insert_lsn() as lsn")
-        .await;
-    until(
-        &root,
-        "select count(*) from pg_stat_replication where flush_lsn >= (select lsn from here)",
-        "1",
-    )
-    .await;
+    until_one_has_all(&root).await;
     assert_eq!(root.text(LOOK).await, WAITS);
     assert!(!drain(&root).await.contains("uid=500&"));
     let pid = twin
@@ -243,6 +272,22 @@ async fn a_standby_that_has_not_flushed_a_tick_keeps_it_back() {
         .await;
     assert_eq!(root.text("select released_tick from pgcascade.gate_state").await, "0");
     root.run("select pgcascade.set_gate_standby('q', 's1')").await;
+    until(&root, RELEASED, "t").await;
+
+    // Another one of that name begins to stream, and has not said yet what it has.
+    let silent = Silent::named(server, "s1");
+    until(
+        &root,
+        "select bool_or(write_lsn is null) from pg_stat_replication where state = 'streaming'",
+        "t",
+    )
+    .await;
+    event(&root, 600).await;
+    tick(&root).await;
+    until_one_has_all(&root).await;
+    assert_eq!(root.text(LOOK).await, NOTHING);
+    assert!(!drain(&root).await.contains("uid=600&"));
+    drop(silent);
     until(&root, RELEASED, "t").await;
 }
 

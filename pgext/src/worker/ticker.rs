@@ -270,7 +270,7 @@ struct Standbys {
 impl Standbys {
     /// Returns when to look again at the latest.
     fn look(&mut self, ticked: bool, log: &mut Log) -> Duration {
-        let wanted = if ticked {
+        let wanted = if ticked && self.named {
             Duration::ZERO
         } else {
             self.pause.unwrap_or(LOOK)
