@@ -4,6 +4,9 @@
 //! gives out can come after they said how far they are. The new root fetches what the furthest of them has, and opens when
 //! another node has confirmed that it follows. As in planned.rs, each step may be taken again after it was taken.
 
+use futures_util::future;
+use tokio::time::{Instant, sleep};
+
 use super::journal::Op;
 use super::leaves;
 use super::planned::{self, Limits};
@@ -146,15 +149,18 @@ async fn repoint(new: &Reached, op: &Op, limits: &Limits) -> Result<()> {
         .into_iter()
         .filter(|known| known.dead || known.name == op.old)
         .collect();
+    let from: Vec<&str> = gone.iter().map(|node| node.name.as_str()).collect();
+    let begun = planned::begun(new, op).await?;
+    let itself = tree::find(new, &new.node.name).await?;
     for other in survivors(tree::known(new).await?, new, &op.old) {
         let told = async {
             let other = tree::reach_known(&other, &op.queue).await?;
             for node in &gone {
                 set_location(other.client(), &other.node, &node.name, &node.location, true).await?;
             }
-            planned::introduce(new, &other).await?;
-            let from: Vec<&str> = gone.iter().map(|node| node.name.as_str()).collect();
-            planned::tell(new, &other, op, &from, limits).await
+            // The new root may have been made so late that the other has not heard of it.
+            itself.tell(other.client(), &other.node).await?;
+            planned::tell(new, &other, &begun, &from, limits).await
         };
         if let Err(error) = told.await {
             tracing::warn!(
@@ -169,27 +175,51 @@ async fn repoint(new: &Reached, op: &Op, limits: &Limits) -> Result<()> {
     op.advance(new, Step::Repointed).await
 }
 
-/// A branch that has all ticks before the new epoch, and will never go back, lets the new root open.
+/// A branch that has all ticks before the new epoch, and will never go back, lets the new root open. The first that there is: nobody
+/// can write meanwhile, so who is away or behind is not waited for while another one is not.
 pub(super) async fn open(new: &Reached, op: &Op, limits: &Limits) -> Result<()> {
     let history = planned::history(new, op).await?;
-    let mut failures = Vec::new();
-    for other in branches(new, op).await? {
-        let confirmed = async {
-            planned::reach(&other, op.fork()?, limits).await?;
-            planned::confirm(&other, op, &history).await?;
-            failpoint("takeover_confirmed_one");
-            op.confirmed(new, &other.node.name).await
-        };
-        match confirmed.await {
-            Ok(()) => return op.open(new).await,
+    let known = survivors(tree::known(new).await?, new, &op.old);
+    let (mut waiting, mut failures) = (Vec::new(), Vec::new());
+    for reached in future::join_all(known.iter().map(|known| tree::reach_known(known, &op.queue))).await {
+        match reached {
+            Ok(leaf) if leaf.node.role == Role::Leaf => {}
+            Ok(branch) => waiting.push(branch),
             Err(error) => failures.push(error),
         }
+    }
+    let deadline = Instant::now() + limits.wait;
+    while !waiting.is_empty() {
+        let mut behind = Vec::new();
+        for other in waiting {
+            match confirmed_by(new, op, &other, &history).await {
+                Ok(None) => return op.open(new).await,
+                Ok(Some(tick)) if Instant::now() >= deadline => {
+                    failures.push(planned::too_late(&other, tick, op.fork()?, limits));
+                }
+                Ok(Some(_)) => behind.push(other),
+                Err(error) => failures.push(error),
+            }
+        }
+        waiting = behind;
+        sleep(planned::POLL).await;
     }
     for failure in failures {
         tracing::warn!("{failure}");
     }
     // Refuses, unless the operator has said how the old root was made sure to be off, and there is nobody to ask.
     op.open(new).await
+}
+
+/// The branch confirms the epoch, or says which tick it is at if that is before the fork.
+async fn confirmed_by(new: &Reached, op: &Op, other: &Reached, history: &str) -> Result<Option<i64>> {
+    let tick = other.node.reload(other.client()).await?.tick;
+    if tick < op.fork()? {
+        return Ok(Some(tick));
+    }
+    planned::confirm(other, op, history).await?;
+    failpoint("takeover_confirmed_one");
+    op.confirmed(new, &other.node.name).await.map(|()| None)
 }
 
 /// The other nodes owe an aborted takeover nothing any more. Returns those that could not be told: they take no ticks until they are, by

@@ -19,7 +19,7 @@ use crate::node::tree::{self, Reached};
 use crate::replay::duty;
 
 /// How often the new root is asked whether it has the closing tick. Nobody can write meanwhile.
-const POLL: Duration = Duration::from_millis(5);
+pub(super) const POLL: Duration = Duration::from_millis(5);
 
 /// A new root that has what the old one had this long ago is near enough for writers to be stopped.
 const NEAR: Duration = Duration::from_millis(100);
@@ -98,15 +98,20 @@ pub(super) async fn reach(new: &Reached, tick: i64, limits: &Limits) -> Result<(
             return Ok(());
         }
         if Instant::now() >= deadline {
-            return Err(Error::failure(format!(
-                "{} is at tick {reached}, and did not reach tick {tick} within {} seconds",
-                new.node.title(),
-                limits.wait.as_secs()
-            ))
-            .hint("consumer status shows whether its replay runs, and why it is behind."));
+            return Err(too_late(new, reached, tick, limits));
         }
         sleep(POLL).await;
     }
+}
+
+/// It was waited for in vain.
+pub(super) fn too_late(at: &Reached, reached: i64, tick: i64, limits: &Limits) -> Error {
+    Error::failure(format!(
+        "{} is at tick {reached}, and did not reach tick {tick} within {} seconds",
+        at.node.title(),
+        limits.wait.as_secs()
+    ))
+    .hint("consumer status shows whether its replay runs, and why it is behind.")
 }
 
 async fn promote(new: &Reached, op: &Op) -> Result<()> {
@@ -228,14 +233,17 @@ async fn subscribe(new: &Reached, other: &Reached, tick: i64) -> Result<()> {
 /// Who read from the old root reads from the new one; the others learn of the epoch. A node that cannot be reached is named,
 /// and left as it is: it goes on behind the old root, which has everything, too.
 async fn repoint(new: &Reached, op: &Op, limits: &Limits) -> Result<()> {
+    let begun = begun(new, op).await?;
+    let itself = tree::find(new, &new.node.name).await?;
     for known in tree::known(new).await? {
         if known.name == new.node.name || known.name == op.old || known.dead {
             continue;
         }
         let told = async {
             let other = tree::reach_known(&known, &op.queue).await?;
-            introduce(new, &other).await?;
-            tell(new, &other, op, &[&op.old], limits).await
+            // The new root may have been made so late that the other has not heard of it.
+            itself.tell(other.client(), &other.node).await?;
+            tell(new, &other, &begun, &[&op.old], limits).await
         };
         if let Err(error) = told.await {
             tracing::warn!(
@@ -249,14 +257,8 @@ async fn repoint(new: &Reached, op: &Op, limits: &Limits) -> Result<()> {
     op.advance(new, Step::Repointed).await
 }
 
-/// The new root may have been made so late that the other has not heard of it.
-pub(super) async fn introduce(new: &Reached, other: &Reached) -> Result<()> {
-    let itself = tree::find(new, &new.node.name).await?;
-    itself.tell(other.client(), &other.node).await
-}
-
 /// Tells a node of the epoch, and has it read from the new root if it reads from one of `from`.
-pub(super) async fn tell(new: &Reached, other: &Reached, op: &Op, from: &[&str], limits: &Limits) -> Result<()> {
+pub(super) async fn tell(new: &Reached, other: &Reached, epoch: &Epoch, from: &[&str], limits: &Limits) -> Result<()> {
     let mut provider = other.node.provider.as_str();
     let mut refused = Ok(());
     if from.contains(&provider) {
@@ -265,7 +267,7 @@ pub(super) async fn tell(new: &Reached, other: &Reached, op: &Op, from: &[&str],
             provider = &new.node.name;
         }
     }
-    epoch::follow(other, &begun(new, op).await?, provider).await?;
+    epoch::follow(other, epoch, provider).await?;
     failpoint("takeover_told");
     // Also a node that was moved by the run before.
     if *provider == new.node.name {
@@ -276,7 +278,7 @@ pub(super) async fn tell(new: &Reached, other: &Reached, op: &Op, from: &[&str],
 }
 
 /// The epoch that the takeover has begun.
-async fn begun(new: &Reached, op: &Op) -> Result<Epoch> {
+pub(super) async fn begun(new: &Reached, op: &Op) -> Result<Epoch> {
     Ok(Epoch {
         op: op.id.clone(),
         number: op.epoch,

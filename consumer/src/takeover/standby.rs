@@ -243,6 +243,7 @@ async fn repoint(new: &Reached, op: &Op, limits: &Limits, place: &Place) -> Resu
     let mut from: Vec<&str> = gone.iter().map(|node| node.name.as_str()).collect();
     from.push(&new.node.name);
     let location = place.location(new).await?;
+    let begun = planned::begun(new, op).await?;
     for other in dead::survivors(tree::known(new).await?, new, &op.old) {
         let told = async {
             let other = tree::reach_known(&other, &op.queue).await?;
@@ -251,7 +252,7 @@ async fn repoint(new: &Reached, op: &Op, limits: &Limits, place: &Place) -> Resu
             }
             set_location(other.client(), &other.node, &new.node.name, &location, false).await?;
             failpoint("takeover_located");
-            planned::tell(new, &other, op, &from, limits).await
+            planned::tell(new, &other, &begun, &from, limits).await
         };
         if let Err(error) = told.await {
             tracing::warn!(
