@@ -184,9 +184,10 @@ pub(super) fn who(node: &Node) -> Who {
 }
 
 /// Takes the worker's lock on the node.
-async fn lock(client: &Client, node: &Node, memory: &mut Memory) -> Result<()> {
+async fn lock(client: &Client, node: &Node, shutdown: &Shutdown, memory: &mut Memory) -> Result<()> {
     memory.another_runs = true;
-    session::lock(client, End::Subscriber, &who(node), session::LOCK_PATIENCE_AGAIN).await?;
+    let patience = session::LOCK_PATIENCE_AGAIN;
+    session::lock_unless_stopped(client, End::Subscriber, &who(node), patience, shutdown).await?;
     memory.another_runs = false;
     Ok(())
 }
@@ -200,7 +201,7 @@ async fn stand_by(
     memory: &mut Memory,
 ) -> Result<Ended> {
     let client = &session.client;
-    lock(client, &node, memory).await?;
+    lock(client, &node, shutdown, memory).await?;
     tracing::info!(
         node = node.name,
         queue = node.queue,

@@ -220,8 +220,9 @@ pub(super) async fn stand_behind(
     let hop = config.hop(&node)?;
     let provider = connect(&hop.provider, End::Provider, "pgcascade replay").await?;
     memory.another_runs = true;
-    session::lock(&provider.client, End::Provider, &who, session::LOCK_PATIENCE_AGAIN).await?;
-    session::lock(&session.client, End::Subscriber, &who, session::LOCK_PATIENCE_AGAIN).await?;
+    for (client, end) in [(&provider.client, End::Provider), (&session.client, End::Subscriber)] {
+        session::lock_unless_stopped(client, end, &who, session::LOCK_PATIENCE_AGAIN, shutdown).await?;
+    }
     memory.another_runs = false;
     memory.connected = true;
     let (p, s) = (&provider.client, &session.client);

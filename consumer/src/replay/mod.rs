@@ -172,6 +172,8 @@ pub(crate) async fn run(job: Job, shutdown: Shutdown, progress: Progress) -> Res
                 memory.hop_changed();
                 continue;
             }
+            // Nothing was begun: it waited for another replay of the consumer to end.
+            Err(_) if memory.another_runs && shutdown.requested() => return Ok(()),
             Err(error) => error,
         };
         let table = memory.failed_table.take();
@@ -271,7 +273,7 @@ async fn attempt(
     progress: &Progress,
     memory: &mut Memory,
 ) -> Result<Ended> {
-    let ready = setup::prepare(config, wish, policies, memory).await?;
+    let ready = setup::prepare(config, wish, policies, shutdown, memory).await?;
     let mut copies = copy::start(&ready, config, shutdown, progress).await?;
     let outcome = batch::stream(ready, &mut copies, config, shutdown, progress, memory).await;
     copies.stop().await;

@@ -14,6 +14,7 @@ use super::survey::Facts;
 use super::table::{literal, quoted};
 use crate::connect::End;
 use crate::error::{Doing, Error, Result};
+use crate::shutdown::Shutdown;
 
 /// The oldest extension whose functions replay can use.
 const OLDEST_EXTENSION: (u32, u32) = (0, 1);
@@ -245,6 +246,20 @@ pub(crate) async fn lock(client: &Client, end: End, who: &Who, patience: Duratio
         who.consumer, who.queue
     ))
     .hint("Stop that one first, or choose another --consumer name."))
+}
+
+/// The same for who may be told to stop meanwhile: then it fails, and the session is not to be used again.
+pub(super) async fn lock_unless_stopped(
+    client: &Client,
+    end: End,
+    who: &Who,
+    patience: Duration,
+    shutdown: &Shutdown,
+) -> Result<()> {
+    tokio::select! {
+        outcome = lock(client, end, who, patience) => outcome,
+        () = shutdown.wait() => Err(Error::failure(format!("stopped before the consumer on the {end} was locked"))),
+    }
 }
 
 #[cfg(test)]

@@ -40,6 +40,7 @@ use crate::cascade::{Node, Role};
 use crate::config::{Policy, ReplayConfig};
 use crate::connect::{End, Session, connect};
 use crate::error::{Doing, Error, Result};
+use crate::shutdown::Shutdown;
 
 /// The two sessions, and what the streaming and copying parts need to know.
 pub(super) struct Ready {
@@ -128,6 +129,7 @@ pub(super) async fn prepare(
     config: &ReplayConfig,
     wish: &Wish,
     policies: &Policies,
+    shutdown: &Shutdown,
     memory: &mut Memory,
 ) -> Result<Ready> {
     let ends = open(config, "replay").await?;
@@ -138,9 +140,9 @@ pub(super) async fn prepare(
     };
     memory.another_runs = true;
     if !ends.donated {
-        session::lock(&ends.provider.client, End::Provider, &ends.who, patience).await?;
+        session::lock_unless_stopped(&ends.provider.client, End::Provider, &ends.who, patience, shutdown).await?;
     }
-    session::lock(&ends.subscriber.client, End::Subscriber, &ends.who, patience).await?;
+    session::lock_unless_stopped(&ends.subscriber.client, End::Subscriber, &ends.who, patience, shutdown).await?;
     memory.another_runs = false;
     memory.connected = true;
 
@@ -347,7 +349,7 @@ impl Ends {
             }
             s.batch_execute("commit").await.doing(what)?;
         }
-        if let Some(node) = reads {
+        if let Some(node) = reads.filter(|_| entries.iter().any(Entry::to_copy)) {
             duty::note_copies(s, node).await?;
         }
         if let Some(node) = node {

@@ -248,6 +248,13 @@ async fn a_second_replay_of_the_same_consumer() {
         &["consumer \"c\" of queue \"q\" is in use already", "127.0.0.1"],
     )
     .await;
+    // Told to stop while it waits for the first one, it stops.
+    let waiting = pair.replay().args(&["--table", "t"]).spawn();
+    let tries = "select exists (select from pg_stat_activity
+                                 where datname = current_database() and pid <> pg_backend_pid()
+                                   and query like '%pg_try_advisory_lock%')";
+    eventually("the second one waits", async || pair.provider.text(tries).await == "t").await;
+    waiting.stop().await;
     pair.provider.run("insert into t values (1)").await;
     eventually("the first one goes on", async || {
         pair.subscriber.text("select count(*) from t").await == "1"
