@@ -10,8 +10,8 @@ pub(crate) mod leaf;
 
 use std::sync::Arc;
 
-use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Row};
 
 use crate::connect::exists;
 use crate::error::{Doing, Error, Result};
@@ -333,8 +333,18 @@ pub(crate) async fn newer_epochs(client: &Client, queue: &str, epoch: i64) -> Re
     Ok(row.get(0))
 }
 
-/// The tables that have no copy yet, or of which not all events are applied.
-pub(crate) async fn in_copy(client: &Client, node: &Node) -> Result<Vec<String>> {
+/// A table that has no copy yet, or of which not all events are applied.
+pub(crate) struct Unfinished {
+    pub(crate) schema: String,
+    pub(crate) table: String,
+    /// Both, quoted.
+    pub(crate) title: String,
+    /// The node that its copy was begun from, if it was begun, and not by an old version.
+    pub(crate) copied_from: Option<String>,
+}
+
+/// The tables of a node that are not all what its position says.
+pub(crate) async fn unfinished(client: &Client, node: &Node) -> Result<Vec<Unfinished>> {
     if !exists(client, "pgcascade_replay.held_event").await? {
         return Ok(Vec::new());
     }
@@ -342,7 +352,19 @@ pub(crate) async fn in_copy(client: &Client, node: &Node) -> Result<Vec<String>>
         .query(include_str!("cascade/in_copy.sql"), &[&node.worker, &node.queue])
         .await
         .doing(|| format!("read the states of the tables of {}", node.title()))?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
+    let table = |row: &Row| Unfinished {
+        schema: row.get(0),
+        table: row.get(1),
+        title: row.get(2),
+        copied_from: row.get(3),
+    };
+    Ok(rows.iter().map(table).collect())
+}
+
+/// The same, by what they are called.
+pub(crate) async fn in_copy(client: &Client, node: &Node) -> Result<Vec<String>> {
+    let tables = unfinished(client, node).await?;
+    Ok(tables.into_iter().map(|table| table.title).collect())
 }
 
 /// Calls a function of pgq_node, which answers with a code and a sentence: below 400 is done, or nothing to do.

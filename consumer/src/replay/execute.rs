@@ -85,9 +85,9 @@ pub(crate) async fn run(args: ExecuteArgs, shutdown: Shutdown) -> Result<()> {
             let mut backoff = Backoff::new(LONGEST_PAUSE);
             let mut left = args.retries;
             while let Err(error) = on_provider(client, &queue, file).await {
-                let locked = [&SqlState::LOCK_NOT_AVAILABLE, &SqlState::T_R_DEADLOCK_DETECTED]
-                    .into_iter()
-                    .any(|state| error.sqlstate() == Some(state));
+                let locked = error.sqlstate().is_some_and(|state| {
+                    [SqlState::LOCK_NOT_AVAILABLE, SqlState::T_R_DEADLOCK_DETECTED].contains(state)
+                });
                 if !locked || left == 0 {
                     return Err(error);
                 }

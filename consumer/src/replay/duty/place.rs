@@ -9,7 +9,7 @@ use crate::error::{Doing, Error, Result};
 use crate::replay::table::Name;
 use crate::replay::table_state;
 
-/// What [`attach`] will refuse, for `consumer check`. Changes nothing.
+/// What [`super::attach`] will refuse, for `consumer check`. Changes nothing.
 pub(in crate::replay) async fn check_place(provider: &Client, subscriber: &Client, node: &Node) -> Result<()> {
     let node = node.reload(subscriber).await?;
     if !was_root(subscriber, &node).await? {
@@ -124,33 +124,28 @@ async fn register(provider: &Client, subscriber: &Client, node: &Node, tick: i64
 /// a copy begins or goes on.
 pub(in crate::replay) async fn start_copies_over(subscriber: &Client, node: &Node) -> Result<()> {
     let who = who(node);
-    let what = || format!("look at the copies of {}", node.title());
-    let begun = subscriber
-        .query(
-            include_str!("../sql/copies_elsewhere.sql"),
-            &[&who.consumer, &who.queue, &node.provider],
-        )
-        .await
-        .doing(what)?;
-    if !begun.is_empty() {
-        let number = table_state::begin_change(subscriber, &who).await?;
-        for row in &begun {
-            let name = Name {
-                schema: row.get(0),
-                table: row.get(1),
-            };
-            table_state::start_over(subscriber, &who, &name, number).await?;
-            tracing::warn!(
-                table = %name,
-                node = node.name,
-                "the copy was begun from node \"{}\", and starts over from node \"{}\"",
-                row.get::<_, String>(2),
-                node.provider
-            );
-        }
-        subscriber.batch_execute("commit").await.doing(what)?;
+    let what = || format!("have the copies of {} start over", node.title());
+    let tables = cascade::unfinished(subscriber, node).await?;
+    let begun = tables.into_iter().filter_map(|table| {
+        let from = table.copied_from.filter(|from| *from != node.provider)?;
+        let (schema, table) = (table.schema, table.table);
+        Some((Name { schema, table }, from))
+    });
+    let mut begun = begun.peekable();
+    if begun.peek().is_none() {
+        return Ok(());
     }
-    Ok(())
+    let number = table_state::begin_change(subscriber, &who).await?;
+    for (name, from) in begun {
+        table_state::start_over(subscriber, &who, &name, number).await?;
+        tracing::warn!(
+            table = %name,
+            node = node.name,
+            "the copy was begun from node \"{from}\", and starts over from node \"{}\"",
+            node.provider
+        );
+    }
+    subscriber.batch_execute("commit").await.doing(what)
 }
 
 /// The copies that were not begun yet will be from the present provider.
