@@ -1,10 +1,11 @@
 //! The root goes round among three nodes while applications write and others look on.
 //!
-//! What holds at the end: each transaction that was committed is there once, on every node. What holds all the time, on every
-//! node: the sum of all accounts, as transfers keep it; a list only gets longer, in the one order that there is; and one node at
+//! What holds after each takeover: the new root has each transaction that was committed, once; at the end every node has. What holds all
+//! the time, on every node: the sum of all accounts, as transfers keep it; a list only gets longer, in the one order that there is; and one node at
 //! most takes writes in an epoch.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -12,9 +13,14 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
 use crate::cluster::Db;
+use crate::dead;
 use crate::planned::{takeover, writers};
 use crate::tree::{self, Tree};
-use crate::writers::Done;
+use crate::writers::{Done, journal};
+
+const TABLES: &str = "
+    create table account (id int primary key, balance int); insert into account select i, 1000 from generate_series(0, 19) i;
+    create table list (id int primary key, items int[] not null); insert into list select i, '{}' from generate_series(0, 199) i";
 
 const CANDIDATES: [&str; 3] = ["root", "left", "right"];
 
@@ -75,21 +81,31 @@ async fn look_on(node: Db, leaf: bool, stop: Arc<AtomicBool>) -> Seen {
     seen
 }
 
-/// For `bench/takeover`.
+/// For `bench/takeover`, and for who reads the log of the tests: past what holds a test's output back.
 fn print(spans: &[(Instant, Instant)], done: &Done) {
+    let mut out = std::io::stderr().lock();
     let (mut gaps, mut whole) = (Vec::new(), Vec::new());
     for (from, to) in spans {
         gaps.push(done.gap(*from, *to).as_millis());
         whole.push((*to - *from).as_millis());
-        println!("    {} {}", gaps[gaps.len() - 1], whole[whole.len() - 1]);
+        let _ = writeln!(out, "    {} {}", gaps[gaps.len() - 1], whole[whole.len() - 1]);
     }
-    println!("| milliseconds | p50 | p99 | longest |\n|---|---|---|---|");
+    let _ = writeln!(
+        out,
+        "| planned takeovers, milliseconds | p50 | p99 | longest |\n|---|---|---|---|"
+    );
     for (what, mut all) in [("without writes", gaps), ("the command", whole)] {
         all.sort_unstable();
         let quantile = |of_hundred: usize| all[(all.len() - 1) * of_hundred / 100];
-        println!("| {what} | {} | {} | {} |", quantile(50), quantile(99), quantile(100));
+        let _ = writeln!(
+            out,
+            "| {what} | {} | {} | {} |",
+            quantile(50),
+            quantile(99),
+            quantile(100)
+        );
     }
-    println!("{} writes, {} refused", done.committed.len(), done.refused);
+    let _ = writeln!(out, "{} writes, {} refused", done.committed.len(), done.refused);
 }
 
 /// `TAKEOVERS` says how many.
@@ -98,11 +114,7 @@ async fn the_root_goes_round() {
     let rounds = std::env::var("TAKEOVERS").map_or(30, |n| n.parse().expect("TAKEOVERS is a number"));
     let tree = Tree::new().await;
     let root = tree.connect("root").await;
-    root.run(
-        "create table account (id int primary key, balance int); insert into account select i, 1000 from generate_series(0, 19) i;
-         create table list (id int primary key, items int[] not null); insert into list select i, '{}' from generate_series(0, 199) i",
-    )
-    .await;
+    root.run(TABLES).await;
     let left = tree.add("branch", "left", "root").await;
     let right = tree.add("branch", "right", "root").await;
     let leaf = tree.add("leaf", "leaf", "left").await;
@@ -129,6 +141,7 @@ async fn the_root_goes_round() {
         let begin = Instant::now();
         takeover(&tree, CANDIDATES[at], CANDIDATES[at], &[], 0).await;
         spans.push((begin, Instant::now()));
+        writing.assert_kept_by([&root, &left, &right][at]).await;
     }
     writing.go_on().await;
     let done = writing.stop().await;
@@ -152,4 +165,61 @@ async fn the_root_goes_round() {
     tree::stop(replays).await;
     drop((root, left, right, leaf));
     tree.drop(&["leaf", "left", "right", "root"]).await;
+}
+
+/// The root's server is killed while applications write. What no branch has got is lost, and nothing else: of each writer it is the end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_root_dies_while_applications_write() {
+    let tree = Tree::apart().await;
+    let root = tree.connect("root").await;
+    root.run(TABLES).await;
+    let nodes = [("branch", "left"), ("branch", "right"), ("leaf", "leaf")];
+    let [left, right, leaf] = tree.below_root(nodes).await;
+    let replays = tree.replays(&["left", "right", "leaf"]);
+    for (_, name) in nodes {
+        tree.wait(name).await;
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut watching = Vec::new();
+    for (kind, name) in nodes {
+        let node = tree.connect(name).await;
+        watching.push(tokio::spawn(look_on(node, kind == "leaf", Arc::clone(&stop))));
+    }
+    let writing = writers(&tree, &["root"], 4, transfer).await;
+    for _ in 0..10 {
+        writing.go_on().await;
+    }
+    drop(root);
+    tree.kill_root();
+    let done = writing.stop().await;
+    assert!(!done.unknown.is_empty(), "nobody wrote when it died");
+    dead::takeover(&tree, "left", &["--dead", "root"], 0).await;
+
+    let there: BTreeSet<i32> = journal(&left).await.into_iter().collect();
+    assert!(there.len() >= 50, "{} rows are left", there.len());
+    for order in &done.orders {
+        let lost = order.iter().skip_while(|number| there.contains(number));
+        let later: Vec<&i32> = lost.filter(|number| there.contains(number)).collect();
+        assert!(
+            later.is_empty(),
+            "{later:?} are there, and something before them is not"
+        );
+    }
+    let lists = "select string_agg(n::text, ',' order by n) from (select unnest(items) as n from list) l";
+    let listed: Vec<String> = there.iter().map(i32::to_string).collect();
+    assert_eq!(left.text(lists).await, listed.join(","), "the lists and the journal");
+
+    let writing = writers(&tree, &["left", "right"], 4, transfer).await;
+    writing.go_on().await;
+    let mut all = writing.stop().await;
+    all.committed.extend(there);
+    all.assert_on(&[&left, &right, &leaf], &["account", "list"]).await;
+    stop.store(true, Ordering::Relaxed);
+    for watch in watching {
+        assert!(watch.await.unwrap().looks > 0);
+    }
+    tree.assert_same_queue(&right, &left).await;
+    tree::stop(replays).await;
+    drop((left, right, leaf));
+    tree.drop(&["leaf", "left", "right"]).await;
 }

@@ -1,8 +1,9 @@
-//! Applications: each writes to the node that is root, one transaction after the other, and remembers what was committed.
+//! Applications: each writes to the node that is root, one transaction after the other, and remembers what was committed. It ends when its
+//! server dies.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
@@ -17,6 +18,10 @@ static NEXT: AtomicI32 = AtomicI32::new(1_000_000);
 #[derive(Default)]
 pub(crate) struct Done {
     pub(crate) committed: BTreeSet<i32>,
+    /// Their server died before it answered.
+    pub(crate) unknown: BTreeSet<i32>,
+    /// What each of them wrote, in order.
+    pub(crate) orders: Vec<Vec<i32>>,
     /// When each of these was committed, in order.
     times: Vec<Instant>,
     pub(crate) refused: usize,
@@ -40,6 +45,7 @@ impl Done {
             }
         }
         let root = root.expect("a root that is open");
+        assert!(self.unknown.is_empty(), "a server died");
         let before = root.text("select pgq.force_tick('q')").await;
         until(root, &format!("select max(tick_id) > {before} from pgq.tick"), "t").await;
         let tick = root.text("select max(tick_id) from pgq.tick").await;
@@ -51,10 +57,7 @@ impl Done {
                 "select tick from pgcascade_replay.position"
             };
             until(node, &format!("select ({position}) >= {tick}"), "t").await;
-            let there = node
-                .text("select uid from journal where uid >= 1000000 order by uid")
-                .await;
-            let there: Vec<i32> = there.lines().map(|line| line.parse().unwrap()).collect();
+            let there = journal(node).await;
             assert_eq!(there.len(), wanted.len(), "rows of the journal");
             assert!(there == wanted, "the journal differs");
             for table in tables {
@@ -63,6 +66,14 @@ impl Done {
             }
         }
     }
+}
+
+/// The numbers that are in the journal of a node, in order.
+pub(crate) async fn journal(node: &Db) -> Vec<i32> {
+    let there = node
+        .text("select uid from journal where uid >= 1000000 order by uid")
+        .await;
+    there.lines().map(|line| line.parse().unwrap()).collect()
 }
 
 /// One transaction with a number: its statements, without begin and commit.
@@ -79,7 +90,7 @@ pub(crate) fn plain(number: i32) -> String {
 /// Some that write at the same time.
 pub(crate) struct Writers {
     stop: Arc<AtomicBool>,
-    written: Arc<AtomicUsize>,
+    committed: Arc<Mutex<BTreeSet<i32>>>,
     tasks: Vec<JoinHandle<Done>>,
 }
 
@@ -87,22 +98,34 @@ impl Writers {
     /// One per list of sessions, one with each node that may be the root; it tries them in turn, beginning where it was taken last.
     pub(crate) fn start(sessions: Vec<Vec<Db>>, work: Work) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let written = Arc::new(AtomicUsize::new(0));
+        let committed = Arc::new(Mutex::new(BTreeSet::new()));
         let tasks = sessions
             .into_iter()
             .enumerate()
-            .map(|(i, nodes)| tokio::spawn(write(nodes, i, work, Arc::clone(&stop), Arc::clone(&written))))
+            .map(|(i, nodes)| tokio::spawn(write(nodes, i, work, Arc::clone(&stop), Arc::clone(&committed))))
             .collect();
-        Self { stop, written, tasks }
+        Self { stop, committed, tasks }
     }
 
     /// Waits until they have written some more.
     pub(crate) async fn go_on(&self) {
-        let wanted = self.written.load(Ordering::Relaxed) + 10;
-        eventually("ten more writes", async || {
-            self.written.load(Ordering::Relaxed) >= wanted
-        })
-        .await;
+        let wanted = self.committed().len() + 10;
+        eventually("ten more writes", async || self.committed().len() >= wanted).await;
+    }
+
+    fn committed(&self) -> BTreeSet<i32> {
+        self.committed.lock().expect("no panic in between").clone()
+    }
+
+    /// The node has all that was committed until now, each once.
+    pub(crate) async fn assert_kept_by(&self, node: &Db) {
+        let mut missing = self.committed();
+        let mut last = None;
+        for number in journal(node).await {
+            assert_ne!(last.replace(number), Some(number), "{number} is there twice");
+            missing.remove(&number);
+        }
+        assert!(missing.is_empty(), "{missing:?} are lost");
     }
 
     pub(crate) async fn stop(self) -> Done {
@@ -110,17 +133,28 @@ impl Writers {
         let mut all = Done::default();
         for task in self.tasks {
             let done = task.await.unwrap();
-            all.committed.extend(done.committed);
+            all.unknown.extend(done.unknown);
+            all.orders.extend(done.orders);
             all.times.extend(done.times);
             all.refused += done.refused;
         }
         all.times.sort();
+        all.committed = std::mem::take(&mut self.committed.lock().expect("no panic in between"));
         all
     }
 }
 
-async fn write(nodes: Vec<Db>, which: usize, work: Work, stop: Arc<AtomicBool>, written: Arc<AtomicUsize>) -> Done {
-    let mut done = Done::default();
+async fn write(
+    nodes: Vec<Db>,
+    which: usize,
+    work: Work,
+    stop: Arc<AtomicBool>,
+    committed: Arc<Mutex<BTreeSet<i32>>>,
+) -> Done {
+    let mut done = Done {
+        orders: vec![Vec::new()],
+        ..Done::default()
+    };
     let mut at = 0;
     // One of them in transactions that keep their snapshot.
     let level = if which.is_multiple_of(2) {
@@ -136,13 +170,17 @@ async fn write(nodes: Vec<Db>, which: usize, work: Work, stop: Arc<AtomicBool>, 
         );
         match nodes[at].client.batch_execute(&sql).await {
             Ok(()) => {
-                done.committed.insert(number);
-                written.fetch_add(1, Ordering::Relaxed);
+                committed.lock().expect("no panic in between").insert(number);
+                done.orders[0].push(number);
                 done.times.push(Instant::now());
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             Err(error) => {
-                let refused = error.as_db_error().unwrap_or_else(|| panic!("{error:?}"));
+                let Some(refused) = error.as_db_error() else {
+                    done.unknown.insert(number);
+                    done.orders[0].push(number);
+                    return done;
+                };
                 let message = refused.message().to_owned();
                 assert!(
                     message.contains("disallowed") || message.contains("serialize"),
