@@ -102,8 +102,8 @@ pub(crate) enum Command {
     /// knows is shown all the same.
     ///
     /// Of a cascade: --subscriber, any of its nodes, and --queue. All nodes are asked at once. Exits with 1 if any of them
-    /// cannot be reached (unless it was declared dead), is not being replayed, has an error, or is further behind than
-    /// --max-lag; with --quiet that is all, as cron wants it.
+    /// cannot be reached (unless it was declared dead), is not being replayed, has an error, is closed or frozen by a takeover,
+    /// or is further behind than --max-lag; with --quiet that is all, as cron wants it.
     Status(Box<StatusArgs>),
     /// Print the events of a queue, one JSON object per line.
     ///

@@ -12,7 +12,7 @@ use super::tree::{self, Reached};
 use crate::cascade::{self, Combined, Node, Role, ask};
 use crate::cli::{CreateArgs, CreateLeafArgs, CreateRootArgs, NewNodeArgs};
 use crate::config::{conninfo, name};
-use crate::connect::{End, Session, connect};
+use crate::connect::{End, Session, connect, exists};
 use crate::conninfo::refuse_password;
 use crate::error::{Doing, Error, Result};
 use crate::failpoint::failpoint;
@@ -387,10 +387,20 @@ async fn make_branch(candidate: &Candidate, provider: &Reached, start: &Start) -
 async fn make_leaf(candidate: &Candidate, provider: &Reached, start: &Start, merge: Option<&Combined>) -> Result<()> {
     let (client, queue) = (candidate.client(), &candidate.queue);
     let what = || format!("make {}", candidate.title());
+    let epoch = if exists(provider.client(), "pgcascade.node_state").await? {
+        provider
+            .client()
+            .query_one("select epoch from pgcascade.node_state where queue_name = $1", &[queue])
+            .await
+            .doing(|| format!("read the epoch of {}", provider.node.title()))?
+            .get(0)
+    } else {
+        1_i64
+    };
     client
         .execute(
-            "insert into pgcascade_replay.node (queue, node, worker, provider, tick_time, combined_queue, position_known)
-             values ($1, $2, $3, $4, $5::text::timestamptz, $6, $7)",
+            "insert into pgcascade_replay.node (queue, node, worker, provider, tick_time, combined_queue, position_known, epoch)
+             values ($1, $2, $3, $4, $5::text::timestamptz, $6, $7, $8)",
             &[
                 queue,
                 &candidate.name,
@@ -399,6 +409,7 @@ async fn make_leaf(candidate: &Candidate, provider: &Reached, start: &Start, mer
                 &start.time,
                 &merge.map(|combined| &combined.queue),
                 &merge.is_none_or(|combined| combined.position_known),
+                &epoch,
             ],
         )
         .await

@@ -5,6 +5,7 @@
 //! what it is. Lag is counted at the root, or, when that cannot be reached, at the node that is furthest: what a node has
 //! not applied of what is there.
 
+mod epoch;
 mod gate;
 mod look;
 mod show;
@@ -22,6 +23,7 @@ use crate::connect::{End, connect};
 use crate::conninfo::ConnInfo;
 use crate::error::{Doing, Error, Result};
 use crate::shutdown::Shutdown;
+use epoch::Epoch;
 use gate::Gate;
 
 /// What is wanted.
@@ -62,6 +64,8 @@ struct Shown {
     /// Root, branch or leaf; null if it could not be asked.
     role: Option<String>,
     provider: Option<String>,
+    #[serde(flatten)]
+    epoch: Epoch,
     tick: Option<i64>,
     /// When that was made on the root.
     tick_time: Option<String>,
@@ -224,7 +228,9 @@ fn compare(nodes: &mut [Shown]) {
         .filter(|node| node.role.as_deref() == Some("branch"))
         .map(|node| node.provider.clone())
         .collect();
+    let mut epochs = epoch::warnings(nodes);
     for node in nodes.iter_mut() {
+        node.warnings.extend(epochs.remove(&node.node).unwrap_or_default());
         for subscriber in &node.subscribers {
             match reading.get(subscriber) {
                 Some((Some(provider), true)) if *provider != node.node => node.warnings.push(format!(

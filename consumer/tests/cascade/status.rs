@@ -6,7 +6,7 @@ use std::sync::{Arc, Barrier};
 
 use serde_json::{Value, json};
 
-use crate::cluster::Db;
+use crate::cluster::{Db, Replay};
 use crate::tree::{Tree, write};
 
 pub(crate) fn status(tree: &Tree, from: &str, more: &[&str]) -> (Option<i32>, String) {
@@ -143,4 +143,156 @@ async fn register(root: &Db, name: &str, listener: &TcpListener) {
         "select pgq_node.register_location('q', '{name}', 'host=127.0.0.1 port={port} user=u dbname=d', false)"
     ))
     .await;
+}
+
+/// A takeover that stands still shows on every node that waits for it, and is gone when it has ended.
+#[tokio::test]
+async fn a_takeover_that_stopped_half_way_is_trouble() {
+    let tree = Tree::apart().await;
+    let root = tree.connect("root").await;
+    let [_, _] = tree.below_root([("branch", "branch"), ("leaf", "leaf")]).await;
+    let mut replays = tree.replays(&["root", "branch", "leaf"]);
+    for name in ["branch", "leaf"] {
+        tree.wait(name).await;
+    }
+    let at = tree.conninfo("branch");
+    let takeover = |new: &str| Replay::command(&["takeover", new, "--queue", "q", "--db", &at]);
+    let look = |code: i32| {
+        let (found, text) = status(&tree, "branch", &["--json"]);
+        assert_eq!(found, Some(code), "{text}");
+        serde_json::from_str::<Value>(&text).unwrap()
+    };
+    let well = look(0);
+    for name in ["root", "branch", "leaf"] {
+        let node = node(&well, name);
+        let nothing = [
+            &node["epoch"],
+            &node["fence_reason"],
+            &node["promised_to"],
+            &node["frozen"],
+        ];
+        assert_eq!(
+            nothing,
+            [&json!(1), &json!(null), &json!(null), &json!(false)],
+            "{node}"
+        );
+    }
+    assert_eq!(
+        (&node(&well, "root")["open"], &node(&well, "branch")["open"]),
+        (&json!(true), &json!(null))
+    );
+
+    // Between fence and open.
+    for point in ["after_fenced", "after_promoted"] {
+        let (more, words) = match point {
+            "after_fenced" => (
+                None,
+                [
+                    "root (root)  epoch 1  ",
+                    "  CLOSED",
+                    "WARNING is closed for writers: takeover ",
+                ],
+            ),
+            _ => (
+                Some("--resume"),
+                [
+                    "branch (root)  epoch 2  ",
+                    "  CLOSED",
+                    ": not confirmed yet; consumer takeover branch --plan",
+                ],
+            ),
+        };
+        let killed = takeover("branch")
+            .args(more.as_slice())
+            .failpoints(&format!("takeover_{point}=kill"));
+        assert_eq!(killed.output().await.code(), None, "{point} was not reached");
+        let old = look(1)["nodes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|node| node["node"] == "root")
+            .unwrap()
+            .clone();
+        let op = root.text("select promised_op from pgcascade.node_state").await;
+        let closed = [
+            &old["open"],
+            &old["fence_reason"],
+            &old["promised_to"],
+            &old["promised_epoch"],
+        ];
+        assert_eq!(
+            closed,
+            [&json!(false), &json!(format!("takeover {op}")), &json!(op), &json!(2)],
+            "{old}"
+        );
+        let (_, text) = status(&tree, "leaf", &[]);
+        let promise = format!("promised epoch 2 to takeover {op}\n");
+        for wanted in words.into_iter().chain([promise.as_str()]) {
+            assert!(text.contains(wanted), "{wanted}: {text}");
+        }
+        assert_eq!(status(&tree, "root", &["--quiet"]), (Some(1), String::new()));
+    }
+    assert_eq!(takeover("branch").arg("--resume").output().await.code(), Some(0));
+    // Who joins now knows the epoch, too.
+    tree.node(
+        0,
+        "create-leaf late",
+        &[
+            "--db",
+            &{
+                tree.database("late", false).await;
+                tree.conninfo("late")
+            },
+            "--provider",
+            &at,
+        ],
+    )
+    .await;
+    replays.push(tree.replay("late").spawn());
+    tree.node(0, "wait late", &["--db", &at]).await;
+    for name in ["root", "branch", "leaf", "late"] {
+        assert_eq!(node(&look(0), name)["epoch"], 2, "{name}");
+    }
+
+    // A leaf that nobody told of a change of root.
+    let leaf = tree.connect("leaf").await;
+    leaf.run("update pgcascade_replay.node set epoch = 1").await;
+    assert_eq!(
+        node(&look(1), "leaf")["warnings"],
+        json!(["is in epoch 1, and node branch in epoch 2: consumer node change-provider leaf --provider branch"])
+    );
+    tree.node(0, "change-provider leaf --provider branch", &["--db", &at])
+        .await;
+    look(0);
+
+    // Everybody who is left waits for a takeover without the root.
+    assert_eq!(takeover("root").output().await.code(), Some(0));
+    drop(root);
+    for replay in replays {
+        replay.stop().await;
+    }
+    tree.kill_root();
+    let dead = takeover("branch").args(&["--dead", "root", "--fenced-by", "killed"]);
+    let killed = dead.failpoints("takeover_after_promised=kill").output().await;
+    assert_eq!(killed.code(), None, "after_promised was not reached: {}", killed.stderr);
+    for (wanted, code) in [(true, None), (false, Some(0))] {
+        if code.is_some() {
+            let aborted = takeover("branch").arg("--abort").output().await;
+            assert_eq!(aborted.code(), code, "{}", aborted.stderr);
+        }
+        let found = look(1);
+        for name in ["branch", "leaf", "late"] {
+            let node = node(&found, name);
+            let warned = node["warnings"]
+                .to_string()
+                .contains("takes no ticks, as it has promised epoch 4 to takeover ");
+            assert_eq!((&node["frozen"], warned), (&json!(wanted), wanted), "{node}");
+        }
+        assert_eq!(
+            status(&tree, "leaf", &[]).1.matches("  FROZEN").count(),
+            if wanted { 3 } else { 0 }
+        );
+    }
+    drop(leaf);
+    tree.drop(&["late", "leaf", "branch"]).await;
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use tokio::time::{Instant, timeout_at};
 use tokio_postgres::Client;
 
+use super::epoch::epoch;
 use super::gate::gate;
 use super::{Shown, Wanted};
 use crate::cascade::{self, Role};
@@ -122,6 +123,7 @@ pub(super) async fn ask(wanted: &Wanted, name: &str, place: &Place) -> Found {
         found.shown.subscribers = row.get("subscribers");
         found.shown.tables = tables(client, &who).await?;
         found.shown.gate = gate(client, &wanted.queue).await?;
+        found.shown.epoch = epoch(client, &node).await?;
         found.shown.role = Some(node.role.word().to_owned());
         found.shown.provider = (node.role != Role::Root).then_some(node.provider);
         found.shown.tick = Some(node.tick);

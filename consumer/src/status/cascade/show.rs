@@ -63,6 +63,9 @@ fn line(out: &mut String, node: &Shown, first: &str) {
     if let Some(role) = &node.role {
         let _ = write!(out, " ({role})");
     }
+    if let Some(epoch) = node.epoch.epoch {
+        let _ = write!(out, "  epoch {epoch}");
+    }
     if let Some(tick) = node.tick {
         let _ = write!(out, "  tick {tick}");
     }
@@ -91,6 +94,12 @@ fn line(out: &mut String, node: &Shown, first: &str) {
             let _ = write!(out, " at tick {tick}");
         }
     }
+    if node.epoch.open == Some(false) {
+        out.push_str("  CLOSED");
+    }
+    if node.epoch.frozen {
+        out.push_str("  FROZEN");
+    }
     if node.paused {
         out.push_str("  PAUSED");
     }
@@ -115,6 +124,9 @@ fn remarks(node: &Shown) -> Vec<(&'static str, Cow<'_, str>)> {
     }
     if let Some(error) = &node.error {
         remarks.push(("ERROR ", error.into()));
+    }
+    if let Some(promise) = node.epoch.promise().filter(|_| !node.epoch.frozen) {
+        remarks.push(("promised ", promise.into()));
     }
     for standby in node.gate.iter().flat_map(|gate| &gate.standbys) {
         let gone = if standby.streams { "" } else { "  NOT STREAMING" };
