@@ -233,7 +233,8 @@ pub(crate) struct StatusArgs {
     /// Print one JSON object instead of text.
     #[arg(long)]
     pub(crate) json: bool,
-    /// Of a cascade: show it again after so many seconds, until stopped.
+    /// Of a cascade: show it again after so many seconds, until stopped; a signal ends it with 0. If --subscriber is away meanwhile, that
+    /// is shown.
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) watch: Option<u64>,
     /// Of a cascade: how many seconds each node has to answer.

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde::Serialize;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_postgres::Client;
 
 use crate::connect::{End, connect};
@@ -48,6 +48,8 @@ struct Cascade {
     queue: String,
     /// Every node is reached, applies what it gets, and is not further behind than --max-lag says.
     healthy: bool,
+    /// With --watch: why the node that is asked first could not say where the others are.
+    error: Option<String>,
     nodes: Vec<Shown>,
 }
 
@@ -97,14 +99,26 @@ struct Lag {
     seconds: Option<f64>,
 }
 
-/// Shows it, once or again and again.
+/// Shows it, once or again and again: whoever watches wants to see what goes wrong, and that it is over. Only what fails at once
+/// fails the command, as that is more often a wrong address.
 pub(super) async fn run(wanted: Wanted, shutdown: &Shutdown) -> Result<ExitCode> {
+    let mut seen = false;
     loop {
         // Only reads are under way, on connections that end with them.
-        let cascade = tokio::select! {
-            cascade = look(&wanted) => cascade?,
+        let looked = tokio::select! {
+            looked = look(&wanted) => looked,
             () = shutdown.wait() => return Ok(ExitCode::SUCCESS),
         };
+        let cascade = match looked {
+            Err(error) if seen => Cascade {
+                queue: wanted.queue.clone(),
+                healthy: false,
+                error: Some(error.to_string()),
+                nodes: Vec::new(),
+            },
+            looked => looked?,
+        };
+        seen = true;
         if !wanted.quiet {
             let text = if wanted.json {
                 serde_json::to_string(&cascade)
@@ -123,12 +137,13 @@ pub(super) async fn run(wanted: Wanted, shutdown: &Shutdown) -> Result<ExitCode>
         let Some(pause) = wanted.watch else { return Ok(code) };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            () = shutdown.wait() => return Ok(code),
+            () = shutdown.wait() => return Ok(ExitCode::SUCCESS),
         }
     }
 }
 
-async fn look(wanted: &Wanted) -> Result<Cascade> {
+/// The nodes that the first one knows, itself among them.
+async fn enter(wanted: &Wanted) -> Result<look::Known> {
     let queue = &wanted.queue;
     let entry = connect(&wanted.database, End::Node, "consumer status").await?;
     let Some(node) = crate::cascade::load(&entry.client, queue).await? else {
@@ -138,12 +153,23 @@ async fn look(wanted: &Wanted) -> Result<Cascade> {
         ))
         .hint("Name any node of its cascade; or, for a replay without a cascade, both --provider and --subscriber."));
     };
-    let mut known = BTreeMap::new();
+    let mut known = look::Known::new();
     look::locations(&entry.client, queue, &mut known).await?;
     // The way by which it was reached is one that works.
     known.entry(node.name).or_default().given = Some(wanted.database.clone());
-    drop(entry);
+    Ok(known)
+}
 
+async fn look(wanted: &Wanted) -> Result<Cascade> {
+    let queue = &wanted.queue;
+    let mut known = timeout(wanted.timeout, enter(wanted)).await.unwrap_or_else(|_| {
+        Err(Error::failure(format!(
+            "the node ({}) gave no answer within {} seconds",
+            wanted.database,
+            wanted.timeout.as_secs_f64()
+        ))
+        .hint("Name another node of the cascade, or wait longer with --timeout."))
+    })?;
     let mut nodes: BTreeMap<String, look::Found> = BTreeMap::new();
     // Each round asks those that the rounds before heard of.
     loop {
@@ -173,6 +199,7 @@ async fn look(wanted: &Wanted) -> Result<Cascade> {
     Ok(Cascade {
         queue: queue.clone(),
         healthy,
+        error: None,
         nodes,
     })
 }

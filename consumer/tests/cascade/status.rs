@@ -6,7 +6,7 @@ use std::sync::{Arc, Barrier};
 
 use serde_json::{Value, json};
 
-use crate::cluster::{Db, Replay};
+use crate::cluster::{Db, Replay, eventually};
 use crate::tree::{Tree, write};
 
 pub(crate) fn status(tree: &Tree, from: &str, more: &[&str]) -> (Option<i32>, String) {
@@ -132,6 +132,18 @@ async fn all_nodes_are_asked_at_once() {
             && text.contains("ERROR no answer within 1 seconds")
             && text.contains("gone  DEAD  NOT REACHED"),
         "{text}"
+    );
+
+    // Nor does the one that is asked first.
+    let port = mute.local_addr().unwrap().port();
+    let at = format!("host=127.0.0.1 port={port} user=u dbname=d");
+    let silent = Replay::command(&["status", "--subscriber", &at, "--queue", "q", "--timeout", "1"]);
+    let silent = silent.output().await;
+    assert_eq!(silent.code(), Some(1), "{}", silent.stderr);
+    assert!(
+        silent.stderr.contains("gave no answer within 1 seconds"),
+        "{}",
+        silent.stderr
     );
     drop(root);
     tree.drop(&["leaf", "root"]).await;
@@ -295,4 +307,51 @@ async fn a_takeover_that_stopped_half_way_is_trouble() {
     }
     drop(leaf);
     tree.drop(&["late", "leaf", "branch"]).await;
+}
+
+/// Watching goes on while the node that is asked first is away.
+#[tokio::test]
+async fn it_watches_until_it_is_told_to_stop() {
+    let tree = Tree::apart().await;
+    tree.add("branch", "branch", "root").await;
+    tree.catch_up("branch").await;
+    let watch = |name: &str, more: &[&str]| {
+        let file = tree.cluster("root").file(name);
+        let at = tree.conninfo("root");
+        let command = Replay::command(&["status", "--subscriber", &at, "--queue", "q", "--watch", "1"]);
+        (command.args(more).stdout_to(&file).spawn(), file)
+    };
+    let watches = [watch("text", &[]), watch("json", &["--json"])];
+    let mut printed = [0, 0];
+    for (text, json) in [
+        ("`-- branch (branch)", r#""error":null,"nodes":[{"#),
+        (
+            "ERROR could not connect",
+            r#""healthy":false,"error":"could not connect"#,
+        ),
+        ("`-- branch (branch)", r#""error":null,"nodes":[{"#),
+    ] {
+        for (i, wanted) in [text, json].into_iter().enumerate() {
+            let found = || {
+                let all = std::fs::read_to_string(&watches[i].1).unwrap();
+                all[printed[i]..].find(wanted).map(|at| printed[i] + at + wanted.len())
+            };
+            eventually(&format!("it prints {wanted}"), async || found().is_some()).await;
+            printed[i] = found().unwrap();
+        }
+        if text.starts_with('E') {
+            tree.start_root();
+        } else {
+            tree.kill_root();
+        }
+    }
+    // It has just been killed again: whatever was last, a signal ends it with 0.
+    for (watch, _) in watches {
+        watch.stop().await;
+    }
+    // What cannot be shown even once is a wrong command.
+    let (never, file) = watch("never", &[]);
+    assert_eq!(never.wait().await.code(), Some(1));
+    assert_eq!(std::fs::read_to_string(file).unwrap(), "");
+    tree.drop(&["branch"]).await;
 }

@@ -73,6 +73,13 @@ impl Replay {
         self
     }
 
+    /// What it prints goes into that file.
+    pub(crate) fn stdout_to(mut self, path: &str) -> Self {
+        let file = std::fs::File::create(path).expect("a file that can be written");
+        self.command.stdout(file);
+        self
+    }
+
     /// Starts it.
     pub(crate) fn spawn(mut self) -> Running {
         let mut child = self.command.spawn().expect("the consumer can be run");

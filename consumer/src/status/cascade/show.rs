@@ -9,6 +9,9 @@ use super::{Cascade, Shown};
 /// (Writing into a String cannot fail, so the outcome of each `write!` is dropped.)
 pub(super) fn text(cascade: &Cascade) -> String {
     let mut out = format!("queue {}\n", cascade.queue);
+    if let Some(error) = &cascade.error {
+        let _ = writeln!(out, "ERROR {error}");
+    }
     let mut shown = vec![false; cascade.nodes.len()];
     let is_root = |node: &Shown| node.role.as_deref() == Some("root");
     for (i, node) in cascade.nodes.iter().enumerate() {
