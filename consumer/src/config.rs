@@ -66,6 +66,10 @@ pub(crate) struct ReplaySettings {
     /// Exit with 0 as soon as everything up to the provider's last tick at the start is applied.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub(crate) until_caught_up: Option<bool>,
+    /// Ticks that are there already are applied together, in one transaction, up to about so many events: 1 to
+    /// 1000000 [default: 4000]. What one transaction wrote stays together whatever it is; a branch takes each tick by itself.
+    #[arg(long, value_name = "EVENTS")]
+    pub(crate) batch_events: Option<u64>,
     /// How many bytes of memory replay may fill with events on their way: 8388608 to 4294967296 [default: 67108864]. A
     /// larger value passes all the same, by itself.
     #[arg(long, value_name = "BYTES")]
@@ -187,6 +191,8 @@ pub(crate) struct ReplayConfig {
     pub(crate) exact_sequences: bool,
     /// Exit 0 once everything up to the last tick at the start is applied.
     pub(crate) until_caught_up: bool,
+    /// About how many events ticks are merged up to.
+    pub(crate) batch_events: i32,
     /// How much memory events on their way may fill.
     pub(crate) max_memory: MaxMemory,
     /// The role as which files are executed on the subscriber.
@@ -323,6 +329,7 @@ impl ReplaySettings {
             no_sequences: self.no_sequences.or(file.no_sequences),
             exact_sequences: self.exact_sequences.or(file.exact_sequences),
             until_caught_up: self.until_caught_up.or(file.until_caught_up),
+            batch_events: self.batch_events.or(file.batch_events),
             max_memory: self.max_memory.or(file.max_memory),
             jobs: self.jobs.or(file.jobs),
             execute_as: self.execute_as.or(file.execute_as),
@@ -400,6 +407,9 @@ impl ReplaySettings {
             return Err(Error::usage("--exact-sequences needs --until-caught-up")
                 .hint("It sets the sequences at the end; a replay that goes on keeps them ahead."));
         }
+        // Not many more by itself: a row that one transaction updates n times costs n squared, as each update passes the versions
+        // before it, and every queue has its hot rows.
+        let batch_events = within("batch-events", self.batch_events.unwrap_or(4_000), 1, 1_000_000)?;
         let max_memory = within("max-memory", self.max_memory.unwrap_or(64 << 20), 8 << 20, 4 << 30)?;
         let seconds = |flag, given: Option<u64>, default| {
             within(flag, given.unwrap_or(default), 1, 3600).map(Duration::from_secs)
@@ -417,6 +427,7 @@ impl ReplaySettings {
             sequences,
             exact_sequences,
             until_caught_up,
+            batch_events: i32::try_from(batch_events).unwrap_or(4_000),
             max_memory: MaxMemory(usize::try_from(max_memory).unwrap_or(64 << 20)),
             execute_as: match self.execute_as.as_deref() {
                 role @ Some(_) => Some(name("execute-as", role)?),

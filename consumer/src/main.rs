@@ -32,6 +32,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+use crate::cli::table::TableCommand;
 use crate::cli::{Cli, Command};
 use crate::error::{Doing, Result};
 use crate::progress::{Progress, Work};
@@ -73,13 +74,13 @@ fn run(command: Command, log_args: &cli::LogArgs) -> Result<ExitCode> {
                 outcome.map(|()| ExitCode::SUCCESS)
             }
             Command::Check(args) => check::run(*args, shutdown).await,
-            Command::Compare(args) => {
+            Command::Compare(args) | Command::Table(TableCommand::Compare(args)) => {
                 let progress = Progress::new(log_args, Work::Compare);
                 let outcome = compare::run(*args, shutdown, progress.clone()).await;
                 progress.finish();
                 outcome
             }
-            Command::Repair(args) => {
+            Command::Repair(args) | Command::Table(TableCommand::Repair(args)) => {
                 let progress = Progress::new(log_args, Work::Compare);
                 let outcome = compare::repair(*args, shutdown, progress.clone()).await;
                 progress.finish();
@@ -89,7 +90,7 @@ fn run(command: Command, log_args: &cli::LogArgs) -> Result<ExitCode> {
             Command::Execute(args) => replay::execute::run(args, shutdown).await.map(|()| ExitCode::SUCCESS),
             Command::Takeover(args) => takeover::run(*args, shutdown).await.map(|()| ExitCode::SUCCESS),
             Command::Status(args) => status::run(*args, log_args.quiet, shutdown).await,
-            Command::Table(verb) => replay::administer::run(verb, shutdown)
+            Command::Table(TableCommand::Set(verb)) => replay::administer::run(verb, shutdown)
                 .await
                 .map(|()| ExitCode::SUCCESS),
             Command::Tail(args) => tail::run(*args, shutdown).await.map(|()| ExitCode::SUCCESS),

@@ -42,6 +42,8 @@ fn reference() -> String {
         .to_vec();
     for family in ["table", "node"] {
         let verbs = command.find_subcommand(family).unwrap().get_subcommands();
+        // What is a command of its own is described as that.
+        let verbs = verbs.filter(|verb| command.find_subcommand(verb.get_name()).is_none());
         names.extend(verbs.map(|verb| format!("{family} {}", verb.get_name())));
     }
     names.extend(["takeover", "execute", "tail"].map(str::to_owned));

@@ -2,12 +2,23 @@
 
 use clap::{Args, Subcommand};
 
-use super::EndsArgs;
+use super::{CompareArgs, EndsArgs, RepairArgs};
 use crate::config::ReplaySettings;
 
 /// The verbs.
 #[derive(Subcommand)]
 pub(crate) enum TableCommand {
+    #[command(flatten)]
+    Set(SetCommand),
+    /// The same as consumer compare.
+    Compare(Box<CompareArgs>),
+    /// The same as consumer repair.
+    Repair(Box<RepairArgs>),
+}
+
+/// Those that look at the set of tables, or change it.
+#[derive(Subcommand)]
+pub(crate) enum SetCommand {
     /// Add tables to those that are replayed.
     ///
     /// Checks both ends, makes what is missing (on the provider the triggers, the queue and the registration; on the

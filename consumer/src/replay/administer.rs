@@ -16,21 +16,21 @@ use super::session;
 use super::state;
 use super::table_state::{self, Entry};
 use crate::cascade::{self, Node, Role};
-use crate::cli::table::TableCommand;
+use crate::cli::table::SetCommand;
 use crate::config::{ReplaySettings, conninfo, name};
 use crate::connect::{End, Session, connect};
 use crate::error::{Doing, Error, Result};
 use crate::shutdown::Shutdown;
 
 /// Does what a verb says.
-pub(crate) async fn run(verb: TableCommand, shutdown: Shutdown) -> Result<()> {
+pub(crate) async fn run(verb: SetCommand, shutdown: Shutdown) -> Result<()> {
     let work = async {
         match verb {
-            TableCommand::Add(args) => add::run(*args).await,
-            TableCommand::Remove(args) => change::remove(args).await,
-            TableCommand::Resync(args) => change::resync(args).await,
-            TableCommand::List(args) => show::list(args).await,
-            TableCommand::Missing(args) => show::missing(args).await,
+            SetCommand::Add(args) => add::run(*args).await,
+            SetCommand::Remove(args) => change::remove(args).await,
+            SetCommand::Resync(args) => change::resync(args).await,
+            SetCommand::List(args) => show::list(args).await,
+            SetCommand::Missing(args) => show::missing(args).await,
         }
     };
     // Whatever was on its way is rolled back with the sessions; every verb can be repeated.

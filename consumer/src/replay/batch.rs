@@ -69,6 +69,8 @@ struct Stream<'a> {
     /// None while it is lent to the task that reads.
     decoder: Option<Decoder>,
     applier: Applier,
+    /// While the consumer is behind, ticks are merged up to about so many events, as a commit for each tick would be most of the work.
+    batch_events: i32,
     max_memory: MaxMemory,
     /// The role that files are executed as.
     execute_as: Option<String>,
@@ -154,6 +156,7 @@ pub(super) async fn stream(
         finish_batch,
         decoder,
         applier,
+        batch_events: config.batch_events,
         max_memory: config.max_memory,
         execute_as: config.execute_as.clone(),
         draining,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use crate::cluster::{Replay, eventually, pair};
+use crate::cluster::{Output, Replay, eventually, pair};
 
 #[tokio::test]
 async fn copies_and_then_streams() {
@@ -389,14 +389,23 @@ async fn many_small_ticks_are_merged() {
     }
     let output = pair.catch_up(&["--table", "t"]).await;
     pair.assert_equal("t").await;
-    let batches = output
-        .stderr
-        .split("in all")
-        .nth(1)
-        .and_then(|line| line.split("batches=").nth(1))
-        .and_then(|rest| rest.split(' ').next());
-    let batches: u32 = batches.expect("the summary").parse().unwrap();
-    assert!(batches < 20, "{}", output.stderr);
+    let batches = |output: &Output| {
+        let summary = output.stderr.split("in all").nth(1);
+        let number = summary
+            .and_then(|line| line.split("batches=").nth(1))
+            .and_then(|rest| rest.split(' ').next());
+        number.expect("the summary").parse::<u32>().unwrap()
+    };
+    assert!(batches(&output) < 20, "{}", output.stderr);
+
+    // Not more than is wished for.
+    for id in 200..230 {
+        pair.provider.run(&format!("insert into t values ({id})")).await;
+        pair.provider.run("select pgq.ticker('q')").await;
+    }
+    let output = pair.catch_up(&["--table", "t", "--batch-events", "1"]).await;
+    pair.assert_equal("t").await;
+    assert!(batches(&output) > 20, "{}", output.stderr);
     pair.drop().await;
 }
 

@@ -8,11 +8,6 @@ use super::{Batch, Offer, Stream};
 use crate::error::{Doing, Error, Result};
 use crate::progress::BatchReport;
 
-/// While the consumer is behind, ticks are merged up to about this many events, as a commit for each tick would be most
-/// of the work. Not many more: a row that one transaction updates n times costs n squared, as each update passes the
-/// versions before it, and every queue has its hot rows.
-const EVENTS_WANTED: i32 = 4_000;
-
 /// A batch of this many events is read as it is stored, if it can be: to sort less takes no time.
 const MANY_EVENTS: i64 = 20_000;
 
@@ -26,7 +21,7 @@ impl Stream<'_> {
         let who = &self.ready.who;
         let ask = async {
             client
-                .query_opt(&self.next_batch, &[&who.queue, &who.consumer, &EVENTS_WANTED])
+                .query_opt(&self.next_batch, &[&who.queue, &who.consumer, &self.batch_events])
                 .await
         };
         let row = match finished {
