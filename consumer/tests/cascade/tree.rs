@@ -330,3 +330,17 @@ pub(crate) async fn until(db: &Db, query: &str, wanted: &str) {
     })
     .await;
 }
+
+/// Every event table is emptied if nobody needs it.
+pub(crate) async fn rotate(node: &Db) {
+    node.run("update pgq.queue set queue_rotation_period = '0'").await;
+    for _ in 0..8 {
+        // Each rotation needs that the last tick is younger than the one before.
+        if node.text("select open from pgcascade.node_state").await == "t" {
+            let last = node.text("select pgq.force_tick('q')").await;
+            until(node, &format!("select max(tick_id) > {last} from pgq.tick"), "t").await;
+        }
+        node.run("select pgq.maint_rotate_tables_step1('q')").await;
+        node.run("select pgq.maint_rotate_tables_step2()").await;
+    }
+}

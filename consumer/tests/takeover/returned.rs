@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::cluster::{Db, Output, Replay, eventually};
-use crate::tree::{Tree, stop, until, write};
+use crate::tree::{Tree, rotate, stop, until, write};
 use crate::writers::{Writers, plain};
 
 const TABLES: &str = r#"
@@ -289,20 +289,6 @@ async fn what_only_it_has_is_saved_and_taken_back() {
 
 const GRAVESTONE: &str =
     "select count(*) from pgq.subscription join pgq.consumer on co_id = sub_consumer where co_name = 'root.gravestone'";
-
-/// Every event table is emptied if nobody needs it.
-async fn rotate(node: &Db) {
-    node.run("update pgq.queue set queue_rotation_period = '0'").await;
-    for _ in 0..8 {
-        // Each rotation needs that the last tick is younger than the one before.
-        if node.text("select open from pgcascade.node_state").await == "t" {
-            let last = node.text("select pgq.force_tick('q')").await;
-            until(node, &format!("select max(tick_id) > {last} from pgq.tick"), "t").await;
-        }
-        node.run("select pgq.maint_rotate_tables_step1('q')").await;
-        node.run("select pgq.maint_rotate_tables_step2()").await;
-    }
-}
 
 /// Its replay was started with its server, as everywhere.
 #[tokio::test]
