@@ -45,3 +45,5 @@ mod sets;
 mod size;
 #[path = "replay/torture.rs"]
 mod torture;
+#[path = "replay/truncate.rs"]
+mod truncate;

@@ -22,11 +22,7 @@ pub(crate) enum Class {
 /// The start of a SQLSTATE, what it means, and in words. The longest start that fits counts; none: stop.
 const SQLSTATES: &[(&str, Class, &str)] = &[
     ("08", Class::Retry, "the connection broke, or a pooler ended it"),
-    (
-        "0A",
-        Class::Park,
-        "the subscriber's table does not allow it, such as TRUNCATE while others refer to it",
-    ),
+    ("0A", Class::Park, "the subscriber's table does not allow it"),
     (
         "21",
         Class::Park,

@@ -8,6 +8,7 @@
 //! says otherwise, see conflict.rs.
 
 mod run;
+mod truncate;
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::{Pin, pin};
@@ -18,10 +19,9 @@ use futures_util::{future, poll};
 use tokio_postgres::{Client, Statement};
 use wire::event_type::Operation;
 
-use super::chunk::{Chunk, Row, Shape};
+use super::chunk::{Chunk, Part, Row, Shape};
 use super::conflict::{Book, Kind};
 use super::setup::Target;
-use super::sources;
 use super::statement::{self, RowSql, Text, Texts};
 use super::table::{Name, Table};
 use crate::config::Policy;
@@ -159,13 +159,13 @@ impl Applier {
                 Operation::Truncate => {
                     self.drain(chunk, &mut waiting, 0).await?;
                     // One after the other as the events came, so tables that refer to each other are emptied together.
-                    let run = if let Some(sql) = &shape.part {
-                        self.truncate_part(client, shape.table, row.ev_id, sql).await?;
+                    let run = if let Some(Part::Run(sql)) = &shape.part {
+                        self.run_for_part(client, shape.table, row.ev_id, sql).await?;
                         1
                     } else {
                         let is_one = |next: &&Row| {
                             let shape = chunk.shape(next);
-                            shape.operation == Operation::Truncate && shape.part.is_none()
+                            shape.operation == Operation::Truncate && !matches!(shape.part, Some(Part::Run(_)))
                         };
                         let run = all[at..].iter().take_while(is_one).count();
                         self.truncate(client, chunk, &all[at..at + run], careful).await?;
@@ -381,52 +381,7 @@ impl Applier {
         Ok(can)
     }
 
-    async fn truncate(&self, client: &Client, chunk: &Chunk, rows: &[Row], careful: bool) -> Result<(), Failure> {
-        let mut tables: Vec<usize> = rows.iter().map(|row| chunk.shape(row).table).collect();
-        tables.sort_unstable();
-        tables.dedup();
-        let event = rows.first().map_or(0, |row| row.ev_id);
-        let mut kept = Vec::new();
-        for &table in &tables {
-            let may = sources::may_truncate(client, &self.tables[table].name, event, self.policies[table]).await;
-            if !may.map_err(|error| Failure {
-                table: Some(table),
-                ..Failure::from(error)
-            })? {
-                kept.push(table);
-            }
-        }
-        tables.retain(|table| !kept.contains(table));
-        if tables.is_empty() {
-            return Ok(());
-        }
-        let names: Vec<String> = tables.iter().map(|&table| self.tables[table].name.quoted()).collect();
-        let what = || format!("apply event {event}, which truncates {}", names.join(", "));
-        let of = |table: Option<usize>, error| Failure {
-            table,
-            ..Failure::from(error)
-        };
-        if careful && tables.len() > 1 {
-            // Which of them is gone, or not ours to empty, the statement for all would not say.
-            for (&table, name) in tables.iter().zip(&names) {
-                client
-                    .batch_execute(&format!("lock table {name} in access exclusive mode"))
-                    .await
-                    .doing(what)
-                    .map_err(|error| of(Some(table), error))?;
-            }
-        }
-        client
-            .batch_execute(&format!("truncate {}", names.join(", ")))
-            .await
-            .doing(what)
-            .map_err(|error| Failure {
-                unclear: !careful && tables.len() > 1 && !error.is_transient(),
-                ..of(tables.first().copied(), error)
-            })
-    }
-
-    async fn truncate_part(&self, client: &Client, table: usize, event: i64, sql: &str) -> Result<(), Failure> {
+    async fn run_for_part(&self, client: &Client, table: usize, event: i64, sql: &str) -> Result<(), Failure> {
         client
             .batch_execute(sql)
             .await

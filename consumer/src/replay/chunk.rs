@@ -11,7 +11,17 @@ use wire::event_type::Operation;
 use wire::urlenc::Encoded;
 
 use super::event::Event;
+use super::table::Name;
 use crate::connect::flow::{Hold, LARGE};
+
+/// What an event of a partition comes to that is no change of a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Part {
+    /// This partition of the subscriber is emptied.
+    Truncate(Name),
+    /// A statement is run.
+    Run(String),
+}
 
 /// What rows of one table, one operation and one list of columns have in common.
 #[derive(Debug, Clone)]
@@ -31,8 +41,8 @@ pub(super) struct Shape {
     /// The copy may hold these changes already, and later ones too: an insert of a row that is there replaces it, and a
     /// row that is not there need not be updated or deleted.
     pub(super) settling: bool,
-    /// Of the TRUNCATE of a partition: the statement for it; or what makes one.
-    pub(super) part: Option<String>,
+    /// Of the TRUNCATE of a partition: what is done for it; or what makes one.
+    pub(super) part: Option<Part>,
     /// The event type as it came.
     pub(super) event_type: Vec<u8>,
     /// The names as they come in the event, and whether the value is kept.

@@ -26,6 +26,7 @@ use std::collections::{HashMap, HashSet};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row};
 
+use super::chunk::Part;
 use super::position::Who;
 use super::table::{Name, Table};
 use super::table_state::{Entry, State};
@@ -101,12 +102,12 @@ pub(super) struct Source<'a> {
     pub(super) ripe: &'a HashSet<Name>,
 }
 
-/// What the events of a partition mean: the table that they change, and the statement for its TRUNCATE.
+/// What the events of a partition mean: the table that they change, and what its TRUNCATE comes to.
 #[derive(Debug, Clone)]
 pub(super) struct Leaf {
     pub(super) name: Name,
     /// None: the subscriber cannot tell which rows those are.
-    pub(super) truncate: Option<String>,
+    pub(super) truncate: Option<Part>,
     /// What makes it, to be executed before its first event; see make.rs.
     pub(super) make: Option<String>,
 }
@@ -238,7 +239,8 @@ impl Partitions {
     pub(super) fn leaves(&self, provider: &Table, subscriber: &Table, late: &[Partition]) -> Vec<Leaf> {
         let delete = |rows: &Option<String>| {
             let table = subscriber.name.quoted();
-            rows.as_ref().map(|rows| format!("delete from {table} where {rows}"))
+            rows.as_ref()
+                .map(|rows| Part::Run(format!("delete from {table} where {rows}")))
         };
         let there = self.below(End::Subscriber, subscriber);
         let below = self.below(End::Provider, provider).iter().filter(|part| part.is_leaf);
@@ -250,7 +252,7 @@ impl Partitions {
                         && there.may_truncate
                         && (there.rows == leaf.rows || late.iter().any(|part| part.parent == there.parent))
                 });
-                let truncate = same.map(|there| format!("truncate {}", there.name.quoted()));
+                let truncate = same.map(|there| Part::Truncate(there.name.clone()));
                 Leaf {
                     name: leaf.name.clone(),
                     truncate: truncate.or_else(|| delete(&leaf.rows)),

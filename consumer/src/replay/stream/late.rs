@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use wire::event_type::Operation;
 
-use super::super::chunk::{Chunk, Shape};
+use super::super::chunk::{Chunk, Part, Shape};
 use super::super::event::Event;
 use super::super::table::Name;
 use super::Decoder;
@@ -25,7 +25,7 @@ impl Decoder {
             key: Vec::new(),
             by_primary_key: false,
             settling: false,
-            part: Some(sql),
+            part: Some(Part::Run(sql)),
             event_type: Vec::new(),
             names: Vec::new(),
         }));
