@@ -209,26 +209,30 @@ fn ddl(table: &Table, extras: &Extras) -> String {
     format!("{before}create table {name} ({}){by}{after}", lines.join(", "))
 }
 
-/// The plain indexes of the provider's table that belong to no constraint, as statements for the subscriber, with their
-/// names.
-pub(super) fn later_indexes<'a>(
-    provider: &'a Table,
-    subscriber: &'a Table,
-) -> impl Iterator<Item = (Name, String)> + 'a {
+/// An index for the subscriber.
+pub(super) struct Later {
+    pub(super) name: Name,
+    pub(super) is_unique: bool,
+    pub(super) sql: String,
+}
+
+/// The plain indexes of the provider's table that belong to no constraint, and that the subscriber's lacks.
+pub(super) fn later_indexes<'a>(provider: &'a Table, subscriber: &'a Table) -> impl Iterator<Item = Later> + 'a {
     let table = &subscriber.name;
     provider
         .indexes
         .iter()
         .filter(|index| index.is_simple && index.constraint.is_none())
         .filter(|index| !subscriber.indexes.iter().any(|there| there.name == index.name))
-        .map(|index| {
-            let sql = format!(
+        .map(|index| Later {
+            name: Name::new(table.schema.as_str(), index.name.as_str()),
+            is_unique: index.is_unique,
+            sql: format!(
                 "create {}index {} on {} {}",
                 if index.is_unique { "unique " } else { "" },
                 quoted(&index.name),
                 table.quoted(),
                 index.definition
-            );
-            (Name::new(table.schema.as_str(), index.name.as_str()), sql)
+            ),
         })
 }

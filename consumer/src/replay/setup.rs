@@ -22,6 +22,8 @@ use std::sync::Arc;
 use futures_util::future;
 use tokio_postgres::Client;
 
+use super::collapse::Freedom;
+use super::create;
 use super::filter::Filter;
 use super::findings::{Finding, Findings, Kind};
 use super::parking::{self};
@@ -81,6 +83,22 @@ pub(super) struct Target {
     pub(super) policy: Policy,
     /// Of a partitioned table: the names that its events have.
     pub(super) leaves: Vec<Leaf>,
+}
+
+impl Target {
+    /// What may be done with the order of its changes. A unique index that is made at the end of the copy counts from the start on:
+    /// its rows have to be in the copy as if it were there, and nobody looks at the table again when it is.
+    pub(super) fn freedom(&self) -> Freedom {
+        let freedom = Freedom::of(&self.subscriber, self.provider.primary_key());
+        let to_come = self.made
+            && matches!(self.state, State::InCopy | State::InChunks(_))
+            && create::later_indexes(&self.provider, &self.subscriber).any(|later| later.is_unique);
+        if freedom == Freedom::Net && to_come {
+            Freedom::Ordered
+        } else {
+            freedom
+        }
+    }
 }
 
 /// The two sessions, and what they are.

@@ -134,7 +134,7 @@ impl Decoder {
                 },
                 hold: matches!(target.state, State::InCopy | State::InChunks(_))
                     || held.contains(&target.provider.name),
-                freedom: Freedom::of(&target.subscriber, target.provider.primary_key()),
+                freedom: target.freedom(),
                 last: [None; 8],
             })
             .collect();

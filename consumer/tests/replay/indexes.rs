@@ -138,3 +138,59 @@ async fn put_aside_and_back() {
     eventually("nothing is left", async || s.text(aside).await == "<null>").await;
     pair.drop().await;
 }
+
+/// A unique index that belongs to no constraint is made after the copy, and counts before.
+#[tokio::test]
+async fn unique_ones_that_are_yet_to_be_made() {
+    let pair = pair().await;
+    pair.provider
+        .run(
+            "create table large (id int primary key, u int not null, v text); create unique index large_u on large (u);
+             insert into large select i, i, repeat('x', 20) from generate_series(1, 20000) i; analyze large",
+        )
+        .await;
+    let go_on = pair.subscriber_cluster.file(&format!("go-on-{}", pair.database));
+    let running = pair
+        .replay()
+        .args(&[
+            "--table",
+            "large",
+            "--create",
+            "--copy-chunk-bytes",
+            "200000",
+            "--jobs",
+            "1",
+        ])
+        .failpoints(&format!("after_chunk_commit=pause:{go_on}"))
+        .spawn();
+    eventually("a chunk is there, or all", async || {
+        pair.subscriber
+            .text("select to_regclass('pgcascade_replay.copy_chunk') is not null and to_regclass('large') is not null")
+            .await
+            == "t"
+            && pair.subscriber.text("select exists (select from large)").await == "t"
+    })
+    .await;
+    // The value is in the first chunk, and in the last one too.
+    pair.provider
+        .run("update large set u = -u where id = 1; update large set u = 1 where id = 20000")
+        .await;
+    pair.subscriber_cluster.shell(&format!("touch '{go_on}'"));
+    pair.until_past_copies(1).await;
+    let unique = "select indisunique and indisvalid from pg_index where indexrelid = 'large_u'::regclass";
+    assert_eq!(pair.subscriber.text(unique).await, "t");
+    // Two rows swap values; nothing was begun anew since the copy.
+    pair.provider
+        .run(
+            "begin; update large set u = 0 where id = 2; update large set u = 2 where id = 3; update large set u = 3 where id = 2; commit",
+        )
+        .await;
+    eventually("they have swapped", async || {
+        pair.subscriber.text("select u from large where id = 3").await == "2"
+    })
+    .await;
+    let output = running.stop().await;
+    assert_eq!(output.stderr.matches("streaming").count(), 1, "{}", output.stderr);
+    pair.assert_equal("large").await;
+    pair.drop().await;
+}

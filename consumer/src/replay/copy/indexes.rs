@@ -157,7 +157,7 @@ pub(super) async fn later(s: &Client, who: &Who, job: &Job) -> Result<Vec<Later>
         let name = job.subscriber.name.clone();
         let fresh = table::inspect(s, End::Subscriber, std::slice::from_ref(&name)).await?;
         if let Some(there) = fresh.get(&name) {
-            for (name, sql) in create::later_indexes(&job.provider, there) {
+            for create::Later { name, sql, .. } in create::later_indexes(&job.provider, there) {
                 if !later.iter().any(|other| other.name == name) {
                     later.push(Later { name, sql: Some(sql) });
                 }

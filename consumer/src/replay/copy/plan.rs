@@ -59,7 +59,8 @@ impl Chunk {
 }
 
 /// Whether a range of keys is something that the table can be read by, and its changes applied twice to; see copy.rs.
-fn can_be_cut(provider: &Table, subscriber: &Table) -> bool {
+fn can_be_cut(target: &Target) -> bool {
+    let (provider, subscriber) = (&*target.provider, &*target.subscriber);
     let key = provider.primary_key();
     let by = |table: &Table| {
         table.key_over(key).is_some_and(|index| {
@@ -76,15 +77,13 @@ fn can_be_cut(provider: &Table, subscriber: &Table) -> bool {
         .columns
         .iter()
         .all(|column| column.identity != "a" || key.contains(&column.name));
-    !key.is_empty() && by(provider) && by(subscriber) && settable && Freedom::of(subscriber, key) == Freedom::Net
+    !key.is_empty() && by(provider) && by(subscriber) && settable && target.freedom() == Freedom::Net
 }
 
 /// Decides, and writes down the chunks if there are any.
 pub(super) async fn make(ready: &Ready, target: &Target, config: &ReplayConfig, source: &Source) -> Result<Plan> {
     let least = source.least_chunks();
-    if target.provider.bytes / config.copy_chunk_bytes < least as u64
-        || !can_be_cut(&target.provider, &target.subscriber)
-    {
+    if target.provider.bytes / config.copy_chunk_bytes < least as u64 || !can_be_cut(target) {
         return Ok(Plan::Whole);
     }
     let provider = &ready.provider.client;
