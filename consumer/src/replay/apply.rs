@@ -1,7 +1,7 @@
 //! A chunk's rows, applied in their order inside the batch's transaction.
 //!
-//! Long runs of inserts into one table go in by COPY, which may stretch over several chunks; long runs of updates or
-//! deletes, which collapse.rs makes, by one statement for all; everything else as prepared statements, one per row,
+//! Long runs of inserts into one table, unless a trigger watches it, go in by COPY, which may stretch over several chunks; long runs of
+//! updates or deletes, which collapse.rs makes, by one statement for all; everything else as prepared statements, one per row,
 //! many on their way at once. In the careful mode each row has its statement: that is how the row at fault is found
 //! when many fail together. A row that does not do exactly what it did on the provider (an update or delete that meets
 //! no row, a key that exists already) ends replay: the two ends differ, and going on would hide it. Unless a policy
@@ -178,7 +178,9 @@ impl Applier {
                     if !careful
                         && !shape.settling
                         && (continues || run >= COPY_FROM || chunk.has_large())
-                        && !shape.columns.is_empty() =>
+                        && !shape.columns.is_empty()
+                        // They would fire when all rows are there.
+                        && !self.tables[shape.table].fires_triggers =>
                 {
                     self.drain(chunk, &mut waiting, 0).await?;
                     self.copy(client, chunk, rows).await?;
@@ -262,6 +264,16 @@ impl Applier {
         match result {
             Ok(1) => Ok(()),
             Ok(0) if chunk.shape(row).settling => Ok(()),
+            Ok(0) if chunk.shape(row).operation == Operation::Insert => {
+                let shape = chunk.shape(row);
+                let error = Error::failure(format!(
+                    "event {} of the provider {} of table {}, and the subscriber did not store it",
+                    row.ev_id,
+                    self.deed(chunk, row),
+                    self.tables[shape.table].name,
+                ));
+                Err(Failure::of_row(error.of_one_table().hint(SWALLOWED), shape))
+            }
             Ok(count) => {
                 let shape = chunk.shape(row);
                 let error = Error::failure(format!(
@@ -440,6 +452,8 @@ pub(super) async fn prepared(
 
 const DIFFERS: &str = "Nothing of the batch was applied. Somebody else changed the subscriber's table, or its copy began elsewhere: put \
                        the row right and start again; or copy the table again: consumer table resync";
+
+const SWALLOWED: &str = "A trigger or rule on that table that fires always swallows rows: remove it.";
 
 #[cfg(test)]
 mod tests {

@@ -156,3 +156,71 @@ async fn triggers_on_the_subscriber_see_every_change_in_its_order() {
     pair.assert_equal("other").await;
     pair.drop().await;
 }
+
+/// Also of inserts, of which many together or large ones would go by COPY.
+#[tokio::test]
+async fn triggers_on_the_subscriber_see_every_insert_by_itself() {
+    let pair = pair().await;
+    let tables = ["--table", "always", "--table", "replica"];
+    for table in ["always", "replica"] {
+        pair.provider
+            .run(&format!("create table {table} (id int primary key, v text)"))
+            .await;
+    }
+    pair.catch_up(&["--table", "always", "--table", "replica", "--create"])
+        .await;
+    pair.subscriber
+        .run("create table seen (n serial, name text, level text, rows bigint)")
+        .await;
+    for table in ["always", "replica"] {
+        pair.subscriber
+            .run(&format!(
+                "create function {table}() returns trigger language plpgsql as $$ begin
+                     insert into public.seen (name, level, rows) select tg_table_name, tg_level, count(*) from public.{table}; return null; end $$;
+                 create trigger row after insert on {table} for each row execute function {table}();
+                 create trigger statement after insert on {table} execute function {table}();
+                 alter table {table} enable {table} trigger row; alter table {table} enable {table} trigger statement"
+            ))
+            .await;
+        for insert in [
+            "select i, 'small' from generate_series(1, 40) i",
+            "select i, repeat('l', 300000) from generate_series(41, 43) i",
+        ] {
+            pair.provider.run(&format!("insert into {table} {insert}")).await;
+        }
+    }
+    pair.catch_up(&tables).await;
+    for table in ["always", "replica"] {
+        for level in ["ROW", "STATEMENT"] {
+            assert_eq!(
+                pair.subscriber
+                    .text(&format!(
+                        "select string_agg(rows::text, ' ' order by n) from seen where name = '{table}' and level = '{level}'"
+                    ))
+                    .await,
+                (1..=43).map(|i| i.to_string()).collect::<Vec<_>>().join(" "),
+                "{table} {level}"
+            );
+        }
+        pair.assert_equal(table).await;
+    }
+    // One that swallows the row.
+    pair.subscriber
+        .run(
+            "create function never() returns trigger language plpgsql as 'begin return null; end';
+             create trigger never before insert on replica for each row execute function never();
+             alter table replica enable replica trigger never",
+        )
+        .await;
+    pair.provider.run("insert into replica values (44, '')").await;
+    let output = pair.replay().args(&tables).arg("--until-caught-up").output().await;
+    assert_eq!(output.code(), Some(1), "{}", output.stderr);
+    assert!(
+        output
+            .stderr
+            .contains("inserts row (id)=(44) of table public.replica, and the subscriber did not store it"),
+        "{}",
+        output.stderr
+    );
+    pair.drop().await;
+}

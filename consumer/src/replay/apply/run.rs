@@ -11,7 +11,7 @@ use tokio_postgres::{Client, CopyInSink};
 
 use super::super::chunk::{Chunk, Row, Shape, Value};
 use super::super::statement;
-use super::{Applier, Failure};
+use super::{Applier, Failure, SWALLOWED};
 use crate::connect::flow::PIECE;
 use crate::error::{Doing, Error};
 
@@ -125,7 +125,7 @@ impl Applier {
             open.rows
         ))
         .of_one_table()
-        .hint("A trigger on that table that fires always swallows rows: remove it.");
+        .hint(SWALLOWED);
         Err(Failure::of_row(error, &open.shape))
     }
 
