@@ -297,6 +297,52 @@ async fn what_branches_have_is_merged_into_a_promoted_standby() {
     standby.tree.drop(&["leaf", "far", "near"]).await;
 }
 
+/// The standby has all that the branches have, and nothing else; or lacks exactly their last tick, whole.
+#[tokio::test]
+async fn a_standby_that_is_level_or_a_tick_behind_is_the_root() {
+    for lacks in [0, 1] {
+        let standby = Standby::of(Tree::apart_with(LOCAL).await, [("branch", "far"), ("branch", "near")]).await;
+        let tree = &standby.tree;
+        let root = tree.connect("root").await;
+        write(&root, 100).await;
+        root.run("update pgq.queue set queue_ticker_paused = true").await;
+        tree.catch_up_all(&["far", "near"]).await;
+        standby.synchronous(&root).await;
+        standby.sever().await;
+        if lacks > 0 {
+            let top = root.text(TOP).await;
+            root.run("begin; delete from t where id = 21; insert into journal values (6000, 'missing'); commit")
+                .await;
+            root.run("update pgq.queue set queue_ticker_paused = false").await;
+            until(&root, &format!("select max(tick_id) - {top} from pgq.tick"), "1").await;
+            root.run("update pgq.queue set queue_ticker_paused = true").await;
+            tree.catch_up("far").await;
+        }
+        drop(root);
+        let far = tree.connect("far").await;
+        let near = tree.connect("near").await;
+        let here = standby.promote().await;
+        let behind = format!("select {} - max(tick_id) from pgq.tick", far.text(TOP).await);
+        assert_eq!(here.text(&behind).await, lacks.to_string());
+        let replays = tree.replays(&["far", "near"]);
+        standby.takeover(PROMOTED, 0).await;
+        here.run("update pgq.queue set queue_ticker_paused = false").await;
+        write(&here, 400).await;
+        let count = "select count(*) from journal";
+        let last = here.text(count).await;
+        for node in [&far, &near] {
+            until(node, count, &last).await;
+            tree.assert_same_rows(&here, node).await;
+            tree.assert_same_queue(node, &here).await;
+        }
+        let missing = "select count(*) from journal where uid = 6000";
+        assert_eq!(here.text(missing).await, lacks.to_string());
+        stop(replays).await;
+        drop((here, far, near));
+        standby.tree.drop(&["far", "near"]).await;
+    }
+}
+
 /// The standby has a part of a batch and an event that no tick shows; it lacks that tick and three more, of which a branch has two, and a leaf
 /// alone the last. The leaf's journal gives all of them. The command is killed all the way.
 #[tokio::test]
