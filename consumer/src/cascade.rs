@@ -15,7 +15,9 @@ use tokio_postgres::{Client, Row};
 
 use crate::connect::exists;
 use crate::error::{Doing, Error, Result};
-pub(crate) use address::{forget_location, is_called, location, set_admin_location, set_location};
+pub(crate) use address::{
+    ADMIN_LOCATIONS, forget_location, is_called, location, set_admin_location, set_location, tell_admin_location,
+};
 
 const NODE: &str = include_str!("cascade/node.sql");
 const LEAF_NODE: &str = include_str!("cascade/leaf_node.sql");
@@ -317,8 +319,7 @@ pub(crate) async fn check_same(provider: &Client, subscriber: &Client, queue: &s
 /// What a root or branch knows of epochs, as others have to learn it, if it is in a newer one than this. A database that is
 /// something else knows nothing.
 pub(crate) async fn newer_epochs(client: &Client, queue: &str, epoch: i64) -> Result<Option<String>> {
-    let (extension, _) = places(client).await?;
-    if !extension {
+    if !exists(client, "pgcascade.epoch_history").await? {
         return Ok(None);
     }
     let row = client

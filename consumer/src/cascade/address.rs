@@ -11,8 +11,12 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::{Node, Role, ask};
+use crate::connect::exists;
 use crate::conninfo::{ConnInfo, refuse_password};
 use crate::error::{Doing, Error, Result};
+
+/// Where roots and branches of ours keep the addresses for administrators; PgQ's own have none.
+pub(crate) const ADMIN_LOCATIONS: &str = "pgcascade.node_admin_location";
 
 /// How many seconds the query may take.
 const PATIENCE: u32 = 5;
@@ -143,17 +147,41 @@ pub(crate) async fn set_location(client: &Client, node: &Node, of: &str, locatio
 
 /// And where it is for administrators; None: where it is for programs.
 pub(crate) async fn set_admin_location(client: &Client, node: &Node, of: &str, location: Option<&str>) -> Result<()> {
-    let call = if node.role == Role::Leaf {
-        "update pgcascade_replay.node_location set admin_location = $3 where queue = $1 and node = $2"
-    } else {
-        "select pgcascade.set_admin_location($1, $2, $3)"
-    };
-    client.execute(call, &[&node.queue, &of, &location]).await.doing(|| {
-        format!(
-            "write where administrators reach node \"{of}\" of queue \"{}\"",
-            node.queue
+    if node.role != Role::Leaf {
+        return tell_admin_location(client, &node.queue, of, location).await;
+    }
+    client
+        .execute(
+            "update pgcascade_replay.node_location set admin_location = $3 where queue = $1 and node = $2",
+            &[&node.queue, &of, &location],
         )
-    })?;
+        .await
+        .doing(|| {
+            format!(
+                "write where administrators reach node \"{of}\" of queue \"{}\"",
+                node.queue
+            )
+        })?;
+    Ok(())
+}
+
+/// The same of a root or branch, which need not be a node yet. One of PgQ's own has no place for it.
+pub(crate) async fn tell_admin_location(client: &Client, queue: &str, of: &str, location: Option<&str>) -> Result<()> {
+    if !exists(client, ADMIN_LOCATIONS).await? {
+        if location.is_some() {
+            tracing::warn!(
+                "a node of PgQ's own does not keep where administrators reach node \"{of}\" of queue \"{queue}\""
+            );
+        }
+        return Ok(());
+    }
+    client
+        .execute(
+            "select pgcascade.set_admin_location($1, $2, $3)",
+            &[&queue, &of, &location],
+        )
+        .await
+        .doing(|| format!("write where administrators reach node \"{of}\" of queue \"{queue}\""))?;
     Ok(())
 }
 

@@ -101,7 +101,7 @@ pub(super) async fn run(args: AdoptArgs) -> Result<()> {
     for node in [Some(root), above].into_iter().flatten() {
         let call = "pgq_node.register_location($1, $2, $3, false)";
         ask(node.client(), &title, call, &[queue, &wanted.name, &wanted.location]).await?;
-        create::tell_admin_location(node.client(), queue, &wanted.name, wanted.admin_location.as_deref()).await?;
+        cascade::tell_admin_location(node.client(), queue, &wanted.name, wanted.admin_location.as_deref()).await?;
         failpoint("node_known");
     }
     let call = "pgq_node.register_subscriber($1, $2, $3, $4)";
@@ -384,7 +384,7 @@ async fn become_node(
             .doing(what)?
             .get(0);
         for known in &locations {
-            create::tell_admin_location(client, &node.queue, &known.name, known.admin_location.as_deref()).await?;
+            cascade::tell_admin_location(client, &node.queue, &known.name, known.admin_location.as_deref()).await?;
         }
         if after > 0 && node.role == Role::Branch {
             return Err(Error::failure(format!(

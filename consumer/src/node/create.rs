@@ -158,7 +158,7 @@ pub(super) async fn root(args: CreateRootArgs) -> Result<()> {
         .doing(|| format!("make queue \"{queue}\""))?;
     let call = "pgq_node.register_location($1, $2, $3, false)";
     ask(client, &title, call, &[queue, name, &candidate.location]).await?;
-    tell_admin_location(client, queue, name, candidate.admin_location.as_deref()).await?;
+    cascade::tell_admin_location(client, queue, name, candidate.admin_location.as_deref()).await?;
     let call = "pgq_node.create_node($1, 'root', $2, $3, null, null, null)";
     ask(client, &title, call, &[queue, name, &candidate.worker]).await?;
     commit(client).await?;
@@ -241,7 +241,7 @@ async fn below(args: CreateArgs, role: Role, merge: Option<String>) -> Result<()
     for node in [Some(root), above].into_iter().flatten() {
         let call = "pgq_node.register_location($1, $2, $3, false)";
         ask(node.client(), &title, call, &[queue, name, &candidate.location]).await?;
-        tell_admin_location(node.client(), queue, name, candidate.admin_location.as_deref()).await?;
+        cascade::tell_admin_location(node.client(), queue, name, candidate.admin_location.as_deref()).await?;
         failpoint("node_known");
     }
     // What a branch of the combined queue has of it, only that will tell: nothing that it may lack is to be forgotten until then.
@@ -304,6 +304,13 @@ async fn check_provider(candidate: &Candidate, provider: &Reached, keeps_events:
         )));
     }
     let row = facts(provider.client()).await?;
+    if keeps_events && !row.get::<_, bool>(2) {
+        return Err(Error::usage(format!(
+            "{}, the provider, is a node of PgQ's own, which cannot feed a branch, or a leaf with --merge",
+            provider.node.title()
+        ))
+        .hint("A leaf can read from it: consumer node create-leaf. For a branch, make the provider one of pgcascade's (docs/dump.md)."));
+    }
     let (identity, encoding): (String, String) = (row.get(0), row.get(1));
     if identity == candidate.identity {
         return Err(Error::usage("--db and --provider are the same database"));
@@ -339,7 +346,7 @@ async fn make_branch(candidate: &Candidate, provider: &Reached, start: &Start) -
             &[queue, &known.name, &known.location, &known.dead],
         )
         .await?;
-        tell_admin_location(client, queue, &known.name, known.admin_location.as_deref()).await?;
+        cascade::tell_admin_location(client, queue, &known.name, known.admin_location.as_deref()).await?;
     }
     let call = "pgq_node.create_node($1, 'branch', $2, $3, $4, $5, null)";
     ask(
@@ -423,18 +430,6 @@ async fn make_leaf(candidate: &Candidate, provider: &Reached, start: &Start, mer
             .await
             .doing(what)?;
     }
-    Ok(())
-}
-
-/// A root or branch learns where administrators reach a node that it knows.
-pub(super) async fn tell_admin_location(client: &Client, queue: &str, of: &str, location: Option<&str>) -> Result<()> {
-    client
-        .execute(
-            "select pgcascade.set_admin_location($1, $2, $3)",
-            &[&queue, &of, &location],
-        )
-        .await
-        .doing(|| format!("write where administrators reach node \"{of}\" of queue \"{queue}\""))?;
     Ok(())
 }
 

@@ -19,10 +19,9 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tokio_postgres::Row;
 
-use super::create;
 use super::gravestone;
 use super::tree::{self, Reached};
-use crate::cascade::{Node, Role, ask, newer_epochs};
+use crate::cascade::{self, Node, Role, ask, newer_epochs};
 use crate::cli::RejoinArgs;
 use crate::error::{Doing, Error, Result};
 use crate::failpoint::failpoint;
@@ -299,7 +298,7 @@ async fn join(old: &Reached, provider: &Reached, found: &Return, history: &str) 
         .doing(what)?;
     let below: Vec<String> = row.get::<_, Option<Vec<String>>>(0).unwrap_or_default();
     for known in &known {
-        create::tell_admin_location(client, &node.queue, &known.name, known.admin_location.as_deref()).await?;
+        cascade::tell_admin_location(client, &node.queue, &known.name, known.admin_location.as_deref()).await?;
     }
     let copied = returned::join(client, node, found.fork, &found.op).await?;
     failpoint("rejoin_joining");

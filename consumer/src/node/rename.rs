@@ -16,9 +16,10 @@ use std::time::Duration;
 
 use super::change;
 use super::tree::{self, Known, Reached};
-use crate::cascade::{self, Node, Role};
+use crate::cascade::{self, ADMIN_LOCATIONS, Node, Role};
 use crate::cli::RenameArgs;
 use crate::config::name;
+use crate::connect::exists;
 use crate::error::{Doing, Error, Result};
 use crate::failpoint::failpoint;
 use crate::replay::{Who, state};
@@ -145,6 +146,13 @@ async fn check(node: &Reached, new: &str, place: &str) -> Result<()> {
     let known = tree::known(node).await?;
     if let Some(taken) = known.iter().find(|known| known.name == new && known.location != place) {
         return Err(taken_by(node, taken));
+    }
+    if node.node.role != Role::Leaf && !exists(node.client(), ADMIN_LOCATIONS).await? {
+        return Err(Error::failure(format!(
+            "{} is a node of PgQ's own, and cannot know a node under another name",
+            node.node.title()
+        ))
+        .hint("Drop the node that is to be renamed, and make it anew. Nothing was changed."));
     }
     tree::check_no_takeover(node).await?;
     if node.node.role != Role::Root {

@@ -3,11 +3,10 @@
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
-use super::create;
-use crate::cascade::{self, Node, Role};
+use crate::cascade::{self, ADMIN_LOCATIONS, Node, Role};
 use crate::cli::CascadeArgs;
 use crate::config::conninfo;
-use crate::connect::{End, Session, connect};
+use crate::connect::{End, Session, connect, exists};
 use crate::conninfo::ConnInfo;
 use crate::error::{Doing, Error, Result};
 
@@ -89,6 +88,8 @@ pub(crate) async fn known(from: &Reached) -> Result<Vec<Known>> {
         // Versions before 13 have no such column.
         "select node, location, dead, pg_catalog.to_jsonb(l) ->> 'admin_location' from pgcascade_replay.node_location l
           where queue = $1 order by node"
+    } else if !exists(from.client(), ADMIN_LOCATIONS).await? {
+        "select node_name, node_location, dead, null from pgq_node.node_location where queue_name = $1 order by node_name"
     } else {
         "select node_name, node_location, dead, a.location
            from pgq_node.node_location left join pgcascade.node_admin_location a using (queue_name, node_name)
@@ -157,12 +158,12 @@ pub(super) async fn tell_all(at: &Reached, root: &Reached) -> Result<()> {
     let call = "pgq_node.register_location($1, $2, $3, false)";
     let values: &[&(dyn ToSql + Sync)] = &[&at.node.queue, &own.name, &own.location];
     cascade::ask(root.client(), &at.node.title(), call, values).await?;
-    create::tell_admin_location(root.client(), &at.node.queue, &own.name, own.admin_location.as_deref()).await
+    cascade::tell_admin_location(root.client(), &at.node.queue, &own.name, own.admin_location.as_deref()).await
 }
 
 /// Refuses while a node has a part in a takeover.
 pub(crate) async fn check_no_takeover(at: &Reached) -> Result<()> {
-    if at.node.role != Role::Leaf {
+    if at.node.role != Role::Leaf && exists(at.client(), "pgcascade.takeover").await? {
         at.client()
             .execute("select pgcascade.check_no_takeover($1)", &[&at.node.queue])
             .await

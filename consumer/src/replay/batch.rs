@@ -113,7 +113,7 @@ pub(super) async fn stream(
     let queries = if config.donated {
         Queries::donated(&config.queue)
     } else {
-        Queries::of_provider(duty.as_ref().is_some_and(Duty::tick_by_tick))
+        Queries::of_provider(duty.as_ref().is_some_and(Duty::tick_by_tick), ready.of_pgq)
     };
     let next_batch = p.prepare(&queries.next).await.doing(what)?;
     let open_batch = p.prepare(&queries.open).await.doing(what)?;

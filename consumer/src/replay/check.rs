@@ -20,6 +20,7 @@ use super::preflight::Pair;
 use super::survey::{self, Look};
 use super::wish::Wish;
 use super::{duty, preflight, sequences, session, state};
+use crate::cascade::Role;
 use crate::config::ReplayConfig;
 use crate::connect::{End, Session, connect};
 use crate::conninfo::ConnInfo;
@@ -44,7 +45,8 @@ pub(crate) async fn check(config: &ReplayConfig) -> Result<Vec<Finding>> {
     let (p, s) = (&provider.client, &subscriber.client);
 
     let facts = survey::facts(p, s).await?;
-    session::check_ends(&facts, false, &mut findings);
+    let leaf = config.node.as_ref().is_some_and(|node| node.role == Role::Leaf);
+    session::check_ends(&facts, leaf, false, &mut findings);
     if findings.len() > 0 {
         return Ok(findings.into_list());
     }

@@ -27,10 +27,13 @@ pub(super) struct Queries {
 }
 
 impl Queries {
-    pub(super) fn of_provider(tick_by_tick: bool) -> Self {
+    /// `of_pgq`: it has no confirm gate.
+    pub(super) fn of_provider(tick_by_tick: bool, of_pgq: bool) -> Self {
         Self {
             next: if tick_by_tick {
                 include_str!("sql/next_tick.sql").to_owned()
+            } else if of_pgq {
+                include_str!("sql/next_batch.sql").replace("pgcascade.released_tick($1, $2)", "null::int8")
             } else {
                 include_str!("sql/next_batch.sql").to_owned()
             },

@@ -18,8 +18,8 @@ use tokio::sync::OnceCell;
 use tokio_postgres::{Client, Statement};
 
 use super::duty::Tick;
-use crate::connect::Session;
 use crate::connect::flow::{LARGE, Reading};
+use crate::connect::{Session, exists};
 use crate::error::{Doing, Result};
 
 /// A part is written when it is so large.
@@ -204,8 +204,15 @@ pub(super) async fn drop_all(subscriber: &Client, queue: &str) -> Result<()> {
 
 async fn prepare(provider: &Client, subscriber: &Client) -> Result<Statements> {
     let what = || "prepare the statements for the journal".to_owned();
+    // PgQ's own nodes know of no epochs.
+    let epochs = exists(provider, "pgcascade.epoch_history").await?;
+    let ticks = if epochs {
+        include_str!("sql/journal_ticks.sql")
+    } else {
+        include_str!("sql/journal_ticks_pgq.sql")
+    };
     Ok(Statements {
-        ticks: provider.prepare(include_str!("sql/journal_ticks.sql")).await.doing(what)?,
+        ticks: provider.prepare(ticks).await.doing(what)?,
         begin_anew: subscriber
             .prepare(
                 "with gone as (

@@ -36,6 +36,8 @@ pub(super) struct ProviderFacts {
     pub(super) may_read: bool,
     /// Of the extension.
     version: Option<String>,
+    /// It has schema pgq_node, ours or PgQ's.
+    pgq: bool,
     pub(super) standby: bool,
 }
 
@@ -56,6 +58,13 @@ pub(super) struct SubscriberFacts {
     standby: bool,
 }
 
+impl ProviderFacts {
+    /// It has PgQ's extension instead of ours.
+    pub(super) fn of_pgq(&self) -> bool {
+        self.version.is_none() && self.pgq
+    }
+}
+
 pub(super) async fn provider_facts(client: &Client) -> Result<ProviderFacts> {
     let row = client
         .query_one(include_str!("sql/provider_facts.sql"), &[])
@@ -68,6 +77,7 @@ pub(super) async fn provider_facts(client: &Client) -> Result<ProviderFacts> {
         role: row.get("role"),
         may_read: row.get("may_read"),
         version: row.get("version"),
+        pgq: row.get("pgq"),
         standby: row.get("standby"),
     })
 }
@@ -90,8 +100,9 @@ pub(super) async fn subscriber_facts(client: &Client) -> Result<SubscriberFacts>
     })
 }
 
-/// Whether the two are what a provider and a subscriber have to be. `donated`: they are to be one database.
-pub(super) fn check_ends(facts: &Facts, donated: bool, findings: &mut Findings) {
+/// Whether the two are what a provider and a subscriber have to be. `leaf`: a leaf is fed, which PgQ's own nodes can do; `donated`: they
+/// are to be one database.
+pub(super) fn check_ends(facts: &Facts, leaf: bool, donated: bool, findings: &mut Findings) {
     let Facts {
         provider, subscriber, ..
     } = facts;
@@ -107,6 +118,7 @@ pub(super) fn check_ends(facts: &Facts, donated: bool, findings: &mut Findings) 
     }
     let (major, minor) = OLDEST_EXTENSION;
     match &provider.version {
+        None if provider.of_pgq() && leaf => {}
         None => findings.add(
             Kind::ExtensionMissing,
             (End::Provider, &object),

@@ -56,6 +56,8 @@ pub(super) struct Ready {
     pub(super) external: bool,
     /// Which database the provider is.
     pub(super) identity: String,
+    /// The provider has PgQ's extension instead of ours.
+    pub(super) of_pgq: bool,
     /// The provider's.
     pub(super) encoding: String,
     /// That of the set of tables.
@@ -125,7 +127,8 @@ pub(super) async fn open(config: &ReplayConfig, program: &str) -> Result<Ends> {
     let (p, s) = (&provider.client, &subscriber.client);
     let facts = survey::facts(p, s).await?;
     let mut findings = Findings::default();
-    session::check_ends(&facts, config.donated, &mut findings);
+    let leaf = config.node.as_ref().is_some_and(|node| node.role == Role::Leaf);
+    session::check_ends(&facts, leaf, config.donated, &mut findings);
     // After a failover the address may lead to a standby for a while.
     let passes = findings.all(Kind::Standby);
     findings
@@ -230,6 +233,7 @@ pub(super) async fn prepare(
         tick: base.tick,
         queue_id: base.queue_id,
         external: base.external,
+        of_pgq: ends.facts.provider.of_pgq(),
         identity: ends.facts.provider.identity,
         encoding: ends.facts.provider.encoding,
         revision: base.revision,

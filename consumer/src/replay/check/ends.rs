@@ -155,7 +155,8 @@ pub(super) async fn queue(
             set("ticker_paused"),
         );
     } else {
-        ticks(&row, who, facts, cascade, set, object, findings);
+        let off = !facts.of_pgq() && ticker_is_off(provider).await?;
+        ticks((&row, off), who, facts, cascade, set, object, findings);
     }
     // That of a branch is, and gets its events all the same.
     let fed = cascade && row.get::<_, Option<bool>>("external") == Some(true);
@@ -207,9 +208,18 @@ pub(super) async fn queue(
     Ok(())
 }
 
+/// Our own ticker, by the setting.
+async fn ticker_is_off(provider: &Client) -> Result<bool> {
+    let row = provider
+        .query_one("select pgcascade.setting('pgcascade.ticker')", &[])
+        .await
+        .doing(|| "read whether the provider's ticker is wanted".to_owned())?;
+    Ok(row.get::<_, Option<&str>>(0) == Some("off"))
+}
+
 /// Whether anybody makes ticks. Where there is no queue yet, nothing but a ticker of ours can be seen.
 fn ticks(
-    row: &Row,
+    (row, off): (&Row, bool),
     who: &Who,
     facts: &ProviderFacts,
     cascade: bool,
@@ -220,7 +230,6 @@ fn ticks(
     let external = row.get::<_, Option<bool>>("external") == Some(true);
     let ticker: bool = row.get("ticker");
     let preloaded: Option<bool> = row.get("preloaded");
-    let off = row.get::<_, Option<&str>>("wanted") == Some("off");
     let remedy = || {
         if external && cascade {
             "see with consumer status which node above does not get on, and in pgcascade.node_state of the root whether a takeover \

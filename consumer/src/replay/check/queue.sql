@@ -9,10 +9,10 @@ select q.queue_ticker_paused as paused, q.queue_disable_insert as closed, q.queu
        exists (select from pg_catalog.pg_locks l join pg_catalog.pg_database d on d.oid = l.database
                 where d.datname = pg_catalog.current_database() and l.locktype = 'object' and l.granted
                   and l.classid = 'pg_catalog.pg_extension'::pg_catalog.regclass and l.objid = 0) as ticker,
-       pgcascade.setting('pgcascade.ticker') as wanted,
        -- Null to those who may not see it.
        (select s.setting like '%pgcascade%' from pg_catalog.pg_settings s where s.name = 'shared_preload_libraries') as preloaded,
-       pg_catalog.has_function_privilege('pgcascade.check_consumer(integer, integer)', 'execute') as may_ask,
+       coalesce(pg_catalog.has_function_privilege(
+         pg_catalog.to_regprocedure('pgcascade.check_consumer(integer,integer)')::oid, 'execute'), false) as may_ask,
        s.sub_queue, s.sub_consumer
   from (values (1)) one(row)
   left join pgq.queue q on q.queue_name = $1
