@@ -16,7 +16,7 @@
 //! before_held_commit, after_held_commit, after_flush;
 //! `consumer node` between its steps: node_known, node_subscribed, node_paused, node_changed, node_seen, node_left,
 //! node_forgotten, node_adopted, node_renamed, node_told, rejoin_found, rejoin_closed, rejoin_written, rejoin_renamed, rejoin_subscribed,
-//! rejoin_joining, rejoin_joined, rejoin_told, rejoin_left; `consumer takeover` around its steps: takeover_before_STEP,
+//! rejoin_joining, rejoin_joined, rejoin_told, rejoin_left; `consumer takeover` around its steps: takeover_looked, takeover_before_STEP,
 //! takeover_after_STEP, and within them takeover_promised_old, takeover_fenced_old, takeover_sequences_set, takeover_confirmed_old,
 //! takeover_subscribed_old,
 //! takeover_demoted_old, takeover_settled_old,
@@ -91,6 +91,7 @@ impl Point {
             Action::Kill { .. } => {}
             Action::Exit(code) => std::process::exit(i32::from(*code)),
             Action::Pause(file) => {
+                tracing::warn!("{} waits until {} exists", self.name, file.display());
                 let wait = || {
                     while !file.exists() {
                         std::thread::sleep(Duration::from_millis(10));

@@ -98,6 +98,7 @@ async fn command(args: TakeoverArgs, shutdown: Shutdown) -> Result<()> {
         return found.into_result().map(|_| ());
     }
     let begin = found.into_result()?;
+    failpoint("takeover_looked");
     if begin.kind == Kind::Dead {
         // All that follows passes over them.
         for gone in args.dead.iter().chain(&args.lost) {
@@ -139,6 +140,7 @@ async fn finish(new: &Reached, mut op: Op, args: &TakeoverArgs, place: &Place) -
     let limits = planned::Limits {
         wait: Duration::from_secs(args.timeout),
         fence_ms: i32::try_from(args.fence_timeout).unwrap_or(i32::MAX),
+        ignored: args.ignore_table.clone(),
     };
     while let Some(at) = op.step
         && let Some(next) = op.kind.after(at)

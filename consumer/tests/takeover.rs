@@ -19,6 +19,8 @@ mod tree;
 mod abort;
 #[path = "takeover/adopted.rs"]
 mod adopted;
+#[path = "takeover/again.rs"]
+mod again;
 #[path = "takeover/changes.rs"]
 mod changes;
 #[path = "takeover/copying.rs"]

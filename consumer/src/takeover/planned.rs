@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 use tokio_postgres::Row;
 
 use super::journal::Op;
+use super::preflight;
 use super::step::Step;
 use crate::cascade::{Node, Role, ask, newer_epochs};
 use crate::error::{Doing, Error, Result};
@@ -24,10 +25,13 @@ pub(super) const POLL: Duration = Duration::from_millis(5);
 /// A new root that has what the old one had this long ago is near enough for writers to be stopped.
 const NEAR: Duration = Duration::from_millis(100);
 
-/// How long what is waited for may take.
+/// What the operator allows.
 pub(super) struct Limits {
+    /// How long what is waited for may take.
     pub(super) wait: Duration,
     pub(super) fence_ms: i32,
+    /// Tables that the new root need not have.
+    pub(super) ignored: Vec<String>,
 }
 
 /// Takes one step.
@@ -35,7 +39,7 @@ pub(super) async fn step(new: &Reached, op: &mut Op, step: Step, limits: &Limits
     match step {
         Step::Fenced => fence(new, op, limits).await,
         Step::Drained => drain(new, op, limits).await,
-        Step::Promoted => promote(new, op).await,
+        Step::Promoted => promote(new, op, limits).await,
         Step::Opened => open(new, op).await,
         Step::Demoted => demote(new, op, limits).await,
         Step::Repointed => repoint(new, op, limits).await,
@@ -63,6 +67,7 @@ async fn fence(new: &Reached, op: &mut Op, limits: &Limits) -> Result<()> {
             break;
         }
     }
+    preflight::look_again(new, &old, limits).await?;
     old.client()
         .execute(
             "select pgcascade.promise_epoch($1, $2::text::uuid, $3, 'planned')",
@@ -85,7 +90,10 @@ async fn fence(new: &Reached, op: &mut Op, limits: &Limits) -> Result<()> {
 }
 
 async fn drain(new: &Reached, op: &Op, limits: &Limits) -> Result<()> {
-    reach(new, op.fork()?, limits).await?;
+    let old = old_root(new, op).await?;
+    // A table that came in the last moment before the root was closed has nothing to wait for.
+    let look = preflight::look_again(new, &old, limits);
+    tokio::try_join!(reach(new, op.fork()?, limits), look)?;
     op.advance(new, Step::Drained).await
 }
 
@@ -114,8 +122,11 @@ pub(super) fn too_late(at: &Reached, reached: i64, tick: i64, limits: &Limits) -
     .hint("consumer status shows whether its replay runs, and why it is behind.")
 }
 
-async fn promote(new: &Reached, op: &Op) -> Result<()> {
-    let (tick, event) = highest(&old_root(new, op).await?).await?;
+async fn promote(new: &Reached, op: &Op, limits: &Limits) -> Result<()> {
+    let old = old_root(new, op).await?;
+    // Since then nobody may have gone on with it for days.
+    preflight::look_again(new, &old, limits).await?;
+    let (tick, event) = highest(&old).await?;
     op.promote(new, tick, event).await.map(drop)
 }
 

@@ -14,7 +14,7 @@ use tokio_postgres::error::SqlState;
 
 use super::journal::{Begin, Op};
 use super::merged;
-use super::planned::{self, Captured};
+use super::planned::{self, Captured, Limits};
 use super::step::{Kind, Step};
 use crate::cascade::Role;
 use crate::cli::TakeoverArgs;
@@ -106,6 +106,13 @@ pub(super) async fn look(new: &Reached, live: Option<Op>, args: &TakeoverArgs) -
         }
     }
     Ok(found)
+}
+
+/// The tables once more, while the takeover can still be given up: they come, and copies begin, after it was begun.
+pub(super) async fn look_again(new: &Reached, old: &Reached, limits: &Limits) -> Result<()> {
+    let mut found = Found::new(Kind::Planned, new, &old.node.name, None);
+    found.tables(new, old, &limits.ignored).await?;
+    found.into_result().map(drop)
 }
 
 /// The same where the old root is gone: what the others have is all there is, so all of them are asked.

@@ -4,7 +4,7 @@ use crate::cluster::{Db, Output, Replay};
 use crate::tree::{Tree, stop, until, write};
 use crate::writers::{Work, Writers, plain};
 
-fn command(tree: &Tree, by: &str, new: &str) -> Replay {
+pub(crate) fn command(tree: &Tree, by: &str, new: &str) -> Replay {
     let at = tree.conninfo(by);
     Replay::command(&["takeover", new, "--queue", "q", "--db", &at, "--timeout", "120"])
 }
@@ -34,7 +34,7 @@ pub(crate) async fn writers(tree: &Tree, nodes: &[&str], count: usize, work: Wor
     Writers::start(sessions, work)
 }
 
-async fn state(node: &Db) -> String {
+pub(crate) async fn state(node: &Db) -> String {
     node.text("select role, open, epoch, promised_op is null from pgcascade.node_state")
         .await
 }
