@@ -70,6 +70,30 @@ pub(super) async fn try_lock(at: &Reached) -> Result<bool> {
     Ok(row.get(0))
 }
 
+/// Whether a replay of the node runs, perhaps one that is about to start. Looks without taking the lock, which would keep that one out.
+pub(crate) async fn is_replayed(at: &Reached, patience: Duration) -> Result<bool> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let row = at
+            .client()
+            .query_one(
+                "select exists (select from pg_catalog.pg_locks l join pg_catalog.pg_database b on b.oid = l.database
+                                 where b.datname = pg_catalog.current_database() and l.locktype = 'advisory' and l.granted
+                                   and l.objsubid = 1 and ((l.classid::int8 << 32) | l.objid::int8) = $1)",
+                &[&key(&at.node)],
+            )
+            .await
+            .doing(|| format!("see whether {} is being replayed", at.node.title()))?;
+        if row.get(0) {
+            return Ok(true);
+        }
+        if Instant::now() >= deadline {
+            return Ok(false);
+        }
+        sleep(POLL).await;
+    }
+}
+
 async fn unlock(at: &Reached) -> Result<()> {
     at.client()
         .execute("select pg_catalog.pg_advisory_unlock($1)", &[&key(&at.node)])

@@ -11,7 +11,7 @@ use crate::conninfo::ConnInfo;
 use crate::error::{Doing, Error, Result};
 
 /// More than any tree is high: a circle ends here.
-const HIGHEST: usize = 64;
+pub(crate) const HIGHEST: usize = 64;
 
 /// A node that is connected to.
 pub(crate) struct Reached {

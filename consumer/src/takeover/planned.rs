@@ -57,6 +57,7 @@ async fn old_root(new: &Reached, op: &Op) -> Result<Reached> {
 
 async fn fence(new: &Reached, op: &mut Op, limits: &Limits) -> Result<()> {
     let old = old_root(new, op).await?;
+    preflight::look_for_replays(new, &old, limits.wait).await?;
     // What is there already is not to be waited for while nobody can write; nor what comes during that wait, as long as it gets less.
     let mut waited = limits.wait;
     loop {
@@ -68,6 +69,7 @@ async fn fence(new: &Reached, op: &mut Op, limits: &Limits) -> Result<()> {
         }
     }
     preflight::look_again(new, &old, limits).await?;
+    preflight::look_for_replays(new, &old, limits.wait).await?;
     old.client()
         .execute(
             "select pgcascade.promise_epoch($1, $2::text::uuid, $3, 'planned')",

@@ -20,7 +20,8 @@ use crate::cascade::Role;
 use crate::cli::TakeoverArgs;
 use crate::connect::exists;
 use crate::error::{Doing, Error, Result};
-use crate::node::tree::{self, Reached};
+use crate::node::change::is_replayed;
+use crate::node::tree::{self, HIGHEST, Reached};
 use crate::replay::table::literal;
 
 /// How long the old root is given to show that it is not dead.
@@ -106,6 +107,10 @@ pub(super) async fn look(new: &Reached, live: Option<Op>, args: &TakeoverArgs) -
         }
     }
     Ok(found)
+    // A replay that is about to start is waited for, as right after a takeover in the other direction.
+    let waits = !args.plan && found.against.is_empty();
+    let patience = Duration::from_secs(if waits { args.timeout } else { 0 });
+    found.replays(new, &old, patience).await?;
 }
 
 /// The tables once more, while the takeover can still be given up: they come, and copies begin, after it was begun.
@@ -116,6 +121,13 @@ pub(super) async fn look_again(new: &Reached, old: &Reached, limits: &Limits) ->
 }
 
 /// The same where the old root is gone: what the others have is all there is, so all of them are asked.
+/// Who brings the new root the closing tick, once more: while that is waited for, nobody can write.
+pub(super) async fn look_for_replays(new: &Reached, old: &Reached, patience: Duration) -> Result<()> {
+    let mut found = Found::new(Kind::Planned, new, &old.node.name, None);
+    found.replays(new, old, patience).await?;
+    found.into_result().map(drop)
+}
+
 pub(super) async fn look_without(new: &Reached, old: &str, live: Option<Op>, args: &TakeoverArgs) -> Result<Found> {
     let queue = &new.node.queue;
     if new.node.role == Role::Root {
@@ -355,6 +367,38 @@ impl Found {
         for (name, Captured { events, part_of }) in &needed {
             let table = format!("{}.{}", name.0, name.1);
             let here = captured.get(name).map_or(0, |captured| captured.events);
+    /// Whether the new root, and who is between it and the old one, get what the old one still gives.
+    async fn replays(&mut self, new: &Reached, old: &Reached, patience: Duration) -> Result<()> {
+        let mut above = None::<Reached>;
+        for _ in 0..HIGHEST {
+            let here = above.as_ref().unwrap_or(new);
+            let now = here.node.reload(here.client()).await?;
+            if now.paused {
+                self.add(
+                    format!("{} is paused", now.title()),
+                    &format!("let it go on: consumer node resume {}", now.name),
+                );
+            } else if !is_replayed(here, patience).await? {
+                self.add(
+                    format!(
+                        "no replay of {} runs, which has to apply what \"{}\" still gives",
+                        now.title(),
+                        self.old
+                    ),
+                    &format!(
+                        "start it: consumer replay, its --subscriber the database of \"{}\"",
+                        now.name
+                    ),
+                );
+            }
+            if now.provider == old.node.name || now.role == Role::Root {
+                break;
+            }
+            above = Some(tree::reach_known(&tree::find(here, &now.provider).await?, &now.queue).await?);
+        }
+        Ok(())
+    }
+
             let lacks = events & !here != 0;
             if let Some((schema, whole)) = part_of {
                 if lacks {

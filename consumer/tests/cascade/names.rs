@@ -135,8 +135,10 @@ async fn what_stands_against_a_new_name() {
         Replay::command(&["takeover", "branch", "--queue", "q", "--db", &tree.conninfo("root")])
             .args(&more.split_whitespace().collect::<Vec<_>>())
     };
+    let replay = tree.replay("branch").spawn();
     let killed = takeover("").failpoints("takeover_after_prepared=kill").output().await;
     assert_eq!(killed.code(), None, "{}", killed.stderr);
+    replay.stop().await;
     tree.copy("branch", "copy").await;
     for (command, at) in [("rename gone x", "root"), ("rename branch x", "gone")] {
         let refused = tree.node(1, command, &["--db", &tree.conninfo(at)]).await;

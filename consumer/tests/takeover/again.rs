@@ -101,3 +101,69 @@ async fn a_table_that_comes_later_is_not_left_behind() {
     drop((root, branch));
     tree.drop(&["branch", "root"]).await;
 }
+
+/// Who would not get the closing tick is not waited for with the root closed.
+#[tokio::test]
+async fn who_does_not_replay_closes_nothing() {
+    let tree = Tree::new().await;
+    let root = tree.connect("root").await;
+    let branch = tree.add("branch", "branch", "root").await;
+    tree.catch_up("branch").await;
+    let below = tree.add("branch", "below", "branch").await;
+    tree.catch_up("below").await;
+    for node in [&branch, &below] {
+        ticking(node).await;
+    }
+    let short = |new: &str| {
+        let at = tree.conninfo("root");
+        Replay::command(&["takeover", new, "--queue", "q", "--db", &at, "--timeout", "1"])
+    };
+    let stands = "no replay of node \"branch\" of queue \"q\" runs";
+    for more in [&["--plan"][..], &[]] {
+        let refused = short("branch").args(more).output().await;
+        assert_eq!(refused.code(), Some(1), "{}", refused.stderr);
+        assert!(
+            refused.stderr.contains(stands) && refused.stderr.contains("start it: consumer replay"),
+            "{}",
+            refused.stderr
+        );
+    }
+    assert_eq!(branch.text("select count(*) from pgcascade.takeover").await, "0");
+
+    let fenced = |output: &Output| output.stderr.contains(" fenced");
+    for new in ["branch", "below"] {
+        let replays = [replay(&tree, "branch").spawn(), replay(&tree, "below").spawn()];
+        // They are there, and have nothing to do.
+        for name in ["branch", "below"] {
+            tree.wait(name).await;
+        }
+        killed(&tree, new, &[], "after_prepared").await;
+        tree.manage(0, "pause branch").await;
+        let paused = short(new).arg("--resume").output().await;
+        assert_given_up(&paused, "node \"branch\" of queue \"q\" is paused", &root).await;
+        assert!(!fenced(&paused), "{}", paused.stderr);
+        let refused = takeover(&tree, "root", new, &[], 1).await;
+        assert!(
+            refused
+                .stderr
+                .contains("is paused (let it go on: consumer node resume branch)"),
+            "{}",
+            refused.stderr
+        );
+        tree.manage(0, "resume branch").await;
+
+        killed(&tree, new, &[], "after_prepared").await;
+        for replay in replays {
+            replay.stop().await;
+        }
+        let below = (new == "below").then(|| replay(&tree, "below").spawn());
+        let stopped = short(new).arg("--resume").output().await;
+        assert_given_up(&stopped, stands, &root).await;
+        assert!(!fenced(&stopped), "{}", stopped.stderr);
+        if let Some(below) = below {
+            below.stop().await;
+        }
+    }
+    drop((root, branch, below));
+    tree.drop(&["below", "branch", "root"]).await;
+}

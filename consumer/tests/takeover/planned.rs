@@ -252,7 +252,7 @@ async fn what_stands_against_it_is_named_and_nothing_is_changed() {
     branch.run("update pgcascade_replay.table_state set state = 'ok'").await;
     root.run("delete from pgcascade.delayed_event").await;
 
-    // A transaction that does not end, and a branch whose replay does not run: the root is open again.
+    // A transaction that does not end, and a branch that cannot apply: the root is open again.
     let writer = tree.connect("root").await;
     writer.run("begin; insert into journal values (5, 'open')").await;
     let replay = tree.replay("branch").spawn();
@@ -265,7 +265,9 @@ async fn what_stands_against_it_is_named_and_nothing_is_changed() {
         refused.stderr
     );
     writer.run("commit").await;
-    replay.stop().await;
+    tree.wait("branch").await;
+    let reader = tree.connect("branch").await;
+    reader.run("begin; lock table journal").await;
     write(&root, 700).await;
     let at = tree.conninfo("root");
     let refused = Replay::command(&["takeover", "branch", "--queue", "q", "--db", &at, "--timeout", "1"])
@@ -278,6 +280,8 @@ async fn what_stands_against_it_is_named_and_nothing_is_changed() {
         "{}",
         refused.stderr
     );
+    reader.run("commit").await;
+    replay.stop().await;
     assert_eq!(state(&root).await, "root|t|1|t");
     root.run("insert into journal values (6, 'after')").await;
     assert_eq!(
@@ -286,7 +290,7 @@ async fn what_stands_against_it_is_named_and_nothing_is_changed() {
             .await,
         "aborted,aborted"
     );
-    drop((root, branch, leaf, writer));
+    drop((root, branch, leaf, writer, reader));
     tree.drop(&["leaf", "branch", "root"]).await;
 }
 
