@@ -175,6 +175,15 @@ async fn failed(new: &Reached, op: Op, error: Error) -> Error {
         Kind::Dead => "and the other nodes are as before",
         Kind::Standby => "the promoted standby is closed, and the other nodes are as before",
     };
+    if superseded && op.kind == Kind::Planned && op.step == Some(Step::Prepared) {
+        // Nobody else goes on with it, or this is refused; and no other node has done anything for it but promise.
+        if journal::abort(new, &op, &error.to_string()).await.is_ok() {
+            if let Err(second) = release(new, &op).await {
+                tracing::warn!("{second}");
+            }
+            return error.within(format_args!("takeover {id} came second and was given up"));
+        }
+    }
     if superseded || promoted {
         return error.within(format_args!("takeover {id} stopped"));
     }
@@ -207,6 +216,17 @@ async fn give_up(new: &Reached, op: Op, why: &str) -> Result<Vec<String>> {
         // It was, and perhaps others were not told.
         None => op,
     };
+    let left = release(new, &op).await?;
+    if op.kind == Kind::Planned {
+        tracing::info!(takeover = op.id, "aborted; \"{}\" is the root", op.old);
+    } else {
+        tracing::info!(takeover = op.id, "aborted");
+    }
+    Ok(left)
+}
+
+/// The others owe the takeover, which was aborted, nothing any more.
+async fn release(new: &Reached, op: &Op) -> Result<Vec<String>> {
     let again = |error: Error| {
         error.hint(format!(
             "The takeover is aborted, but other nodes may not know it yet: their replays ask \"{}\" when they run, or type --abort again.",
@@ -214,15 +234,12 @@ async fn give_up(new: &Reached, op: Op, why: &str) -> Result<Vec<String>> {
         ))
     };
     if op.kind != Kind::Planned {
-        let left = dead::release(new, &op).await.map_err(again)?;
-        tracing::info!(takeover = op.id, "aborted");
-        return Ok(left);
+        return dead::release(new, op).await.map_err(again);
     }
     let old = tree::reach_known(&tree::find(new, &op.old).await?, &op.queue)
         .await
         .map_err(again)?;
-    planned::check_only_root(new, &old, &op).await?;
-    planned::release(&old, &op).await.map_err(again)?;
-    tracing::info!(takeover = op.id, "aborted; \"{}\" is the root", op.old);
+    planned::check_only_root(new, &old, op).await?;
+    planned::release(&old, op).await.map_err(again)?;
     Ok(Vec::new())
 }

@@ -280,7 +280,12 @@ pub(super) async fn tell(new: &Reached, other: &Reached, epoch: &Epoch, from: &[
             provider = &new.node.name;
         }
     }
-    epoch::follow(other, epoch, provider).await?;
+    if let Err(error) = epoch::follow(other, epoch, provider).await {
+        if provider != other.node.provider {
+            forget(new, other).await;
+        }
+        return Err(error);
+    }
     failpoint("takeover_told");
     // Also a node that was moved by the run before.
     if *provider == new.node.name {
@@ -288,6 +293,30 @@ pub(super) async fn tell(new: &Reached, other: &Reached, epoch: &Epoch, from: &[
         leave_others(other, provider).await?;
     }
     refused
+}
+
+/// Keeps nothing for a node that did not come, unless it came and could not say so.
+async fn forget(new: &Reached, other: &Reached) {
+    let forgotten = async {
+        if other.node.reload(other.client()).await?.provider != new.node.name {
+            let call = "pgq_node.unregister_subscriber($1, $2)";
+            ask(
+                new.client(),
+                &new.node.title(),
+                call,
+                &[&new.node.queue, &other.node.name],
+            )
+            .await?;
+        }
+        Ok::<(), Error>(())
+    };
+    if let Err(error) = forgotten.await {
+        tracing::warn!(
+            "{error}; {} may keep events for \"{}\" until that reads from it, or is dropped",
+            new.node.title(),
+            other.node.name
+        );
+    }
 }
 
 /// The epoch that the takeover has begun.

@@ -50,6 +50,8 @@ struct Facts {
     version: String,
     epoch: i64,
     promised_op: Option<String>,
+    /// The node has that takeover's journal.
+    of_itself: bool,
     delayed: i64,
     merged: bool,
     top: i64,
@@ -83,20 +85,19 @@ pub(super) async fn look(new: &Reached, live: Option<Op>, args: &TakeoverArgs) -
             continue;
         }
         match tree::reach_known(&known, queue).await {
-            Ok(other) if other.node.provider == old.node.name => {
-                found.others.push(format!(
-                    "{} \"{}\" will read from \"{}\"",
-                    other.node.role.word(),
-                    known.name,
-                    found.new
-                ));
+            Ok(other) => {
+                let (role, provider) = (other.node.role.word(), &other.node.provider);
+                found.others.push(if *provider == old.node.name {
+                    format!("{role} \"{}\" will read from \"{}\"", known.name, found.new)
+                } else {
+                    format!("{role} \"{}\" goes on reading from \"{provider}\"", known.name)
+                });
+                if other.node.role == Role::Leaf {
+                    found.promised_leaf(&other).await?;
+                } else {
+                    found.promised(&facts(&other).await?, &known.name);
+                }
             }
-            Ok(other) => found.others.push(format!(
-                "{} \"{}\" goes on reading from \"{}\"",
-                other.node.role.word(),
-                known.name,
-                other.node.provider
-            )),
             Err(error) => found.add(
                 format!(
                     "node \"{}\" cannot be reached, so it could not be told: {error}",
@@ -106,11 +107,11 @@ pub(super) async fn look(new: &Reached, live: Option<Op>, args: &TakeoverArgs) -
             ),
         }
     }
-    Ok(found)
     // A replay that is about to start is waited for, as right after a takeover in the other direction.
     let waits = !args.plan && found.against.is_empty();
     let patience = Duration::from_secs(if waits { args.timeout } else { 0 });
     found.replays(new, &old, patience).await?;
+    Ok(found)
 }
 
 /// The tables once more, while the takeover can still be given up: they come, and copies begin, after it was begun.
@@ -120,7 +121,6 @@ pub(super) async fn look_again(new: &Reached, old: &Reached, limits: &Limits) ->
     found.into_result().map(drop)
 }
 
-/// The same where the old root is gone: what the others have is all there is, so all of them are asked.
 /// Who brings the new root the closing tick, once more: while that is waited for, nobody can write.
 pub(super) async fn look_for_replays(new: &Reached, old: &Reached, patience: Duration) -> Result<()> {
     let mut found = Found::new(Kind::Planned, new, &old.node.name, None);
@@ -128,6 +128,7 @@ pub(super) async fn look_for_replays(new: &Reached, old: &Reached, patience: Dur
     found.into_result().map(drop)
 }
 
+/// The same where the old root is gone: what the others have is all there is, so all of them are asked.
 pub(super) async fn look_without(new: &Reached, old: &str, live: Option<Op>, args: &TakeoverArgs) -> Result<Found> {
     let queue = &new.node.queue;
     if new.node.role == Role::Root {
@@ -226,7 +227,8 @@ async fn facts(at: &Reached) -> Result<Facts> {
                     coalesce((select max(t.tick_id) from pgq.tick t join pgq.queue q on q.queue_id = t.tick_queue where q.queue_name = $1), 0),
                     exists (select from pg_catalog.pg_locks l join pg_catalog.pg_database b on b.oid = l.database
                              where b.datname = pg_catalog.current_database() and l.locktype = 'object' and l.granted
-                               and l.classid = 'pg_catalog.pg_extension'::pg_catalog.regclass and l.objid = 0)
+                               and l.classid = 'pg_catalog.pg_extension'::pg_catalog.regclass and l.objid = 0),
+                    exists (select from pgcascade.takeover t where t.op_id = s.promised_op)
                from pgcascade.node_state s, pg_catalog.pg_extension e
               where s.queue_name = $1 and e.extname = 'pgcascade'",
             &[&at.node.queue],
@@ -241,6 +243,7 @@ async fn facts(at: &Reached) -> Result<Facts> {
         merged: row.get(4),
         top: row.get(5),
         ticker: row.get(6),
+        of_itself: row.get(7),
     })
 }
 
@@ -304,12 +307,7 @@ impl Found {
             );
         }
         for (facts, name) in [(ours, self.new.clone()), (theirs, self.old.clone())] {
-            if let Some(op) = &facts.promised_op {
-                self.add(
-                    format!("node \"{name}\" is promised to takeover {op}"),
-                    "finish or abort that one first: it is in pgcascade.takeover of the node that was to become root",
-                );
-            }
+            self.promised(facts, &name);
             self.merged(facts, &name);
         }
         if theirs.ticker && !ours.ticker {
@@ -327,6 +325,17 @@ impl Found {
                 "wait until they are due, or cancel them with pgcascade.cancel_event_at()",
             );
         }
+    }
+
+    /// A node that is promised to another takeover would not follow this one.
+    fn promised(&mut self, facts: &Facts, name: &str) {
+        let Some(op) = &facts.promised_op else { return };
+        let remedy = if facts.of_itself {
+            format!("finish or abort that one first: consumer takeover {name} with --resume or --abort")
+        } else {
+            "finish or abort that one first: it is in pgcascade.takeover of the node that was to become root".to_owned()
+        };
+        self.add(format!("node \"{name}\" is promised to takeover {op}"), &remedy);
     }
 
     fn merged(&mut self, facts: &Facts, name: &str) {
@@ -358,15 +367,6 @@ impl Found {
         Ok(())
     }
 
-    async fn tables(&mut self, new: &Reached, old: &Reached, ignored: &[String]) -> Result<()> {
-        let captured = planned::captured(new).await?;
-        let states = states(new).await?;
-        let mut needed = planned::captured(old).await?;
-        let is_ignored = |(schema, table): &(String, String)| ignored.contains(&format!("{schema}.{table}"));
-        needed.retain(|name, captured| !is_ignored(captured.part_of.as_ref().unwrap_or(name)));
-        for (name, Captured { events, part_of }) in &needed {
-            let table = format!("{}.{}", name.0, name.1);
-            let here = captured.get(name).map_or(0, |captured| captured.events);
     /// Whether the new root, and who is between it and the old one, get what the old one still gives.
     async fn replays(&mut self, new: &Reached, old: &Reached, patience: Duration) -> Result<()> {
         let mut above = None::<Reached>;
@@ -399,6 +399,15 @@ impl Found {
         Ok(())
     }
 
+    async fn tables(&mut self, new: &Reached, old: &Reached, ignored: &[String]) -> Result<()> {
+        let captured = planned::captured(new).await?;
+        let states = states(new).await?;
+        let mut needed = planned::captured(old).await?;
+        let is_ignored = |(schema, table): &(String, String)| ignored.contains(&format!("{schema}.{table}"));
+        needed.retain(|name, captured| !is_ignored(captured.part_of.as_ref().unwrap_or(name)));
+        for (name, Captured { events, part_of }) in &needed {
+            let table = format!("{}.{}", name.0, name.1);
+            let here = captured.get(name).map_or(0, |captured| captured.events);
             let lacks = events & !here != 0;
             if let Some((schema, whole)) = part_of {
                 if lacks {

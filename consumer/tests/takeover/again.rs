@@ -167,3 +167,79 @@ async fn who_does_not_replay_closes_nothing() {
     drop((root, branch, below));
     tree.drop(&["below", "branch", "root"]).await;
 }
+
+/// Two takeovers to different branches. The one that loses leaves nothing behind.
+#[tokio::test]
+async fn of_two_the_one_that_loses_leaves_nothing_behind() {
+    let tree = Tree::new().await;
+    let root = tree.connect("root").await;
+    let [x, y] = tree.below_root([("branch", "x"), ("branch", "y")]).await;
+    for node in [&x, &y] {
+        ticking(node).await;
+    }
+    let replays = tree.replays(&["x", "y"]);
+    killed(&tree, "y", &[], "after_prepared").await;
+    let refused = takeover(&tree, "root", "x", &[], 1).await;
+    let op = y.text("select op_id from pgcascade.takeover").await;
+    assert!(
+        refused
+            .stderr
+            .contains(&format!("node \"y\" is promised to takeover {op}"))
+            && refused.stderr.contains("consumer takeover y with --resume or --abort"),
+        "{}",
+        refused.stderr
+    );
+    takeover(&tree, "root", "y", &["--abort"], 0).await;
+
+    // Both have looked, and neither has begun.
+    let files: Vec<_> = ["y", "y-fence", "x"]
+        .map(|name| std::env::temp_dir().join(format!("takeover-rivals-{name}-{}", std::process::id())))
+        .into();
+    let [looked_y, fence_y, looked_x] = &files[..] else {
+        unreachable!()
+    };
+    let points = format!(
+        "takeover_looked=pause:{};takeover_before_fenced=pause:{}",
+        looked_y.display(),
+        fence_y.display()
+    );
+    let late = command(&tree, "root", "y").failpoints(&points).spawn();
+    let points = format!("takeover_looked=pause:{}", looked_x.display());
+    let first = command(&tree, "root", "x").failpoints(&points).spawn();
+    for running in [&late, &first] {
+        running.until_it_says("takeover_looked waits").await;
+    }
+    std::fs::write(looked_y, "").unwrap();
+    late.until_it_says("takeover_before_fenced waits").await;
+    std::fs::write(looked_x, "").unwrap();
+    let first = first.wait().await;
+    assert_eq!(first.code(), Some(0), "{}", first.stderr);
+    assert!(
+        first.stderr.contains("is promised to takeover") && first.stderr.contains("change-provider y --provider x"),
+        "{}",
+        first.stderr
+    );
+    let keeps = "select string_agg(subscriber_node, ',') from pgq_node.subscriber_info";
+    assert_eq!(x.text(keeps).await, "root", "nothing is kept for who does not follow");
+    std::fs::write(fence_y, "").unwrap();
+    let lost = late.wait().await;
+    assert_eq!(lost.code(), Some(1), "{}", lost.stderr);
+    assert!(lost.stderr.contains("came second and was given up"), "{}", lost.stderr);
+    assert_eq!(state(&y).await, "branch|f|1|t");
+    assert_eq!(
+        y.text("select string_agg(step, ',') from pgcascade.takeover").await,
+        "aborted,aborted"
+    );
+    // Nothing is in the way of what the warning said.
+    tree.manage(0, "change-provider y --provider x").await;
+    x.run("insert into journal values (900, 'after')").await;
+    until(&y, "select count(*) from journal where uid = 900", "1").await;
+    for file in &files {
+        std::fs::remove_file(file).unwrap();
+    }
+    for replay in replays {
+        replay.stop().await;
+    }
+    drop((root, x, y));
+    tree.drop(&["x", "y", "root"]).await;
+}

@@ -40,6 +40,29 @@ impl Found {
     }
 }
 
+impl Found {
+    /// A leaf that is promised to another takeover would not follow this one.
+    pub(super) async fn promised_leaf(&mut self, leaf: &Reached) -> Result<()> {
+        let row = leaf
+            .client()
+            .query_one(
+                // Versions before 14 have no such column.
+                "select string_agg(p.key, ', ' order by p.value::int8)
+                   from pgcascade_replay.node n, pg_catalog.jsonb_each_text(pg_catalog.to_jsonb(n) -> 'promises') p where n.queue = $1",
+                &[&leaf.node.queue],
+            )
+            .await
+            .doing(|| format!("read what {} has promised", leaf.node.title()))?;
+        if let Some(ops) = row.get::<_, Option<String>>(0) {
+            self.add(
+                format!("leaf \"{}\" is promised to takeover {ops}", leaf.node.name),
+                "finish or abort that one first; where it was aborted, start the replay of the leaf, which asks",
+            );
+        }
+        Ok(())
+    }
+}
+
 /// The highest epoch that the leaf has promised or follows.
 async fn promised(leaf: &Reached) -> Result<i64> {
     let row = leaf
