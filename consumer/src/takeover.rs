@@ -40,24 +40,33 @@ use step::{Kind, Step};
 /// Runs one takeover, or what is left of it.
 pub(crate) async fn run(args: TakeoverArgs, shutdown: Shutdown) -> Result<()> {
     // Each step is a transaction, so what is dropped half way is rolled back by its server; and the journal knows the rest.
-    tokio::select! {
-        outcome = Box::pin(command(args, shutdown.clone())) => outcome,
-        () = shutdown.wait() => Err(Error::failure("stopped before the takeover was done")
+    let begun = tokio::select! {
+        begun = Box::pin(begin(&args, &shutdown)) => begun?,
+        () = shutdown.wait() => return Err(Error::failure(STOPPED)
             .hint("If it had begun, finish it with --resume, or give it up with --abort.")),
-    }
+    };
+    let Some((new, op, place)) = begun else { return Ok(()) };
+    Box::pin(finish(&new, op, &args, &place, &shutdown)).await
 }
 
-async fn command(args: TakeoverArgs, shutdown: Shutdown) -> Result<()> {
+const STOPPED: &str = "stopped before the takeover was done";
+
+/// Connects to the node that becomes the root.
+async fn reach_new(args: &TakeoverArgs) -> Result<Reached> {
     let entry = tree::entry(&args.cascade).await?;
-    let new = if args.promoted_standby {
-        standby::itself(entry, &args).await?
-    } else {
-        match tree::other(&entry, &args.name).await? {
-            Some(other) => other,
-            None => entry,
-        }
-    };
-    let place = Place::of(&args, shutdown)?;
+    if args.promoted_standby {
+        return standby::itself(entry, args).await;
+    }
+    Ok(match tree::other(&entry, &args.name).await? {
+        Some(other) => other,
+        None => entry,
+    })
+}
+
+/// Returns the takeover that is to be finished; None: nothing is left to do.
+async fn begin(args: &TakeoverArgs, shutdown: &Shutdown) -> Result<Option<(Reached, Op, Place)>> {
+    let new = reach_new(args).await?;
+    let place = Place::of(args, shutdown.clone())?;
     if new.node.role == Role::Leaf {
         return Err(Error::failure(format!(
             "{} is a leaf, and only a branch can become the root",
@@ -68,34 +77,34 @@ async fn command(args: TakeoverArgs, shutdown: Shutdown) -> Result<()> {
     let last = journal::last(&new).await?;
     if args.abort {
         let op = last.ok_or_else(|| nothing(&new, "abort"))?;
-        return give_up(&new, op, "aborted by the operator").await.map(drop);
+        return give_up(&new, op, "aborted by the operator").await.map(|_| None);
     }
     if args.resume
         && let Some(op) = last.as_ref().filter(|op| op.step == Some(Step::Done))
     {
         tracing::info!(takeover = op.id, "done already");
-        return Ok(());
+        return Ok(None);
     }
     let live = last.filter(|op| op.step.is_some_and(|step| step != Step::Done));
     let again = args.promoted_standby && !args.plan && live.as_ref().is_some_and(|op| op.kind == Kind::Standby);
     if args.resume || again {
         let op = live.ok_or_else(|| nothing(&new, "resume"))?;
         let op = journal::claim(&new, op).await?;
-        return finish(&new, op, &args, &place).await;
+        return Ok(Some((new, op, place)));
     }
     if args.promoted_standby && preflight::standby::is_open(&new).await? {
         tracing::info!("{} is the root, and open: there is nothing to do", new.node.title());
-        return Ok(());
+        return Ok(None);
     }
 
     let found = match &args.dead {
-        _ if args.promoted_standby => preflight::standby::look(&new, live, &args, &place).await?,
-        None => preflight::look(&new, live, &args).await?,
-        Some(old) => preflight::look_without(&new, old, live, &args).await?,
+        _ if args.promoted_standby => preflight::standby::look(&new, live, args, &place).await?,
+        None => preflight::look(&new, live, args).await?,
+        Some(old) => preflight::look_without(&new, old, live, args).await?,
     };
     if args.plan {
         print(&found.plan())?;
-        return found.into_result().map(|_| ());
+        return found.into_result().map(|_| None);
     }
     let begin = found.into_result()?;
     failpoint("takeover_looked");
@@ -127,7 +136,7 @@ async fn command(args: TakeoverArgs, shutdown: Shutdown) -> Result<()> {
         "takeover begun"
     );
     failpoint("takeover_after_prepared");
-    finish(&new, op, &args, &place).await
+    Ok(Some((new, op, place)))
 }
 
 fn nothing(new: &Reached, what: &str) -> Error {
@@ -136,7 +145,7 @@ fn nothing(new: &Reached, what: &str) -> Error {
 }
 
 /// Goes on until it is done. What fails before the promotion is given up, so that the old root does not stay closed.
-async fn finish(new: &Reached, mut op: Op, args: &TakeoverArgs, place: &Place) -> Result<()> {
+async fn finish(new: &Reached, mut op: Op, args: &TakeoverArgs, place: &Place, shutdown: &Shutdown) -> Result<()> {
     let limits = planned::Limits {
         wait: Duration::from_secs(args.timeout),
         fence_ms: i32::try_from(args.fence_timeout).unwrap_or(i32::MAX),
@@ -146,16 +155,30 @@ async fn finish(new: &Reached, mut op: Op, args: &TakeoverArgs, place: &Place) -
         && let Some(next) = op.kind.after(at)
     {
         failpoint(&format!("takeover_before_{}", next.word()));
-        let outcome = match op.kind {
-            Kind::Planned => planned::step(new, &mut op, next, &limits).await,
-            Kind::Dead => Box::pin(dead::step(new, &mut op, next, &limits)).await,
-            Kind::Standby => Box::pin(standby::step(new, &mut op, next, &limits, place)).await,
+        let step = async {
+            match op.kind {
+                Kind::Planned => planned::step(new, &mut op, next, &limits).await,
+                Kind::Dead => Box::pin(dead::step(new, &mut op, next, &limits)).await,
+                Kind::Standby => Box::pin(standby::step(new, &mut op, next, &limits, place)).await,
+            }
+        };
+        let outcome = tokio::select! {
+            biased;
+            () = shutdown.wait() => Err(stopped(op.kind.before(at, Step::Promoted))),
+            outcome = step => outcome,
         };
         match outcome {
             Ok(()) => {
                 op.step = Some(next);
                 tracing::info!(takeover = op.id, "{}", next.word());
                 failpoint(&format!("takeover_after_{}", next.word()));
+            }
+            // What was dropped half way may be on its way in the session that we have.
+            Err(error) if shutdown.requested() => {
+                return Err(match reach_new(args).await {
+                    Ok(again) => failed(&again, op, error).await,
+                    Err(second) => unfinished(&op.id, error, &second),
+                });
             }
             Err(error) => return Err(failed(new, op, error).await),
         }
@@ -193,13 +216,26 @@ async fn failed(new: &Reached, op: Op, error: Error) -> Error {
             "takeover {id} was given up, {after}, but for those that it could not tell: {}",
             left.join(", ")
         )),
-        Err(second) => {
-            tracing::error!("{second}");
-            error
-                .within(format_args!("takeover {id} stopped, and could not be given up"))
-                .hint("Nodes may still wait for it. Finish the takeover with --resume, or give it up with --abort.")
-        }
+        Err(second) => unfinished(&id, error, &second),
     }
+}
+
+/// Somebody wants it to stop.
+fn stopped(is_given_up: bool) -> Error {
+    let error = Error::failure(STOPPED);
+    if is_given_up {
+        error
+    } else {
+        error.hint("Finish it with --resume.")
+    }
+}
+
+/// It did not go on, and giving it up failed, too.
+fn unfinished(id: &str, error: Error, second: &Error) -> Error {
+    tracing::error!("{second}");
+    error
+        .within(format_args!("takeover {id} stopped, and could not be given up"))
+        .hint("Nodes may still wait for it. Finish the takeover with --resume, or give it up with --abort.")
 }
 
 /// First the journal, from which on it cannot promote; then the others, each by itself: the old root opens, branches and leaves take

@@ -243,3 +243,63 @@ async fn of_two_the_one_that_loses_leaves_nothing_behind() {
     drop((root, x, y));
     tree.drop(&["x", "y", "root"]).await;
 }
+
+/// SIGTERM is a failure like any other: before the promotion the old root opens again.
+#[tokio::test]
+async fn told_to_stop_it_gives_up() {
+    let tree = Tree::new().await;
+    let root = tree.connect("root").await;
+    let branch = tree.add("branch", "branch", "root").await;
+    tree.catch_up("branch").await;
+    ticking(&branch).await;
+    let replay = tree.replay("branch").spawn();
+    let file = std::env::temp_dir().join(format!("takeover-stopped-{}", std::process::id()));
+    let stopped = async |point: &str| {
+        let points = format!("takeover_{point}=pause:{}", file.display());
+        let running = command(&tree, "root", "branch").failpoints(&points).spawn();
+        running.until_it_says(&format!("takeover_{point} waits")).await;
+        running.signal("TERM");
+        running.until_it_says("stopping after the work at hand").await;
+        std::fs::write(&file, "").unwrap();
+        let output = running.wait().await;
+        std::fs::remove_file(&file).unwrap();
+        output
+    };
+    for point in [
+        "after_prepared",
+        "promised_old",
+        "fenced_old",
+        "after_fenced",
+        "after_drained",
+    ] {
+        let output = stopped(point).await;
+        assert_given_up(&output, "stopped before the takeover was done", &root).await;
+    }
+    // While it waits for a transaction that writes.
+    let writer = tree.connect("root").await;
+    writer.run("begin; insert into journal values (5, 'open')").await;
+    let waiting = command(&tree, "root", "branch")
+        .args(&["--fence-timeout", "600000"])
+        .spawn();
+    let locks = "select count(*) > 0 from pg_locks where not granted and database = (select oid from pg_database
+                  where datname = current_database())";
+    until(&root, locks, "t").await;
+    waiting.signal("TERM");
+    waiting.until_it_says("stopping after the work at hand").await;
+    writer.run("commit").await;
+    assert_given_up(&waiting.wait().await, "stopped before the takeover was done", &root).await;
+
+    let output = stopped("after_promoted").await;
+    assert_eq!(output.code(), Some(1), "{}", output.stderr);
+    assert!(
+        output.stderr.contains("stopped before the takeover was done") && output.stderr.contains("--resume"),
+        "{}",
+        output.stderr
+    );
+    assert_eq!(state(&root).await, "root|f|1|f");
+    takeover(&tree, "root", "branch", &["--resume"], 0).await;
+    assert_eq!(state(&branch).await, "root|t|2|t");
+    replay.stop().await;
+    drop((root, branch, writer));
+    tree.drop(&["branch", "root"]).await;
+}
