@@ -150,6 +150,36 @@ async fn what_only_a_sibling_has_is_fetched_first() {
     tree.drop(&["leaf", "ahead", "behind"]).await;
 }
 
+/// What may still have something, or take something, and a branch that would not capture what is written to it.
+#[tokio::test]
+async fn what_stands_against_doing_without_the_root() {
+    let tree = Tree::new().await;
+    let [new, given_up] = tree.below_root([("branch", "new"), ("branch", "given_up")]).await;
+    new.run("drop trigger pgcascade_capture_q on t").await;
+    new.run("drop trigger pgcascade_capture_q_truncate on t").await;
+    let refuses_us = tree
+        .cluster("root")
+        .conninfo_as(&tree.database_name("root"), "nobody", "wrong");
+    new.run(&format!(
+        "select pgq_node.register_location('q', 'given_up', null, true), pgq_node.register_location('q', 'root', '{refuses_us}', false)"
+    ))
+    .await;
+    let refused = takeover(&tree, "new", &["--dead", "root"], 1).await;
+    for wanted in [
+        "node \"given_up\" was declared dead and answers: it may have what no other has",
+        "the server of node \"root\" answers: ",
+        "table public.t has no triggers on \"new\"",
+    ] {
+        assert!(refused.stderr.contains(wanted), "{wanted}: {}", refused.stderr);
+    }
+    for node in [&new, &given_up] {
+        assert_eq!(node.text(STATE).await, "branch|f|1|t|f");
+    }
+    assert_eq!(new.text("select count(*) from pgcascade.takeover").await, "0");
+    drop((new, given_up));
+    tree.drop(&["given_up", "new", "root"]).await;
+}
+
 /// A leaf whose replay runs, while those of the branches do not: it gets what one of them has, so the root can be lost.
 #[tokio::test]
 async fn behind_a_gate_no_leaf_is_ahead_of_the_branches() {

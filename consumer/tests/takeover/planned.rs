@@ -294,6 +294,57 @@ async fn what_stands_against_it_is_named_and_nothing_is_changed() {
     tree.drop(&["leaf", "branch", "root"]).await;
 }
 
+/// What an operator has to mend on the nodes themselves.
+#[tokio::test]
+async fn nodes_that_are_not_fit_are_named() {
+    let tree = Tree::new().await;
+    let root = tree.connect("root").await;
+    let branch = tree.add("branch", "branch", "root").await;
+    tree.catch_up("branch").await;
+    let op = root.text("select gen_random_uuid()").await;
+    root.run(&format!("select pgcascade.promise_epoch('q', '{op}', 2, 'planned')"))
+        .await;
+    root.run(
+        "select pgq_node.register_location('part', 'here', 'dbname=here', false), pgq_node.register_location('part', 'there', 'dbname=there', false);
+         select pgq_node.create_node('part', 'leaf', 'here', 'here_worker', 'there', 1, 'q')",
+    )
+    .await;
+    let name = tree.database_name("branch");
+    branch
+        .run(&format!(
+            "update pg_extension set extversion = '0.0.9' where extname = 'pgcascade';
+             drop trigger pgcascade_capture_q on t;
+             create trigger weaker after insert or delete on t for each row execute function pgq.logutriga('q');
+             select pgq_node.register_location('q', 'away', 'host=127.0.0.1 port=1 user=u dbname=d', false);
+             alter database {name} set pgcascade.ticker = off"
+        ))
+        .await;
+    let ticker = "select count(*) from pg_locks l join pg_database d on d.oid = l.database
+                   where d.datname = current_database() and l.locktype = 'object' and l.granted and l.classid = 'pg_extension'::regclass
+                     and l.objid = 0";
+    until(&branch, ticker, "0").await;
+    until(&root, ticker, "1").await;
+    let refused = takeover(&tree, "root", "branch", &[], 1).await;
+    for wanted in [
+        "the extension is version 0.0.9 on \"branch\" and ",
+        &format!("node \"root\" is promised to takeover {op} (finish or abort that one first"),
+        "no ticker runs in the database of \"branch\"",
+        "triggers of table public.t on \"branch\" do not capture what those on \"root\" do",
+        "node \"away\" cannot be reached, so it could not be told: ",
+        "other queues are merged into this one on node \"root\"",
+    ] {
+        assert!(refused.stderr.contains(wanted), "{wanted}: {}", refused.stderr);
+    }
+    assert_eq!(
+        root.text("select role, open, epoch from pgcascade.node_state where queue_name = 'q'")
+            .await,
+        "root|t|1"
+    );
+    assert_eq!(branch.text("select count(*) from pgcascade.takeover").await, "0");
+    drop((root, branch));
+    tree.drop(&["branch", "root"]).await;
+}
+
 /// A run that was thought dead goes on after another one has taken its takeover over, or has given it up.
 #[tokio::test]
 async fn a_second_operator_wins_and_the_first_is_told() {
