@@ -3,9 +3,9 @@
 //! What is made is what replay needs and a reader of the copy expects: schema, columns with type, collation, NOT NULL,
 //! default, identity or generation expression, the sequences of identity and serial columns, primary key, unique and check
 //! constraints, and what is below a partitioned table; all missing tables in one transaction, before anything is copied. The
-//! other plain indexes follow after the copy (copy.rs), because rows go into a table with few indexes faster. Left out:
-//! foreign keys (the provider has enforced them), triggers, and defaults and checks that need an object of the provider's
-//! own. For a copy that is like the original in everything, `pg_dump --schema-only` is the tool.
+//! other indexes and exclusion constraints follow after the copy (copy.rs), because rows go into a table with few indexes faster.
+//! Left out: foreign keys (the provider has enforced them), triggers, and defaults, checks and indexes that need an object of the
+//! provider's own. For a copy that is like the original in everything, `pg_dump --schema-only` is the tool.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -212,27 +212,36 @@ fn ddl(table: &Table, extras: &Extras) -> String {
 /// An index for the subscriber.
 pub(super) struct Later {
     pub(super) name: Name,
-    pub(super) is_unique: bool,
+    pub(super) constrains: bool,
     pub(super) sql: String,
 }
 
-/// The plain indexes of the provider's table that belong to no constraint, and that the subscriber's lacks.
+/// The indexes of the provider's table that did not come with it, and that the subscriber's lacks.
 pub(super) fn later_indexes<'a>(provider: &'a Table, subscriber: &'a Table) -> impl Iterator<Item = Later> + 'a {
     let table = &subscriber.name;
     provider
         .indexes
         .iter()
-        .filter(|index| index.is_simple && index.constraint.is_none())
+        .filter(|index| index.constraint.is_none() || !index.is_unique)
         .filter(|index| !subscriber.indexes.iter().any(|there| there.name == index.name))
         .map(|index| Later {
             name: Name::new(table.schema.as_str(), index.name.as_str()),
-            is_unique: index.is_unique,
-            sql: format!(
-                "create {}index {} on {} {}",
-                if index.is_unique { "unique " } else { "" },
-                quoted(&index.name),
-                table.quoted(),
-                index.definition
-            ),
+            constrains: index.constrains,
+            sql: match &index.constraint {
+                Some((name, definition)) => {
+                    format!(
+                        "alter table {} add constraint {} {definition}",
+                        table.quoted(),
+                        quoted(name)
+                    )
+                }
+                None => format!(
+                    "create {}index {} on {} {}",
+                    if index.is_unique { "unique " } else { "" },
+                    quoted(&index.name),
+                    table.quoted(),
+                    index.definition
+                ),
+            },
         })
 }

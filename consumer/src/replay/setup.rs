@@ -94,7 +94,7 @@ impl Target {
         let freedom = Freedom::of(&self.subscriber, self.provider.primary_key());
         let to_come = self.made
             && matches!(self.state, State::InCopy | State::InChunks(_))
-            && create::later_indexes(&self.provider, &self.subscriber).any(|later| later.is_unique);
+            && create::later_indexes(&self.provider, &self.subscriber).any(|later| later.constrains);
         if freedom == Freedom::Net && to_come {
             Freedom::Ordered
         } else {

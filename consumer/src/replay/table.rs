@@ -114,7 +114,6 @@ pub(crate) struct Index {
     pub(crate) is_key: bool,
     /// Unique, if only in part, or an exclusion constraint's: rows may stand in each other's way.
     pub(crate) constrains: bool,
-    pub(crate) is_simple: bool,
     /// Checked at every row, not deferrable: ON CONFLICT can use it.
     pub(crate) is_immediate: bool,
     pub(crate) columns: Vec<String>,
@@ -288,7 +287,6 @@ fn index(row: &Row) -> Result<Index, tokio_postgres::Error> {
         is_primary: row.try_get("is_primary")?,
         is_key: row.try_get("is_key")?,
         constrains: row.try_get("constrains")?,
-        is_simple: row.try_get("is_simple")?,
         is_immediate: row.try_get("is_immediate")?,
         columns: row.try_get::<_, Option<_>>("columns")?.unwrap_or_default(),
         operators: row.try_get::<_, Option<_>>("operators")?.unwrap_or_default(),

@@ -3,7 +3,7 @@
 select i.indrelid as table, x.relname::text as name, i.indisprimary as is_primary,
        i.indisunique and i.indisvalid and i.indpred is null and i.indexprs is null as is_key,
        i.indisunique or i.indisexclusion as constrains,
-       i.indpred is null and i.indexprs is null as is_simple, i.indimmediate as is_immediate,
+       i.indimmediate as is_immediate,
        k.columns, k.operators,
        c.conname::text as constraint_name, pg_catalog.pg_get_constraintdef(c.oid) as constraint_definition,
        i.indisunique as is_unique,
