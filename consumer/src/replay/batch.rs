@@ -179,7 +179,13 @@ pub(super) async fn stream(
         if std::mem::take(&mut stream.copied) {
             stream.move_sequences().await?;
         }
-        stream.drain(config, memory).await?;
+        if !stream.drain(config, memory).await? {
+            tracing::info!(
+                tick = stream.ready.tick,
+                "stopped; the kept events at hand were rolled back"
+            );
+            return Ok(Ended::Done);
+        }
         if stream.partitions_change(reached.as_ref(), memory) {
             if let Some(id) = to_finish {
                 stream.finish(id).await?;
@@ -370,9 +376,9 @@ impl Stream<'_> {
         self.ready.external || self.ready.targets.iter().all(|target| target.state == State::Ok)
     }
 
-    /// Whether a table has no copy yet, or kept events.
+    /// Whether a table has no copy yet, or kept events. Nobody knows while the decoder is lent.
     fn holds(&self) -> bool {
-        self.decoder.as_ref().is_some_and(Decoder::holds)
+        self.decoder.as_ref().is_none_or(Decoder::holds)
     }
 
     /// Notes what a failure is about, for the next attempt and for the table's state.

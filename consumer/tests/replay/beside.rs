@@ -138,3 +138,59 @@ async fn a_table_that_is_left_out_leaves_no_events() {
     pair.assert_equal("big").await;
     pair.drop().await;
 }
+
+/// Told to stop when a part of the kept events is applied, with the rest still to come: nothing of it stays, and nothing comes twice
+/// later. The table has no key, so a row that came twice would be there twice.
+#[tokio::test]
+async fn told_to_stop_among_kept_events() {
+    let pair = pair().await;
+    pair.provider
+        .run("create table big (id int, v text); insert into big select i, 'copied' from generate_series(1, 1000) i")
+        .await;
+    let go_on = pair.subscriber_cluster.file(&format!("go-on-{}", pair.database));
+    let arguments = ["--table", "big", "--create", "--max-memory", "8388608"];
+    let running = pair
+        .replay()
+        .args(&arguments)
+        .failpoints(&format!("in_copy=pause:{go_on};before_held_commit=kill"))
+        .spawn();
+    it_reads(&pair).await;
+    pair.provider
+        .run("insert into big select i, repeat('k', 500) from generate_series(1, 20000) i")
+        .await;
+    eventually("they are kept", async || pair.subscriber.text(HELD).await == "20000").await;
+    std::fs::write(&go_on, "").unwrap();
+    assert_eq!(running.wait().await.code(), None);
+    let stand = pair.subscriber_cluster.file(&format!("stand-{}", pair.database));
+    let running = pair
+        .replay()
+        .args(&arguments)
+        .arg("--until-caught-up")
+        .failpoints(&format!("after_chunk=pause:{stand}"))
+        .spawn();
+    eventually("a part of them is applied", async || {
+        pair.subscriber
+            .text(
+                "select count(*) from pg_stat_activity
+                  where datname = current_database() and state = 'active' and query like 'copy \"public\".\"big\"%'",
+            )
+            .await
+            == "1"
+    })
+    .await;
+    running.signal("TERM");
+    running.until_it_says("a second signal exits at once").await;
+    std::fs::write(&stand, "").unwrap();
+    let output = running.wait().await;
+    assert_eq!(output.code(), Some(0), "{}", output.stderr);
+    assert!(
+        output.stderr.contains("the kept events at hand were rolled back"),
+        "{}",
+        output.stderr
+    );
+    assert_eq!(pair.subscriber.text(HELD).await, "20000");
+    assert_eq!(pair.subscriber.text("select count(*) from big").await, "1000");
+    pair.catch_up(&arguments).await;
+    pair.assert_equal("big").await;
+    pair.drop().await;
+}

@@ -16,8 +16,9 @@ use crate::error::{Doing, Error, Result};
 use crate::failpoint::failpoint;
 
 impl Stream<'_> {
-    /// Applies a portion of the kept events of every table that has its copy.
-    pub(super) async fn drain(&mut self, config: &ReplayConfig, memory: &mut Memory) -> Result<()> {
+    /// Applies a portion of the kept events of every table that has its copy. False: a shutdown came in between. The transaction
+    /// is open then and the decoder away, so nothing may follow but the end of the session, which rolls back.
+    pub(super) async fn drain(&mut self, config: &ReplayConfig, memory: &mut Memory) -> Result<bool> {
         for table in std::mem::take(&mut self.draining) {
             let name = self.ready.targets[table].provider.name.clone();
             let mut left = self.portion(&name).await?;
@@ -30,7 +31,7 @@ impl Stream<'_> {
                         memory.careful = None;
                         tracing::info!(table = %name, events = summary.events, "events that came during its copy are applied");
                     }
-                    Ok(None) => return Ok(()),
+                    Ok(None) => return Ok(false),
                     Err(failure) => return Err(self.failed(failure, portion, memory)),
                 }
                 left = self.portion(&name).await?;
@@ -41,7 +42,7 @@ impl Stream<'_> {
                 _ => self.draining.push(table),
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     async fn portion(&self, table: &Name) -> Result<Option<i64>> {

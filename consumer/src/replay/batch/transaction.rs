@@ -268,6 +268,7 @@ impl Stream<'_> {
                 held::keep(client, &self.ready.who, tick, &names, &chunk).await?;
             }
             self.applier.apply(client, &chunk, careful).await?;
+            failpoint("after_chunk");
         }
         if first {
             failpoint("after_read");
