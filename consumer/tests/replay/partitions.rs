@@ -314,3 +314,64 @@ async fn a_partitioned_table_is_copied_in_chunks() {
     assert_eq!(s.text(rows).await, p.text(rows).await);
     pair.drop().await;
 }
+
+/// A partition that is made out of the default one waits for the events that were kept during the table's copy, too: among them are
+/// the deletes of what was in the default one.
+#[tokio::test]
+async fn a_partition_out_of_the_default_one_waits_for_kept_events() {
+    let pair = pair().await;
+    pair.provider
+        .run(
+            "create table d (id int, at int, primary key (id, at)) partition by range (at);
+             create table d_low partition of d for values from (minvalue) to (100); create table d_rest partition of d default;
+             insert into d select i, at from generate_series(1, 10) i, (values (50), (150), (500)) v (at)",
+        )
+        .await;
+    let go_on = pair.subscriber_cluster.file(&format!("go-on-{}", pair.database));
+    let running = pair
+        .replay()
+        .args(&["--table", "d", "--create"])
+        .failpoints(&format!("in_copy=pause:{go_on};before_held_commit=kill"))
+        .spawn();
+    eventually("its copy reads", async || {
+        pair.provider
+            .text("select count(*) from pg_stat_activity where query like 'copy (select % from \"public\".\"d\"%' and datname = current_database()")
+            .await
+            == "1"
+    })
+    .await;
+    // Several portions of kept events before those that matter.
+    let kept = async |count: i32| {
+        eventually("they are kept", async || {
+            pair.subscriber
+                .text("select count(*) from pgcascade_replay.held_event")
+                .await
+                == count.to_string()
+        })
+        .await;
+    };
+    for n in 1..=3 {
+        pair.provider
+            .run(&format!(
+                "insert into d select {n} * 100000 + i, 50 from generate_series(1, 20000) i"
+            ))
+            .await;
+        kept(n * 20_000).await;
+    }
+    pair.provider.run("delete from d where at = 150").await;
+    kept(60_010).await;
+    std::fs::write(go_on, "").unwrap();
+    assert_eq!(running.wait().await.code(), None);
+    pair.provider
+        .run("create table d_new partition of d for values from (100) to (200)")
+        .await;
+    let output = pair.catch_up(&["--table", "d"]).await;
+    assert_eq!(output.stderr.matches("are applied").count(), 4, "{}", output.stderr);
+    assert!(!output.stderr.contains("could not"), "{}", output.stderr);
+    pair.assert_equal("d").await;
+    pair.assert_equal("d_new").await;
+    pair.provider.run("insert into d values (1, 150)").await;
+    pair.catch_up(&["--table", "d"]).await;
+    pair.assert_equal("d_new").await;
+    pair.drop().await;
+}

@@ -1,5 +1,5 @@
 //! When late partitions can be made although there was no event of them (partitions/make.rs): once all is applied that was
-//! committed when they were seen.
+//! committed when they were seen, what was kept of their tables (held.rs) included.
 
 use wire::snapshot::Snapshot;
 
@@ -39,7 +39,8 @@ impl Stream<'_> {
             Until::Seen(seen) => reached.is_some_and(|reached| reached.includes(seen)),
             Until::Tick(tick) => self.ready.tick >= *tick,
         };
-        if ripe {
+        // Kept events are from before that, and yet to come.
+        if ripe && !decoder.late_are_held() {
             memory.ripe = decoder.late().cloned().collect();
         }
         decoder.made || !memory.ripe.is_empty()

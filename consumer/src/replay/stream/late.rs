@@ -39,4 +39,10 @@ impl Decoder {
         let parts = self.routes.iter().flat_map(|route| route.parts.values());
         parts.filter(|part| part.make.is_some()).map(|part| &part.name)
     }
+
+    /// Whether events are kept of a table that has any.
+    pub(in crate::replay) fn late_are_held(&self) -> bool {
+        let mut held = self.routes.iter().filter(|route| route.hold);
+        held.any(|route| route.parts.values().any(|part| part.make.is_some()))
+    }
 }
