@@ -78,3 +78,29 @@ async fn a_leaf_waits_until_its_branch_has_tables() {
     drop((root, branch, leaf, second));
     tree.drop(&["second", "leaf", "branch", "root"]).await;
 }
+
+/// What the provider has is less than what the root has, while the provider is behind.
+#[tokio::test]
+async fn it_waits_for_what_the_provider_has() {
+    let tree = Tree::new().await;
+    let root = tree.connect("root").await;
+    tree.add("branch", "branch", "root").await;
+    tree.catch_up("branch").await;
+    let leaf = tree.add("leaf", "leaf", "branch").await;
+    tree.catch_up("leaf").await;
+    let of_provider = "wait leaf --for-tick-of provider --timeout";
+    write(&root, 100).await;
+    let late = tree.manage(1, "wait leaf --timeout 1").await;
+    assert!(late.stderr.contains("did not reach tick"), "{}", late.stderr);
+    tree.manage(0, &format!("{of_provider} 60")).await;
+
+    tree.catch_up("branch").await;
+    let late = tree.manage(1, &format!("{of_provider} 1")).await;
+    assert!(late.stderr.contains("did not reach tick"), "{}", late.stderr);
+    let replay = tree.replay("leaf").spawn();
+    tree.manage(0, &format!("{of_provider} 60")).await;
+    tree.assert_same_rows(&root, &leaf).await;
+    replay.stop().await;
+    drop((root, leaf));
+    tree.drop(&["leaf", "branch", "root"]).await;
+}
