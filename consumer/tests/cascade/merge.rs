@@ -207,6 +207,79 @@ async fn what_two_roots_write_goes_on_through_a_third_whose_root_moves() {
     tree.drop(&["plain", "spare", "south", "north", "root"]).await;
 }
 
+/// What is merged is read from a branch of a part, then from its root, and from the branch again, which is behind then.
+#[tokio::test]
+async fn a_part_is_read_from_its_branch() {
+    let tree = Tree::new().await;
+    let root = tree.connect("root").await;
+    root.run("create table list (part text, n int, primary key (part, n))")
+        .await;
+    let mut parts = Parts {
+        parts: vec![part(&tree, "north").await],
+        next: 0,
+    };
+    let (of_north, of_middle) = (tree.conninfo("north"), tree.conninfo("middle"));
+    let middle = tree.database("middle", true).await;
+    let below = [
+        "middle",
+        "--queue",
+        "north",
+        "--db",
+        &of_middle,
+        "--provider",
+        &of_north,
+    ];
+    node(0, "create-branch", &below).await;
+    let feeding = replay(&tree, "middle", "north", &["--create"]).spawn();
+    until(&middle, "select state from pgcascade_replay.table_state", "ok").await;
+    let at = tree.conninfo("root");
+    let merge = [
+        "root",
+        "--queue",
+        "north",
+        "--db",
+        &at,
+        "--provider",
+        &of_middle,
+        "--merge",
+        "q",
+    ];
+    node(0, "create-leaf", &merge).await;
+    let replays = [replay(&tree, "root", "north", &["--merge"]).spawn()];
+    parts.write().await;
+    parts.until_in(&root, &replays).await;
+
+    until(
+        &root,
+        "select state from pgcascade_replay.table_state where queue = 'north'",
+        "ok",
+    )
+    .await;
+
+    // It does not go back to one that is behind before that has what it has.
+    feeding.stop().await;
+    let change = async |provider: &str, more: &[&str], code: i32| {
+        let words = ["root", "--provider", provider, "--queue", "north", "--db", &at];
+        node(code, "change-provider", &[&words[..], more].concat()).await
+    };
+    change("north", &[], 0).await;
+    parts.write().await;
+    parts.until_in(&root, &replays).await;
+    change("middle", &["--timeout", "1"], 1).await;
+    let feeding = replay(&tree, "middle", "north", &[]).spawn();
+    change("middle", &[], 0).await;
+    let read = "select string_agg(subscriber_node, ',') from pgq_node.subscriber_info where subscriber_node = 'root'";
+    assert_eq!(middle.text(read).await, "root");
+    parts.write().await;
+    parts.until_in(&root, &replays).await;
+
+    for replay in replays.into_iter().chain([feeding]) {
+        replay.stop().await;
+    }
+    drop((root, middle, parts));
+    tree.drop(&["root", "middle", "north"]).await;
+}
+
 /// The root is gone with merged rows that no branch has: the new one merges them again from their roots.
 #[tokio::test]
 async fn what_only_a_dead_root_had_merged_is_merged_again() {
