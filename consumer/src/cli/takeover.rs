@@ -48,7 +48,7 @@ pub(crate) struct TakeoverArgs {
     #[arg(long, conflicts_with = "plan")]
     pub(crate) abort: bool,
     /// A table that the new root need not have; may be repeated.
-    #[arg(long, value_name = "SCHEMA.TABLE")]
+    #[arg(long, value_name = "SCHEMA.TABLE", conflicts_with_all = ["promoted_standby", "abort"])]
     pub(crate) ignore_table: Vec<String>,
     /// How many seconds each wait may take. While the new root is waited for, nobody can write.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]

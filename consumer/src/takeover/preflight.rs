@@ -158,7 +158,7 @@ pub(super) async fn look_without(new: &Reached, old: &str, live: Option<Op>, arg
     let mut standbys = gate::followed(new).await?;
     found.epoch = ours.epoch + 1;
     found.merged(&ours, &new.node.name);
-    found.stand_alone(new).await?;
+    found.stand_alone(new, &args.ignore_table).await?;
     found.adopted(new).await?;
     found.against.extend(merged::against(new, None).await?);
     for known in tree::known(new).await? {
@@ -188,6 +188,7 @@ pub(super) async fn look_without(new: &Reached, old: &str, live: Option<Op>, arg
                 found.epoch = found.epoch.max(theirs.epoch + 1);
                 furthest = furthest.max(theirs.top);
                 branches += 1;
+                found.beside(new, &other, &args.ignore_table).await?;
                 standbys.extend(gate::followed(&other).await?);
                 found
                     .others
@@ -261,6 +262,11 @@ async fn states(at: &Reached) -> Result<HashMap<(String, String), String>> {
         .await
         .doing(|| format!("read the states of the tables of {}", at.node.title()))?;
     Ok(rows.iter().map(|row| ((row.get(0), row.get(1)), row.get(2))).collect())
+}
+
+/// Whether a table is left behind on purpose.
+fn is_ignored(ignored: &[String], (schema, table): &(String, String)) -> bool {
+    ignored.contains(&format!("{schema}.{table}"))
 }
 
 impl Found {
@@ -348,14 +354,18 @@ impl Found {
     }
 
     /// Whether what the new root replays is whole, as there is nothing to compare it with.
-    async fn stand_alone(&mut self, new: &Reached) -> Result<()> {
+    async fn stand_alone(&mut self, new: &Reached, ignored: &[String]) -> Result<()> {
         let captured = planned::captured(new).await?;
         for (name, state) in states(new).await? {
+            let part_of = captured.get(&name).and_then(|captured| captured.part_of.as_ref());
+            if is_ignored(ignored, part_of.unwrap_or(&name)) {
+                continue;
+            }
             let table = format!("{}.{}", name.0, name.1);
             if state != "ok" {
                 self.add(
                     format!("table {table} is {state} on \"{}\"", self.new),
-                    "choose a branch that has all of it; or take it out: consumer table remove",
+                    "choose a branch that has all of it; or leave it behind with --ignore-table",
                 );
             } else if !captured.contains_key(&name) {
                 self.add(
@@ -363,6 +373,31 @@ impl Found {
                     "restart the node's replay, which makes them",
                 );
             }
+        }
+        Ok(())
+    }
+
+    /// What another branch captures was captured on the root, too, so the new one has to have it, and to capture it.
+    async fn beside(&mut self, new: &Reached, other: &Reached, ignored: &[String]) -> Result<()> {
+        let (ours, theirs) = (states(new).await?, states(other).await?);
+        let here = planned::captured(new).await?;
+        for (name, Captured { events, part_of }) in planned::captured(other).await? {
+            if is_ignored(ignored, part_of.as_ref().unwrap_or(&name)) {
+                continue;
+            }
+            let table = format!("table {}.{}", name.0, name.1);
+            let (new, other) = (&self.new, &other.node.name);
+            let what = if theirs.contains_key(&name) && !ours.contains_key(&name) {
+                format!("{table} is replayed to \"{other}\", and not to \"{new}\"")
+            } else if events & !here.get(&name).map_or(0, |captured| captured.events) != 0 {
+                format!("{table} is captured on \"{other}\", and not, or less, on \"{new}\"")
+            } else {
+                continue;
+            };
+            self.add(
+                what,
+                "choose that branch; or leave the table behind with --ignore-table",
+            );
         }
         Ok(())
     }
@@ -403,8 +438,7 @@ impl Found {
         let captured = planned::captured(new).await?;
         let states = states(new).await?;
         let mut needed = planned::captured(old).await?;
-        let is_ignored = |(schema, table): &(String, String)| ignored.contains(&format!("{schema}.{table}"));
-        needed.retain(|name, captured| !is_ignored(captured.part_of.as_ref().unwrap_or(name)));
+        needed.retain(|name, captured| !is_ignored(ignored, captured.part_of.as_ref().unwrap_or(name)));
         for (name, Captured { events, part_of }) in &needed {
             let table = format!("{}.{}", name.0, name.1);
             let here = captured.get(name).map_or(0, |captured| captured.events);

@@ -272,3 +272,42 @@ async fn the_last_branch_opens_on_the_operators_word() {
     drop(branch);
     tree.drop(&["branch"]).await;
 }
+
+/// The root captured more tables than the new one does, as a branch beside it shows.
+#[tokio::test]
+async fn a_table_that_only_a_sibling_has_is_not_left_behind() {
+    let tree = Tree::apart().await;
+    let root = tree.connect("root").await;
+    let [new, sibling] = tree.below_root([("branch", "new"), ("branch", "sibling")]).await;
+    let removed = tree.table("new", &["remove", "t"]).output().await;
+    assert_eq!(removed.code(), Some(0), "{}", removed.stderr);
+    new.run("update pgcascade_replay.table_state set state = 'broken'")
+        .await;
+    sibling
+        .run(
+            "create table extra (id int);
+             create trigger capture after insert on extra for each row execute function pgq.logutriga('q')",
+        )
+        .await;
+    drop(root);
+    tree.kill_root();
+    let broken = "table public.journal is broken on \"new\"";
+    let lacks = [
+        "table public.t is replayed to \"sibling\", and not to \"new\"",
+        "table public.extra is captured on \"sibling\", and not, or less, on \"new\"",
+    ];
+    let lacks_all = |text: &str| lacks.iter().all(|lacks| text.contains(lacks));
+    let refused = takeover(&tree, "new", &["--dead", "root"], 1).await.stderr;
+    assert!(refused.contains(broken) && lacks_all(&refused), "{refused}");
+    let ignored = ["--dead", "root", "--ignore-table", "public.journal"];
+    let refused = takeover(&tree, "new", &ignored, 1).await.stderr;
+    assert!(!refused.contains(broken) && lacks_all(&refused), "{refused}");
+    let all = [
+        &ignored[..],
+        &["--ignore-table", "public.t", "--ignore-table", "public.extra"],
+    ]
+    .concat();
+    given_up(&tree, "new", &all, "after_prepared", [&new, &sibling]).await;
+    drop((new, sibling));
+    tree.drop(&["sibling", "new"]).await;
+}
