@@ -86,6 +86,8 @@ create table pgcascade.takeover (
     confirmed_by    text[]      not null default '{}',
     -- How the operator made sure that the old root is off, where no node is left that could confirm it.
     fenced_by       text,
+    -- The nodes that are dead because of it: if it is aborted they are not.
+    lost            text[]      not null default '{}',
     -- Which run of the command may go on.
     holder          text        not null,
     started         timestamptz not null default clock_timestamp(),

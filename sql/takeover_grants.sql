@@ -25,7 +25,7 @@ grant execute on function
     pgcascade.learn_epochs(text, jsonb),
     pgcascade.confirm_epoch(text, uuid, jsonb),
     pgcascade.follow_root(text, uuid, jsonb, text),
-    pgcascade.takeover_begin(text, text, text, bigint, text, integer, text),
+    pgcascade.takeover_begin(text, text, text, bigint, text, integer, text, text[]),
     pgcascade.takeover_claim(uuid, text),
     pgcascade.takeover_advance(uuid, text, text, bigint, text),
     pgcascade.takeover_fetch(uuid, text, text, jsonb),

@@ -4,20 +4,21 @@
 -- in the same transaction. Who goes on with a takeover holds it: another run of the command that resumes it
 -- takes it away, and the one before is told so at its next step.
 
--- pgcascade.takeover_begin(7)
+-- pgcascade.takeover_begin(8)
 --     Enter a takeover that makes this node root, and promise its epoch here.
 --     i_kind        planned or dead; standby, where this node is a promoted standby of the root that it replaces
 --     i_epoch       the lowest epoch it may have: one more than any that was seen or promised on the other nodes
 --     i_holder      the run of the command
 --     i_confirms    how many other nodes have to confirm; 0 only with i_fenced_by, how the operator made sure that the
 --                   old root is off
+--     i_lost        nodes that it does without: they are marked as dead until it is aborted
 --     Returns the takeover and its epoch.
 --     Errors: not a branch, or no promoted standby; planned, and a copy whose adoption is not complete; one that the cascade went on
 --     without (check_adoption()); a takeover is under way here, or this node is promised to one (55006); nobody would confirm.
---     Writes takeover, node_promise.
+--     Writes takeover, node_promise, node_location.
 create function pgcascade.takeover_begin(
     in i_queue_name text, in i_kind text, in i_old_node text, in i_epoch bigint, in i_holder text,
-    in i_confirms integer, in i_fenced_by text, out op_id uuid, out epoch_new bigint
+    in i_confirms integer, in i_fenced_by text, in i_lost text[] default '{}', out op_id uuid, out epoch_new bigint
 ) returns record
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -64,9 +65,13 @@ begin
     op_id := gen_random_uuid();
     epoch_new := greatest(i_epoch, (me.known).epoch + 1, (me.promise).epoch + 1);
     perform pgcascade.promise_epoch(i_queue_name, op_id, epoch_new, case i_kind when 'standby' then 'dead' else i_kind end);
-    insert into pgcascade.takeover (op_id, queue_name, kind, old_node, new_node, epoch_new, step, confirms, fenced_by, holder)
-    values (takeover_begin.op_id, i_queue_name, i_kind, i_old_node, (me.node).node_name, takeover_begin.epoch_new, 'prepared',
-            i_confirms, i_fenced_by, i_holder);
+    with marked as (
+        update pgq_node.node_location l set dead = true
+         where l.queue_name = i_queue_name and l.node_name = any (i_lost) and not l.dead
+        returning l.node_name)
+    insert into pgcascade.takeover (op_id, queue_name, kind, old_node, new_node, epoch_new, step, confirms, fenced_by, holder, lost)
+    select takeover_begin.op_id, i_queue_name, i_kind, i_old_node, (me.node).node_name, takeover_begin.epoch_new, 'prepared',
+           i_confirms, i_fenced_by, i_holder, array(select m.node_name from marked m order by 1);
 end
 $$;
 
@@ -381,8 +386,8 @@ $$;
 
 -- pgcascade.takeover_abort(3)
 --     Give a takeover up, before it promoted. From here on it cannot promote any more, so the other nodes may be released
---     (release_promise). This node reads from whom it read before it fetched. Returns false if it was aborted already.
---     Errors: no such takeover, or another run holds it (55006); it has promoted. Writes takeover, node_promise, local_state.
+--     (release_promise). This node reads from whom it read before it fetched; who was lost to it is not dead any more. Returns false if it was aborted already.
+--     Errors: no such takeover, or another run holds it (55006); it has promoted. Writes takeover, node_promise, local_state, node_location.
 create function pgcascade.takeover_abort(i_op uuid, i_holder text, i_error text) returns boolean
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -403,6 +408,7 @@ begin
            and l.provider_node = t.donor;
     end if;
     update pgcascade.takeover k set step = 'aborted', error = i_error, updated_at = clock_timestamp() where k.op_id = i_op;
+    update pgq_node.node_location l set dead = false where l.queue_name = t.queue_name and l.node_name = any (t.lost);
     perform pgcascade.release_promise(t.queue_name, i_op);
     return true;
 end
@@ -419,7 +425,7 @@ as $$
      where t.op_id = i_op and t.holder = i_holder and t.step not in ('done', 'aborted');
 $$;
 
-comment on function pgcascade.takeover_begin(text, text, text, bigint, text, integer, text) is
+comment on function pgcascade.takeover_begin(text, text, text, bigint, text, integer, text, text[]) is
     'enter a takeover that makes this node root';
 comment on function pgcascade.check_adoption(text) is 'refuse an adopted copy of a root that the cascade went on without';
 comment on function pgcascade.takeover_claim(uuid, text) is 'take a takeover over in order to resume or to abort it';

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
 
-use crate::cascade::{Role, ask};
+use crate::cascade::Role;
 use crate::cli::TakeoverArgs;
 use crate::error::{Doing, Error, Result};
 use crate::failpoint::failpoint;
@@ -108,26 +108,17 @@ async fn begin(args: &TakeoverArgs, shutdown: &Shutdown) -> Result<Option<(Reach
     }
     let begin = found.into_result()?;
     failpoint("takeover_looked");
-    if begin.kind == Kind::Dead {
-        // All that follows passes over them.
-        for gone in args.dead.iter().chain(&args.lost) {
-            let call = "pgq_node.register_location($1, $2, null, true)";
-            ask(new.client(), &new.node.title(), call, &[&new.node.queue, gone]).await?;
-        }
-    }
     if begin.kind == Kind::Standby {
-        let itself = (&new.node.name, Some(place.told()));
-        for (node, location) in args.lost.iter().map(|gone| (gone, None)).chain([itself]) {
-            let call = "select pgcascade.note_location($1, $2, $3, $4)";
-            let dead = location.is_none();
-            let noted = new
-                .client()
-                .execute(call, &[&new.node.queue, node, &location, &dead])
-                .await;
-            noted.doing(|| format!("note on {} where node \"{node}\" is", new.node.title()))?;
-        }
+        let call = "select pgcascade.note_location($1, $2, $3, false)";
+        let noted = new
+            .client()
+            .execute(call, &[&new.node.queue, &new.node.name, &place.told()])
+            .await;
+        noted.doing(|| format!("note on {} where it is", new.node.title()))?;
     }
-    let op = journal::begin(&new, &begin, args.fenced_by.as_deref()).await?;
+    // All that follows passes over them.
+    let lost: Vec<&str> = args.dead.iter().chain(&args.lost).map(String::as_str).collect();
+    let op = journal::begin(&new, &begin, args.fenced_by.as_deref(), &lost).await?;
     tracing::info!(
         takeover = op.id,
         from = op.old,

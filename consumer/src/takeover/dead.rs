@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 use super::journal::Op;
 use super::leaves;
 use super::planned::{self, Limits};
-use super::step::{Kind, Step};
+use super::step::Step;
 use crate::cascade::{Node, Role, ask, leaf, newer_epochs, set_location};
 use crate::error::{Doing, Error, Result};
 use crate::failpoint::failpoint;
@@ -228,7 +228,9 @@ async fn confirmed_by(new: &Reached, op: &Op, other: &Reached, history: &str) ->
 pub(super) async fn release(new: &Reached, op: &Op) -> Result<Vec<String>> {
     let provider = new.node.reload(new.client()).await?.provider;
     let mut left = Vec::new();
-    for known in survivors(tree::known(new).await?, new, &op.old) {
+    let survivors = survivors(tree::known(new).await?, new, &op.old);
+    // Who was lost has promised nothing.
+    for known in survivors.into_iter().filter(|known| !op.lost.contains(&known.name)) {
         match release_one(new, op, &known, &provider).await {
             Ok(()) => failpoint("takeover_released_one"),
             Err(error) => {
@@ -242,10 +244,6 @@ pub(super) async fn release(new: &Reached, op: &Op) -> Result<Vec<String>> {
         }
     }
     donated::clear(new.client(), &op.queue).await?;
-    if op.kind == Kind::Dead {
-        let call = "pgq_node.register_location($1, $2, null, false)";
-        ask(new.client(), &new.node.title(), call, &[&op.queue, &op.old]).await?;
-    }
     Ok(left)
 }
 

@@ -23,12 +23,14 @@ pub(super) struct Op {
     /// Since when, as text.
     pub(super) since: String,
     pub(super) error: Option<String>,
+    /// Who is dead because of it.
+    pub(super) lost: Vec<String>,
     /// This run of the command.
     holder: String,
 }
 
 const COLUMNS: &str =
-    "op_id::text, queue_name, kind, step, old_node, epoch_new, fork_tick, updated_at::text, error, donor";
+    "op_id::text, queue_name, kind, step, old_node, epoch_new, fork_tick, updated_at::text, error, donor, lost";
 
 fn op(row: &Row, holder: String) -> Result<Op> {
     let step: &str = row.get(3);
@@ -47,6 +49,7 @@ fn op(row: &Row, holder: String) -> Result<Op> {
         since: row.get(7),
         error: row.get(8),
         donor: row.get(9),
+        lost: row.get(10),
         holder,
     })
 }
@@ -80,12 +83,12 @@ pub(super) struct Begin {
 }
 
 /// Enters a new one.
-pub(super) async fn begin(new: &Reached, begin: &Begin, fenced_by: Option<&str>) -> Result<Op> {
+pub(super) async fn begin(new: &Reached, begin: &Begin, fenced_by: Option<&str>, lost: &[&str]) -> Result<Op> {
     let holder = holder();
     let what = || format!("begin a takeover to {}", new.node.title());
     new.client()
         .execute(
-            "select pgcascade.takeover_begin($1, $2, $3, $4, $5, $6, $7)",
+            "select pgcascade.takeover_begin($1, $2, $3, $4, $5, $6, $7, $8)",
             &[
                 &new.node.queue,
                 &begin.kind.word(),
@@ -94,6 +97,7 @@ pub(super) async fn begin(new: &Reached, begin: &Begin, fenced_by: Option<&str>)
                 &holder,
                 &begin.confirms,
                 &fenced_by,
+                &lost,
             ],
         )
         .await

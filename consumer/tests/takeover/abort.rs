@@ -196,3 +196,38 @@ async fn the_old_root_that_is_gone_opens_when_it_is_back() {
     drop((root, branch, other));
     tree.drop(&["other", "branch"]).await;
 }
+
+/// Who was given up with `--lost` for a takeover that is given up is asked again by the next one.
+#[tokio::test]
+async fn the_lost_are_not_dead_any_more() {
+    let tree = Tree::apart().await.elsewhere(&["gone"]);
+    let new = tree.add("branch", "new", "root").await;
+    let near = tree.add("branch", "near", "root").await;
+    tree.add("branch", "gone", "root").await;
+    tree.catch_up_all(&["new", "near", "gone"]).await;
+    new.run("select pgq_node.register_location('q', 'buried', 'dbname=nowhere', true)")
+        .await;
+    tree.kill_root();
+    tree.cluster("gone").kill();
+    let lost = ["--dead", "root", "--lost", "gone", "--lost", "buried"];
+    let dead = "select string_agg(node_name, ',' order by node_name) from pgq_node.node_location where dead";
+    for point in ["after_prepared", "after_elected"] {
+        killed(&tree, "new", &lost, point).await;
+        assert_eq!(new.text(dead).await, "buried,gone,root", "{point}");
+        takeover(&tree, "new", &["--abort"], 0).await;
+        assert_eq!(new.text(dead).await, "buried", "{point}");
+    }
+    // It lives, and takes part.
+    tree.cluster("gone").start_again();
+    let replays = tree.replays(&["new", "near", "gone"]);
+    takeover(&tree, "new", &DEAD, 0).await;
+    let gone = tree.connect("gone").await;
+    assert_eq!(
+        gone.text("select provider_node, epoch from pgq_node.local_state, pgcascade.node_state")
+            .await,
+        new.text("select 'new', epoch from pgcascade.node_state").await
+    );
+    stop(replays).await;
+    drop((new, near, gone));
+    tree.drop(&["near", "new"]).await;
+}
