@@ -25,6 +25,8 @@ pub(super) struct Op {
     pub(super) error: Option<String>,
     /// Who is dead because of it.
     pub(super) lost: Vec<String>,
+    /// This run has looked at the tables while nobody could write.
+    pub(super) looked: bool,
     /// This run of the command.
     holder: String,
 }
@@ -50,6 +52,7 @@ fn op(row: &Row, holder: String) -> Result<Op> {
         error: row.get(8),
         donor: row.get(9),
         lost: row.get(10),
+        looked: false,
         holder,
     })
 }
