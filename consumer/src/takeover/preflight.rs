@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::error::SqlState;
 
 use super::journal::{Begin, Op};
@@ -26,6 +26,12 @@ use crate::replay::table::literal;
 
 /// How long the old root is given to show that it is not dead.
 const PROBE: Duration = Duration::from_secs(10);
+
+/// How long a ticker may take to start: its launcher looks once in a while, after CREATE EXTENSION as after a changed setting.
+const TICKER_STARTS: Duration = Duration::from_secs(10);
+
+/// How often it is looked for meanwhile.
+const POLL: Duration = Duration::from_millis(100);
 
 /// What was found.
 pub(super) struct Found {
@@ -73,7 +79,12 @@ pub(super) async fn look(new: &Reached, live: Option<Op>, args: &TakeoverArgs) -
             "leave --from out, or correct it",
         );
     }
-    let (ours, theirs) = (facts(new).await?, facts(&old).await?);
+    let (mut ours, theirs) = (facts(new).await?, facts(&old).await?);
+    let deadline = Instant::now() + TICKER_STARTS;
+    while theirs.ticker && !ours.ticker && Instant::now() < deadline {
+        sleep(POLL).await;
+        ours = facts(new).await?;
+    }
     found.behind = theirs.top - ours.top;
     found.compare(&ours, &theirs);
     found.tables(new, &old, &args.ignore_table).await?;
