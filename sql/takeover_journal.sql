@@ -386,7 +386,8 @@ $$;
 
 -- pgcascade.takeover_abort(3)
 --     Give a takeover up, before it promoted. From here on it cannot promote any more, so the other nodes may be released
---     (release_promise). This node reads from whom it read before it fetched; who was lost to it is not dead any more. Returns false if it was aborted already.
+--     (release_promise). This node reads from whom it read before it fetched; who was lost to it is not dead any more. Returns
+--     false if it was aborted already.
 --     Errors: no such takeover, or another run holds it (55006); it has promoted. Writes takeover, node_promise, local_state, node_location.
 create function pgcascade.takeover_abort(i_op uuid, i_holder text, i_error text) returns boolean
 language plpgsql volatile security definer

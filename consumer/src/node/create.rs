@@ -7,12 +7,13 @@
 
 use tokio_postgres::{Client, Row};
 
+use super::epoch;
 use super::gravestone;
 use super::tree::{self, Reached};
 use crate::cascade::{self, Combined, Node, Role, ask};
 use crate::cli::{CreateArgs, CreateLeafArgs, CreateRootArgs, NewNodeArgs};
 use crate::config::{conninfo, name};
-use crate::connect::{End, Session, connect, exists};
+use crate::connect::{End, Session, connect};
 use crate::conninfo::refuse_password;
 use crate::error::{Doing, Error, Result};
 use crate::failpoint::failpoint;
@@ -394,16 +395,7 @@ async fn make_branch(candidate: &Candidate, provider: &Reached, start: &Start) -
 async fn make_leaf(candidate: &Candidate, provider: &Reached, start: &Start, merge: Option<&Combined>) -> Result<()> {
     let (client, queue) = (candidate.client(), &candidate.queue);
     let what = || format!("make {}", candidate.title());
-    let epoch = if exists(provider.client(), "pgcascade.node_state").await? {
-        provider
-            .client()
-            .query_one("select epoch from pgcascade.node_state where queue_name = $1", &[queue])
-            .await
-            .doing(|| format!("read the epoch of {}", provider.node.title()))?
-            .get(0)
-    } else {
-        1_i64
-    };
+    let epoch = epoch::of(provider).await?;
     client
         .execute(
             "insert into pgcascade_replay.node (queue, node, worker, provider, tick_time, combined_queue, position_known, epoch)

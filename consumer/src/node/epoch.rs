@@ -3,6 +3,7 @@
 
 use super::tree::Reached;
 use crate::cascade::{Role, leaf, newer_epochs};
+use crate::connect::exists;
 use crate::error::{Doing, Error, Result};
 
 /// An epoch that was begun by a takeover.
@@ -28,22 +29,29 @@ pub(crate) async fn follow(at: &Reached, epoch: &Epoch, provider: &str) -> Resul
     Ok(())
 }
 
+/// The epoch that a node is in. The first, if it is one of PgQ's own, which has none.
+pub(super) async fn of(at: &Reached) -> Result<i64> {
+    let query = if at.node.role == Role::Leaf {
+        // Versions before 14 have no such column.
+        "select coalesce((pg_catalog.to_jsonb(n) ->> 'epoch')::int8, 1) from pgcascade_replay.node n where queue = $1"
+    } else if exists(at.client(), "pgcascade.node_state").await? {
+        "select epoch from pgcascade.node_state where queue_name = $1"
+    } else {
+        return Ok(1);
+    };
+    let row = at
+        .client()
+        .query_one(query, &[&at.node.queue])
+        .await
+        .doing(|| format!("read the epoch of {}", at.node.title()))?;
+    Ok(row.get(0))
+}
+
 /// The epoch that the new provider is in, if the node has not heard of it. Refuses a node that has ticks of a root which the cascade went on
 /// without, and a root that may never open.
 pub(super) async fn unheard(at: &Reached, new: &Reached) -> Result<Option<Epoch>> {
     let queue = &at.node.queue;
-    let query = if at.node.role == Role::Leaf {
-        // Versions before 14 have no such column.
-        "select coalesce((pg_catalog.to_jsonb(n) ->> 'epoch')::int8, 1) from pgcascade_replay.node n where queue = $1"
-    } else {
-        "select epoch from pgcascade.node_state where queue_name = $1"
-    };
-    let known: i64 = at
-        .client()
-        .query_one(query, &[queue])
-        .await
-        .doing(|| format!("read the epoch of {}", at.node.title()))?
-        .get(0);
+    let known = of(at).await?;
     let Some(history) = newer_epochs(new.client(), queue, known).await? else {
         return Ok(None);
     };

@@ -34,7 +34,7 @@ use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
 use super::position::Who;
-use super::setup::{Ready, Target};
+use super::setup::Ready;
 use super::table::{Name, Table, quoted};
 use super::table_state::{Copied, State};
 use crate::config::ReplayConfig;
@@ -187,8 +187,7 @@ pub(super) async fn start(
 ) -> Result<Copies> {
     failpoint("before_copy");
     let mut pieces = VecDeque::new();
-    let to_copy = |target: &Target| matches!(target.state, State::InCopy | State::InChunks(_));
-    let source = if ready.targets.iter().any(to_copy) && !ready.pending {
+    let source = if ready.targets.iter().any(|target| target.state.to_copy()) && !ready.pending {
         Source::find(ready, config).await?
     } else {
         Source::Provider

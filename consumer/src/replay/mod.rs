@@ -83,7 +83,7 @@ use parking::Parking;
 pub(crate) use pattern::Pattern;
 use policy::Policies;
 pub(crate) use position::Who;
-pub(crate) use session::{LOCK_PATIENCE, LOCK_PATIENCE_AGAIN, lock};
+pub(crate) use session::{LOCK_PATIENCE, LOCK_PATIENCE_AGAIN, holder, lock};
 pub(crate) use table::Name;
 use wish::Wish;
 

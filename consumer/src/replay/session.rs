@@ -234,24 +234,12 @@ pub(crate) async fn lock(client: &Client, end: End, who: &Who, patience: Duratio
         // Polled, as a wait for the lock could not be given up without cancelling a statement.
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let holder = client
-        .query_opt(
-            "select l.pid, coalesce(a.client_addr::text, 'a local connection') as place
-               from pg_catalog.pg_locks l left join pg_catalog.pg_stat_activity a using (pid)
-              where l.locktype = 'advisory' and l.granted and l.objsubid = 1
-                and l.database = (select oid from pg_catalog.pg_database where datname = pg_catalog.current_database())
-                and ((l.classid::int8 << 32) | l.objid::int8) = $1",
-            &[&who.lock_key()],
-        )
+    let holder = holder(client, who.lock_key())
         .await
         .ok()
         .flatten()
-        .map_or_else(String::new, |row| {
-            format!(
-                " (from {}, server process {} of the {end})",
-                row.get::<_, &str>(1),
-                row.get::<_, i32>(0)
-            )
+        .map_or_else(String::new, |(pid, place)| {
+            format!(" (from {place}, server process {pid} of the {end})")
         });
     Err(Error::failure(format!(
         "consumer \"{}\" of queue \"{}\" is in use already{holder}",
@@ -272,6 +260,21 @@ pub(super) async fn lock_unless_stopped(
         outcome = lock(client, end, who, patience) => outcome,
         () = shutdown.wait() => Err(Error::failure(format!("stopped before the consumer on the {end} was locked"))),
     }
+}
+
+/// Who holds a lock of this kind, if anybody does: the server's process, and where its client is. Takes no lock, so it keeps nobody out.
+pub(crate) async fn holder(client: &Client, key: i64) -> Result<Option<(i32, String)>, tokio_postgres::Error> {
+    let row = client
+        .query_opt(
+            "select l.pid, coalesce(a.client_addr::text, 'a local connection')
+               from pg_catalog.pg_locks l left join pg_catalog.pg_stat_activity a using (pid)
+              where l.locktype = 'advisory' and l.granted and l.objsubid = 1
+                and l.database = (select oid from pg_catalog.pg_database where datname = pg_catalog.current_database())
+                and ((l.classid::int8 << 32) | l.objid::int8) = $1",
+            &[&key],
+        )
+        .await?;
+    Ok(row.map(|row| (row.get(0), row.get(1))))
 }
 
 #[cfg(test)]

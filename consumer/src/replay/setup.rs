@@ -93,7 +93,7 @@ impl Target {
     pub(super) fn freedom(&self) -> Freedom {
         let freedom = Freedom::of(&self.subscriber, self.provider.primary_key());
         let to_come = self.made
-            && matches!(self.state, State::InCopy | State::InChunks(_))
+            && self.state.to_copy()
             && create::later_indexes(&self.provider, &self.subscriber).any(|later| later.constrains);
         if freedom == Freedom::Net && to_come {
             Freedom::Ordered

@@ -132,8 +132,7 @@ impl Decoder {
                     }),
                     State::InCopy | State::Ok | State::Broken => None,
                 },
-                hold: matches!(target.state, State::InCopy | State::InChunks(_))
-                    || held.contains(&target.provider.name),
+                hold: target.state.to_copy() || held.contains(&target.provider.name),
                 freedom: target.freedom(),
                 last: [None; 8],
             })

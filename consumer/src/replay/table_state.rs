@@ -37,6 +37,13 @@ pub(super) enum State {
     Broken,
 }
 
+impl State {
+    /// Whether rows of the provider are still to be copied.
+    pub(super) fn to_copy(&self) -> bool {
+        matches!(self, Self::InCopy | Self::InChunks(_))
+    }
+}
+
 /// What a copy holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Copied {
@@ -76,9 +83,8 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// Whether rows of the provider are still to be copied.
     pub(super) fn to_copy(&self) -> bool {
-        matches!(self.state, State::InCopy | State::InChunks(_))
+        self.state.to_copy()
     }
 
     /// The triggers that capture it. All nodes of a cascade share those of the root, so they capture the whole table.

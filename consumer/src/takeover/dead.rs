@@ -144,22 +144,35 @@ async fn repoint(new: &Reached, op: &Op, limits: &Limits) -> Result<()> {
         tracing::warn!("{error}; if \"{}\" comes back, it has to be made anew", op.old);
     }
     failpoint("takeover_gravestone");
-    let known = tree::known(new).await?;
-    let gone: Vec<Known> = known
-        .into_iter()
-        .filter(|known| known.dead || known.name == op.old)
-        .collect();
-    let from: Vec<&str> = gone.iter().map(|node| node.name.as_str()).collect();
-    let begun = planned::begun(new, op).await?;
+    // The new root may have been made so late that others have not heard of it.
     let itself = tree::find(new, &new.node.name).await?;
-    for other in survivors(tree::known(new).await?, new, &op.old) {
+    let introduce = async |other: &Reached| itself.tell(other.client(), &other.node).await;
+    repoint_survivors(new, op, limits, &op.old, introduce).await
+}
+
+/// Every survivor learns who is gone and, by `introduce`, where the new root is. Who read from `old`, or from one who is gone, reads from
+/// the new root.
+pub(super) async fn repoint_survivors(
+    new: &Reached,
+    op: &Op,
+    limits: &Limits,
+    old: &str,
+    introduce: impl AsyncFn(&Reached) -> Result<()>,
+) -> Result<()> {
+    let known = tree::known(new).await?;
+    let gone: Vec<&Known> = known
+        .iter()
+        .filter(|known| known.name != new.node.name && (known.dead || known.name == old))
+        .collect();
+    let from: Vec<&str> = gone.iter().map(|node| node.name.as_str()).chain([old]).collect();
+    let begun = planned::begun(new, op).await?;
+    for other in survivors(known.clone(), new, &op.old) {
         let told = async {
             let other = tree::reach_known(&other, &op.queue).await?;
             for node in &gone {
                 set_location(other.client(), &other.node, &node.name, &node.location, true).await?;
             }
-            // The new root may have been made so late that the other has not heard of it.
-            itself.tell(other.client(), &other.node).await?;
+            introduce(&other).await?;
             planned::tell(new, &other, &begun, &from, limits).await
         };
         if let Err(error) = told.await {

@@ -21,7 +21,6 @@ use crate::config::ReplaySettings;
 use crate::conninfo::refuse_password;
 use crate::error::{Doing, Error, Result};
 use crate::failpoint::failpoint;
-use crate::node::change::{leave_others, seen};
 use crate::node::tree::{self, Reached};
 use crate::progress::Progress;
 use crate::replay;
@@ -238,33 +237,13 @@ async fn fetch(new: &Reached, op: &Op, fork: i64, limits: &Limits, place: &Place
 
 /// All nodes learn where the root is now, and those that read from it begin to read there.
 async fn repoint(new: &Reached, op: &Op, limits: &Limits, place: &Place) -> Result<()> {
-    let known = tree::known(new).await?;
-    let gone: Vec<_> = known.iter().filter(|known| known.dead).collect();
-    let mut from: Vec<&str> = gone.iter().map(|node| node.name.as_str()).collect();
-    from.push(&new.node.name);
     let location = place.location(new).await?;
-    let begun = planned::begun(new, op).await?;
-    for other in dead::survivors(tree::known(new).await?, new, &op.old) {
-        let told = async {
-            let other = tree::reach_known(&other, &op.queue).await?;
-            for node in &gone {
-                set_location(other.client(), &other.node, &node.name, &node.location, true).await?;
-            }
-            set_location(other.client(), &other.node, &new.node.name, &location, false).await?;
-            failpoint("takeover_located");
-            planned::tell(new, &other, &begun, &from, limits).await
-        };
-        if let Err(error) = told.await {
-            tracing::warn!(
-                node = other.name,
-                "{error}; see to it with consumer node change-provider, or drop it"
-            );
-        }
-    }
-    // Not before its replay knows that it reads from nobody now.
-    seen(new, limits.wait).await?;
-    leave_others(new, &new.node.name).await?;
-    op.advance(new, Step::Repointed).await
+    let introduce = async |other: &Reached| {
+        set_location(other.client(), &other.node, &new.node.name, &location, false).await?;
+        failpoint("takeover_located");
+        Ok(())
+    };
+    dead::repoint_survivors(new, op, limits, &new.node.name, introduce).await
 }
 
 /// The root's events tell everybody, also who could not be reached.

@@ -19,7 +19,8 @@ const STATE: &str = "select md5(string_agg(line, E'\\n' order by line collate \"
     union all select 'parent' || t from tort.parent t union all select 'child' || t from tort.child t
     union all select 'extra' || row(id, v) from tort.extra) all_of_them(line)";
 
-/// The subscriber's tick, and the state that goes with it if all tables are copied.
+/// The subscriber's ticks, and the state that goes with each at which all tables are copied. The position comes before the tables: at
+/// first there are none.
 async fn tick_and_state(pair: &Pair, stop: &AtomicBool) -> HashMap<String, String> {
     let db = pair.subscriber_cluster.connect(&pair.database).await;
     let mut seen = HashMap::new();
@@ -27,7 +28,7 @@ async fn tick_and_state(pair: &Pair, stop: &AtomicBool) -> HashMap<String, Strin
         let text = db
             .try_text(&format!(
                 "select tick, ({STATE}) from pgcascade_replay.position
-                  where not exists (select from pgcascade_replay.table_state where state <> 'ok')"
+                  where (select bool_and(state = 'ok') from pgcascade_replay.table_state)"
             ))
             .await;
         if let Some((tick, state)) = text.unwrap_or_default().split_once('|') {

@@ -1,7 +1,7 @@
 //! A takeover is given up while servers are gone that have a part in it: whoever is there is released, and who comes back, is later.
 
 use crate::cluster::Db;
-use crate::dead::{JOURNAL, STATE, killed, takeover};
+use crate::dead::{JOURNAL, STATE, assert_follow, killed, takeover};
 use crate::tree::{Tree, stop, until, write};
 
 const DEAD: [&str; 2] = ["--dead", "root"];
@@ -95,11 +95,7 @@ async fn who_is_gone_is_released_when_it_is_back() {
     tree.kill_root();
     takeover(&tree, "new", &DEAD, 0).await;
     write(&new, 300).await;
-    let last = new.text(JOURNAL).await;
-    for node in [&near, &gone, &leaf] {
-        until(node, JOURNAL, &last).await;
-        tree.assert_same_rows(&new, node).await;
-    }
+    assert_follow(&tree, &new, &[&near, &gone, &leaf]).await;
     stop(replays).await;
     drop((new, near, gone, leaf));
     tree.drop(&["near", "new"]).await;

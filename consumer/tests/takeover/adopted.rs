@@ -1,6 +1,7 @@
 //! A copy of the root became a branch (`consumer node adopt`), and the root is lost before that has all that the copy was made with.
 
 use crate::cluster::{Db, Replay};
+use crate::dead::assert_follow;
 use crate::standby::{LOCAL, Standby};
 use crate::tree::{Tree, stop, until, write};
 
@@ -113,9 +114,7 @@ async fn a_copy_that_was_adopted_just_before_can_be_the_root() {
     standby
         .left_behind(&root, "journal values (7000, 'extra')", "journal where uid = 7000")
         .await;
-    root.run("begin; update t set n = n * 2 where id = 7; delete from t where id = 21; insert into journal values (6000, 'missing'); commit")
-        .await;
-    root.run("update pgq.queue set queue_ticker_paused = false").await;
+    Standby::missing_from_its_batch(&root).await;
     write(&root, 200).await;
     tree.catch_up("far").await;
     let copy = adopt(&standby, "far").await;
@@ -165,11 +164,7 @@ async fn a_copy_that_was_adopted_just_before_can_be_the_root() {
     takeover("second", &at, &["--resume"], 0).await;
     assert_whole(&copy).await;
     write(&copy, 400).await;
-    let last = copy.text("select count(*) from journal").await;
-    for node in [&far, &near, &leaf] {
-        until(node, "select count(*) from journal", &last).await;
-        tree.assert_same_rows(&copy, node).await;
-    }
+    assert_follow(tree, &copy, &[&far, &near, &leaf]).await;
     for node in [&far, &near] {
         tree.assert_same_queue(node, &copy).await;
     }

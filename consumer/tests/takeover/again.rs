@@ -33,13 +33,6 @@ async fn killed(tree: &Tree, new: &str, more: &[&str], point: &str) {
     assert_eq!(killed.code(), None, "{point} was not reached: {}", killed.stderr);
 }
 
-/// A server looks every second whether a database has got the extension, and no takeover begins where no ticker runs.
-async fn ticking(node: &Db) {
-    let ticker = "select exists (select from pg_locks l join pg_database b on b.oid = l.database where b.datname = current_database()
-                    and l.locktype = 'object' and l.granted and l.classid = 'pg_extension'::regclass and l.objid = 0)";
-    until(node, ticker, "t").await;
-}
-
 /// It was given up, and for that reason.
 async fn assert_given_up(output: &Output, why: &str, root: &Db) {
     assert_eq!(output.code(), Some(1), "{}", output.stderr);
@@ -57,7 +50,6 @@ async fn a_table_that_comes_later_is_not_left_behind() {
     let root = tree.connect("root").await;
     let branch = tree.add("branch", "branch", "root").await;
     tree.catch_up("branch").await;
-    ticking(&branch).await;
     let replay = replay(&tree, "branch").spawn();
     let lacks = "table public.late is not replayed to \"branch\"";
 
@@ -111,9 +103,6 @@ async fn who_does_not_replay_closes_nothing() {
     tree.catch_up("branch").await;
     let below = tree.add("branch", "below", "branch").await;
     tree.catch_up("below").await;
-    for node in [&branch, &below] {
-        ticking(node).await;
-    }
     let short = |new: &str| {
         let at = tree.conninfo("root");
         Replay::command(&["takeover", new, "--queue", "q", "--db", &at, "--timeout", "1"])
@@ -174,9 +163,6 @@ async fn of_two_the_one_that_loses_leaves_nothing_behind() {
     let tree = Tree::new().await;
     let root = tree.connect("root").await;
     let [x, y] = tree.below_root([("branch", "x"), ("branch", "y")]).await;
-    for node in [&x, &y] {
-        ticking(node).await;
-    }
     let replays = tree.replays(&["x", "y"]);
     killed(&tree, "y", &[], "after_prepared").await;
     let refused = takeover(&tree, "root", "x", &[], 1).await;
@@ -251,7 +237,6 @@ async fn told_to_stop_it_gives_up() {
     let root = tree.connect("root").await;
     let branch = tree.add("branch", "branch", "root").await;
     tree.catch_up("branch").await;
-    ticking(&branch).await;
     let replay = tree.replay("branch").spawn();
     let file = std::env::temp_dir().join(format!("takeover-stopped-{}", std::process::id()));
     let stopped = async |point: &str| {

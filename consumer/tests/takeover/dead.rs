@@ -45,6 +45,15 @@ pub(crate) async fn killed_all_the_way(tree: &Tree, (new, node): (&str, &Db), po
 pub(crate) const STATE: &str = "select role, open, epoch, promised_op is null, frozen from pgcascade.node_state";
 pub(crate) const JOURNAL: &str = "select count(*) from journal";
 
+/// These nodes get what was written to the root, and have the same rows then.
+pub(crate) async fn assert_follow(tree: &Tree, root: &Db, nodes: &[&Db]) {
+    let last = root.text(JOURNAL).await;
+    for node in nodes {
+        until(node, JOURNAL, &last).await;
+        tree.assert_same_rows(root, node).await;
+    }
+}
+
 /// The chosen branch is behind its sibling, and fetches from that what it lacks. The command is killed all the way.
 #[tokio::test]
 async fn what_only_a_sibling_has_is_fetched_first() {
@@ -115,11 +124,7 @@ async fn what_only_a_sibling_has_is_fetched_first() {
     // All that any of them had, and nothing of what only the dead one had.
     assert_eq!(behind.text(JOURNAL).await, had.1);
     write(&behind, 400).await;
-    let last = behind.text("select count(*) from journal").await;
-    for node in [&ahead, &leaf] {
-        until(node, JOURNAL, &last).await;
-        tree.assert_same_rows(&behind, node).await;
-    }
+    assert_follow(&tree, &behind, &[&ahead, &leaf]).await;
     assert_eq!(behind.text("select count(*) from journal where uid = -1").await, "0");
     tree.assert_same_queue(&ahead, &behind).await;
     // The dead one is known as that to all of them, and nothing else is wrong.
@@ -209,10 +214,7 @@ async fn behind_a_gate_no_leaf_is_ahead_of_the_branches() {
     let replays = tree.replays(&["behind", "ahead"]);
     takeover(&tree, "behind", &["--dead", "root"], 0).await;
     write(&behind, 300).await;
-    for node in [&ahead, &leaf] {
-        until(node, JOURNAL, &behind.text(JOURNAL).await).await;
-        tree.assert_same_rows(&behind, node).await;
-    }
+    assert_follow(&tree, &behind, &[&ahead, &leaf]).await;
     // The new root has the gate, too; its last tick may not be confirmed yet.
     let released = "select candidates, released_tick = last_tick from pgcascade.gate_state";
     until(&behind, released, "1|t").await;

@@ -1,7 +1,7 @@
 //! The old root is gone, and a leaf has ticks that no branch has: its journal gives them.
 
 use crate::cluster::{Db, Replay};
-use crate::dead::{JOURNAL, STATE, given_up, killed, killed_all_the_way, takeover};
+use crate::dead::{JOURNAL, STATE, assert_follow, given_up, killed, killed_all_the_way, takeover};
 use crate::tree::{Tree, stop, until, write};
 
 const TOP: &str = "select max(tick_id) from pgq.tick";
@@ -302,10 +302,7 @@ async fn a_journal_that_does_not_reach_back_is_no_donor_there() {
     let replays = tree.replays(&["behind", "near", "leaf"]);
     takeover(&tree, "near", &DEAD, 0).await;
     write(&near, 400).await;
-    for node in [&behind, &leaf] {
-        until(node, JOURNAL, &near.text(JOURNAL).await).await;
-        tree.assert_same_rows(&near, node).await;
-    }
+    assert_follow(&tree, &near, &[&behind, &leaf]).await;
     tree.assert_same_queue(&behind, &near).await;
     stop(replays).await;
     drop((behind, near, leaf));

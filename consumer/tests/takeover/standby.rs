@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::cluster::{Cluster, Db, Output, Replay, eventually};
+use crate::dead::assert_follow;
 use crate::tree::{Tree, stop, until, write};
 
 /// A cascade whose root has a streaming standby.
@@ -109,6 +110,13 @@ impl Standby {
         here
     }
 
+    /// More of the batch that the standby was left behind in, which ends with it.
+    pub(crate) async fn missing_from_its_batch(root: &Db) {
+        root.run("begin; update t set n = n * 2 where id = 7; delete from t where id = 21; insert into journal values (6000, 'missing'); commit")
+            .await;
+        root.run("update pgq.queue set queue_ticker_paused = false").await;
+    }
+
     pub(crate) fn command(&self, more: &[&str]) -> Replay {
         Replay::command(&["takeover", "root", "--queue", "q"])
             .args(&["--db", &self.conninfo()])
@@ -162,10 +170,7 @@ async fn what_branches_have_is_merged_into_a_promoted_standby() {
     standby
         .left_behind(&root, "journal values (7000, 'extra')", "journal where uid = 7000")
         .await;
-    // Of the same batch, and after what the standby has of it.
-    root.run("begin; update t set n = n * 2 where id = 7; delete from t where id = 21; insert into journal values (6000, 'missing'); commit")
-        .await;
-    root.run("update pgq.queue set queue_ticker_paused = false").await;
+    Standby::missing_from_its_batch(&root).await;
     tree.catch_up("far").await;
     tree.catch_up("leaf").await;
     for from in [200, 300] {
@@ -255,12 +260,7 @@ async fn what_branches_have_is_merged_into_a_promoted_standby() {
     assert_eq!(here.text("select count(*) from pgcascade.takeover_tail").await, "0");
     assert_eq!(far.text("select count(*) from pgq_node.subscriber_info").await, "0");
     write(&here, 400).await;
-    let count = "select count(*) from journal";
-    let last = here.text(count).await;
-    for node in [&far, &near, &leaf] {
-        until(node, count, &last).await;
-        tree.assert_same_rows(&here, node).await;
-    }
+    assert_follow(tree, &here, &[&far, &near, &leaf]).await;
     for (uid, times) in [(5000, 1), (6000, 1), (7000, 1), (-1, 0), (-2, 0)] {
         let there = format!("select count(*) from journal where uid = {uid}");
         assert_eq!(here.text(&there).await, times.to_string(), "{uid}");
@@ -353,9 +353,7 @@ async fn what_only_a_leaf_has_is_merged_into_a_promoted_standby() {
     standby
         .left_behind(&root, "journal values (7000, 'extra')", "journal where uid = 7000")
         .await;
-    root.run("begin; update t set n = n * 2 where id = 7; delete from t where id = 21; insert into journal values (6000, 'missing'); commit")
-        .await;
-    root.run("update pgq.queue set queue_ticker_paused = false").await;
+    Standby::missing_from_its_batch(&root).await;
     tree.catch_up("far").await;
     write(&root, 200).await;
     tree.catch_up_all(&["far", "leaf"]).await;
@@ -430,11 +428,7 @@ async fn what_only_a_leaf_has_is_merged_into_a_promoted_standby() {
     let count = "select count(*) from journal";
     assert_eq!(tick(here.text(count).await), tick(had) + 1);
     write(&here, 400).await;
-    let last = here.text(count).await;
-    for node in [&far, &near, &leaf] {
-        until(node, count, &last).await;
-        tree.assert_same_rows(&here, node).await;
-    }
+    assert_follow(tree, &here, &[&far, &near, &leaf]).await;
     for (uid, times) in [(5000, 1), (6000, 1), (7000, 1), (-300, 1), (-1, 0), (-2, 0)] {
         let there = format!("select count(*) from journal where uid = {uid}");
         assert_eq!(here.text(&there).await, times.to_string(), "{uid}");

@@ -1,7 +1,7 @@
 //! A change of root that a node was not told of: it was away, or nobody who was left knew it. `consumer node change-provider` has it follow.
 
 use crate::cluster::Replay;
-use crate::dead::{JOURNAL, STATE, killed, takeover};
+use crate::dead::{STATE, assert_follow, killed, takeover};
 use crate::tree::{Tree, stop, until, write};
 
 const DEAD: [&str; 2] = ["--dead", "root"];
@@ -39,11 +39,7 @@ async fn who_was_away_is_told_later() {
     }
     assert_eq!(away.text(STATE).await, "branch|f|2|t|f");
     let followed = tree.replays(&["away", "leaf"]);
-    let last = new.text(JOURNAL).await;
-    for node in [&near, &away, &leaf] {
-        until(node, JOURNAL, &last).await;
-        tree.assert_same_rows(&new, node).await;
-    }
+    assert_follow(&tree, &new, &[&near, &away, &leaf]).await;
     tree.assert_same_queue(&away, &new).await;
     stop(replays).await;
     stop(followed).await;
@@ -114,11 +110,7 @@ async fn whom_nobody_has_heard_of_joins_if_it_went_the_same_way() {
     );
     assert_eq!(beyond.text(STATE).await, "branch|f|1|t|f");
 
-    let last = one.text(JOURNAL).await;
-    for node in [&two, &same, &late] {
-        until(node, JOURNAL, &last).await;
-        tree.assert_same_rows(&one, node).await;
-    }
+    assert_follow(&tree, &one, &[&two, &same, &late]).await;
     tree.assert_same_queue(&same, &one).await;
     assert_eq!(same.text(untouched).await, before, "rows were copied again");
     // It can be the root like any branch.
@@ -128,10 +120,7 @@ async fn whom_nobody_has_heard_of_joins_if_it_went_the_same_way() {
         .await;
     assert_eq!(output.code(), Some(0), "{}", output.stderr);
     write(&same, 400).await;
-    for node in [&one, &two, &late] {
-        until(node, JOURNAL, &same.text(JOURNAL).await).await;
-        tree.assert_same_rows(&same, node).await;
-    }
+    assert_follow(&tree, &same, &[&one, &two, &late]).await;
     stop(replays).await;
     drop((one, two, late, same, beyond));
     tree.drop(&["leaf", "late", "beyond", "same", "two", "one"]).await;

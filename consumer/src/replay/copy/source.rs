@@ -17,7 +17,6 @@ use tokio_postgres::Client;
 
 use super::super::setup::Ready;
 use super::super::table::Name;
-use super::super::table_state::State;
 use super::super::{duty, session};
 use crate::cascade::{self, Node, Role};
 use crate::config::ReplayConfig;
@@ -71,7 +70,7 @@ impl Source {
             .hint("Leave it out: then tables are copied from the provider."));
         };
         for target in &ready.targets {
-            if matches!(target.state, State::InCopy | State::InChunks(_)) {
+            if target.state.to_copy() {
                 duty::check_has(&node, &branch, &target.provider.name).await?;
             }
         }

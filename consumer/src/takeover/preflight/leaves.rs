@@ -38,9 +38,7 @@ impl Found {
         }
         Ok(gives.unwrap_or(furthest))
     }
-}
 
-impl Found {
     /// A leaf that is promised to another takeover would not follow this one.
     pub(super) async fn promised_leaf(&mut self, leaf: &Reached) -> Result<()> {
         let row = leaf
