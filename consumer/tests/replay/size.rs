@@ -39,9 +39,9 @@ async fn same(pair: &Pair, query: &str) {
 }
 
 #[tokio::test]
-async fn a_transaction_of_a_million_rows() {
+async fn a_transaction_of_two_million_rows() {
     const SUM: &str = "select count(*), sum(id::bigint), sum(hashtext(big::text)::bigint) from big";
-    let rows = number("PGCASCADE_TEST_ROWS", 1_000_000);
+    let rows = number("PGCASCADE_TEST_ROWS", 2_000_000);
     let pair = pair().await;
     pair.provider
         .run("create table big (id int primary key, a int, b text, c timestamptz, d numeric)")
@@ -99,7 +99,7 @@ async fn values() -> Pair {
 
 #[tokio::test]
 async fn many_large_rows_in_one_transaction() {
-    let rows = number("PGCASCADE_TEST_LARGE_ROWS", 8);
+    let rows = number("PGCASCADE_TEST_LARGE_ROWS", 100);
     let pair = values().await;
     pair.provider
         .run(&format!(

@@ -1,12 +1,18 @@
-//! Random changes of tables with every odd type and shape, while replay is killed and started again: equal at the end, and at
-//! every tick at which somebody looks. docs/replay-torture.md lists what is in it, and which other tests take the rest.
+//! Random changes of tables with every odd type and shape by several sessions, while replay is killed and started again: equal at the end,
+//! and at every tick at which somebody looks. docs/replay-torture.md lists what is in it, and which other tests take the rest.
+//!
+//! PGCASCADE_TEST_SECONDS makes it longer or shorter than it is in every run.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::RwLock;
 
 use crate::cluster::{Pair, eventually, pair};
+
+const WRITERS: u64 = 3;
 
 /// The same tables at both ends.
 const TABLES: &str = include_str!("torture.sql");
@@ -37,6 +43,51 @@ async fn tick_and_state(pair: &Pair, stop: &AtomicBool) -> HashMap<String, Strin
         }
     }
     seen
+}
+
+/// Sessions that change the tables at random.
+struct Writers {
+    /// Each of them has it for every transaction; whoever has it alone sees what the next tick sees.
+    quiet: RwLock<()>,
+    committed: AtomicU64,
+    stop: AtomicBool,
+}
+
+impl Writers {
+    async fn write(&self, pair: &Pair, number: u64) {
+        let db = pair.provider_cluster.connect(&pair.database).await;
+        db.run(&format!("set deadlock_timeout = 20; select setseed(0.{number})"))
+            .await;
+        while !self.stop.load(Ordering::Relaxed) {
+            let _others = self.quiet.read().await;
+            match db.try_text("select tort.step()").await {
+                Ok(_) => self.committed.fetch_add(1, Ordering::Relaxed),
+                Err(error) => {
+                    let code = error.code().map_or("", |state| state.code());
+                    // Some are in each other's way: a deadlock, or a key that another one made.
+                    assert!(["40P01", "23505"].contains(&code), "{error:?}");
+                    continue;
+                }
+            };
+        }
+    }
+
+    /// Until they have committed so many more.
+    async fn go_on(&self, more: u64) {
+        let enough = self.committed.load(Ordering::Relaxed) + more;
+        eventually("the writers write", async || {
+            self.committed.load(Ordering::Relaxed) >= enough
+        })
+        .await;
+    }
+}
+
+/// Makes a tick and returns it with the state that it sees; none before the first replay, which makes the queue. Nobody may write meanwhile.
+async fn tick(pair: &Pair) -> Option<(i64, String)> {
+    let tick = "select pgq.force_tick('q'); select pgq.ticker('q'); select max(tick_id) from pgq.tick";
+    let answers = pair.provider.try_text(tick).await.ok()?;
+    let tick = answers.lines().last()?.parse().ok()?;
+    Some((tick, pair.provider.text(STATE).await))
 }
 
 #[tokio::test]
@@ -74,9 +125,24 @@ async fn types_and_shapes_under_random_changes_and_kills() {
         let (pair, stop) = (Arc::clone(&pair), Arc::clone(&stop));
         async move { tick_and_state(&pair, &stop).await }
     });
+    let writers = Arc::new(Writers {
+        quiet: RwLock::new(()),
+        committed: AtomicU64::new(0),
+        stop: AtomicBool::new(false),
+    });
+    let writing: Vec<_> = (1..=WRITERS)
+        .map(|number| {
+            let (pair, writers) = (Arc::clone(&pair), Arc::clone(&writers));
+            tokio::spawn(async move { writers.write(&pair, number).await })
+        })
+        .collect();
     let mut ticks = HashMap::new();
     let mut random = 20_261_121_u64;
-    for round in 0..8 {
+    let seconds = std::env::var("PGCASCADE_TEST_SECONDS").map_or(60, |text| text.parse().expect("a number"));
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let mut compared = 0;
+    let mut round = 0;
+    while round < 8 || Instant::now() < end {
         let running = pair.replay().args(&arguments).spawn();
         // The first ones are killed in the copy or wherever they are, the others in the stream.
         if round > 2 {
@@ -85,46 +151,47 @@ async fn types_and_shapes_under_random_changes_and_kills() {
         random = random
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1_442_695_040_888_963_407);
-        let steps = 10 + (random >> 33) % 30;
-        for _ in 0..steps {
-            pair.provider.run("select tort.step()").await;
-            // Nobody else writes: what is there now is what this tick sees. Before the first replay there is no queue.
-            let tick = "select pgq.force_tick('q'); select pgq.ticker('q'); select max(tick_id) from pgq.tick";
-            if let Ok(answers) = pair.provider.try_text(tick).await
-                && let Some(tick) = answers.lines().last()
-            {
-                ticks.insert(tick.to_owned(), pair.provider.text(STATE).await);
-            }
+        for _ in 0..5 + (random >> 33) % 15 {
+            writers.go_on(2).await;
+            let _quiet = writers.quiet.write().await;
+            ticks.extend(tick(&pair).await);
         }
         if round > 2 {
-            let behind = ticks
-                .keys()
-                .filter_map(|tick| tick.parse::<i64>().ok())
-                .max()
-                .unwrap_or(0);
-            eventually("replay is at the last of these ticks", async || {
-                let at = pair
-                    .subscriber
-                    .text("select max(tick) from pgcascade_replay.position")
-                    .await;
-                at.parse::<i64>().is_ok_and(|at| at >= behind)
+            let _quiet = writers.quiet.write().await;
+            let (behind, state) = tick(&pair).await.expect("there is a queue");
+            let there = format!(
+                "select bool_and(state = 'ok') and (select tick from pgcascade_replay.position) >= {behind} from pgcascade_replay.table_state"
+            );
+            eventually("replay is at this tick", async || {
+                pair.subscriber.text(&there).await == "t"
             })
             .await;
+            assert_eq!(pair.subscriber.text(STATE).await, state, "at tick {behind}");
+            compared += 1;
         }
         tokio::time::sleep(Duration::from_millis((random >> 40) % 150)).await; // whenever that is
         let output = running.kill().await;
         assert_eq!(output.code(), None, "{}", output.stderr);
+        round += 1;
+    }
+    writers.stop.store(true, Ordering::Relaxed);
+    for writer in writing {
+        writer.await.unwrap();
     }
     stop.store(true, Ordering::Relaxed);
     let seen = looking.await.unwrap();
     let known = seen
         .iter()
-        .filter_map(|(tick, state)| Some((tick, state, ticks.get(tick)?)));
-    let mut compared = 0;
+        .filter_map(|(tick, state)| Some((tick, state, ticks.get(&tick.parse().ok()?)?)));
     for (tick, ours, theirs) in known {
         assert_eq!(ours, theirs, "at tick {tick}");
         compared += 1;
     }
+    println!(
+        "{round} rounds, {} transactions, {} states seen, {compared} compared",
+        writers.committed.load(Ordering::Relaxed),
+        seen.len()
+    );
     assert!(
         compared > 4,
         "{compared} of {} states were at a tick that is known",
