@@ -19,6 +19,8 @@ mod beside;
 mod chunks;
 #[path = "replay/conflicts.rs"]
 mod conflicts;
+#[path = "replay/copies.rs"]
+mod copies;
 #[path = "replay/copy_from.rs"]
 mod copy_from;
 #[path = "replay/crashes.rs"]

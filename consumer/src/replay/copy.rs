@@ -1,6 +1,7 @@
 //! The rows that were there before capture began.
 //!
-//! Copies go on beside the stream ([`start`], [`Copies`]), which keeps the events of their tables for later (held.rs).
+//! Copies go on beside the stream ([`start`], [`Copies`]), which keeps the events of their tables for later (held.rs). What may take long or
+//! wait for others, the look at how a table is to be cut and the emptying of the subscriber's included, is a worker's task (worker.rs).
 //!
 //! A table is copied whole or, if it is large, in chunks: ranges of its primary key (plan.rs), of one partition each (parts.rs). Each is one transaction at
 //! each end, short, with a snapshot of its own; several are on their way at once, in sessions of their own (worker.rs).
@@ -25,16 +26,17 @@ mod source;
 mod worker;
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
 use super::position::Who;
-use super::setup::Ready;
+use super::setup::{Ready, Target};
 use super::table::{Name, Table, quoted};
 use super::table_state::{Copied, State};
 use crate::config::ReplayConfig;
@@ -57,45 +59,153 @@ struct Job {
     replace_rows: bool,
     made: bool,
     revision: i64,
-    /// The snapshot from before the first chunk; None for a table that is copied whole.
-    from: Option<String>,
-    /// Pieces that are not done.
+    /// It may be copied in chunks.
+    can_be_cut: bool,
+    /// The chunks are written down already.
+    is_cut: bool,
+    /// The tick up to which no events of it are kept.
+    position: i64,
+}
+
+/// What the chunks of a table have in common.
+struct Cut {
+    /// The snapshot from before the first.
+    from: String,
+    /// Those that are not done.
     left: AtomicUsize,
 }
 
-/// What a worker does in one transaction.
+/// What is copied in one transaction.
 struct Piece {
     job: Arc<Job>,
     /// None: the whole table.
-    chunk: Option<plan::Chunk>,
+    chunk: Option<(Arc<Cut>, plan::Chunk)>,
 }
 
 impl Piece {
     /// Which partition it is read from; None: the table.
     fn partition(&self) -> Option<&Name> {
-        self.chunk.as_ref()?.partition.as_ref()
+        self.chunk.as_ref()?.1.partition.as_ref()
     }
+}
+
+/// What a worker does at a time.
+enum Task {
+    /// To find out which pieces the table is copied in. That may wait for others, as the table is emptied.
+    Plan(Arc<Job>),
+    Copy(Piece),
+}
+
+impl Task {
+    fn job(&self) -> &Arc<Job> {
+        match self {
+            Self::Plan(job) | Self::Copy(Piece { job, .. }) => job,
+        }
+    }
+}
+
+/// What is to be done, and who does it.
+struct Queue {
+    tasks: VecDeque<Task>,
+    /// Tasks at work that may yet bring others: plans, and those of workers that have no sessions so far.
+    open: usize,
+    /// Workers that have not ended.
+    workers: usize,
+    /// Those of them that have sessions.
+    connected: usize,
 }
 
 /// What the workers share.
 struct Shared {
-    pieces: Mutex<VecDeque<Piece>>,
+    queue: Mutex<Queue>,
+    /// The queue is another one, or it is time to stop.
+    changed: Notify,
     config: ReplayConfig,
     who: Who,
     shutdown: Shutdown,
     progress: Progress,
     source: Source,
-    /// The tick up to which no events are kept.
-    position: i64,
-    /// Workers that have not ended.
-    working: AtomicUsize,
     /// One of them failed: the others stop as they would for a shutdown.
     failed: AtomicBool,
 }
 
 impl Shared {
-    fn next(&self) -> Option<Piece> {
-        self.pieces.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next task for a worker. None: there is none any more, and the worker counts as ended.
+    async fn next(&self, connected: bool) -> Option<Task> {
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            // Before the look, so that nothing is missed in between.
+            changed.as_mut().enable();
+            {
+                let mut queue = self.queue();
+                let stopping = self.stopping();
+                if !stopping && let Some(task) = queue.tasks.pop_front() {
+                    queue.open += usize::from(!connected || matches!(task, Task::Plan(_)));
+                    return Some(task);
+                }
+                if stopping || queue.open == 0 {
+                    queue.workers -= 1;
+                    queue.connected -= usize::from(connected);
+                    return None;
+                }
+            }
+            // Both are cancel-safe.
+            tokio::select! {
+                () = changed => {}
+                () = self.shutdown.wait() => {}
+            }
+        }
+    }
+
+    /// A worker has sessions for its first task.
+    fn connected(&self, task: &Task) {
+        let mut queue = self.queue();
+        queue.connected += 1;
+        if matches!(task, Task::Copy(_)) {
+            queue.open -= 1;
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// A worker got no sessions, and ends if there are others. False: there are none.
+    fn leave_to_others(&self, task: Task) -> bool {
+        let mut queue = self.queue();
+        if queue.workers < 2 {
+            return false;
+        }
+        queue.workers -= 1;
+        queue.open -= 1;
+        queue.tasks.push_front(task);
+        self.changed.notify_waiters();
+        true
+    }
+
+    /// A worker could not do its task now, and gave its sessions up.
+    fn put_off(&self, task: Task) {
+        let mut queue = self.queue();
+        queue.connected -= 1;
+        queue.open -= usize::from(matches!(task, Task::Plan(_)));
+        queue.tasks.push_back(task);
+        self.changed.notify_waiters();
+    }
+
+    /// The pieces of a table are known: they come before other tables.
+    fn planned(&self, pieces: Vec<Piece>) {
+        let mut queue = self.queue();
+        queue.open -= 1;
+        for piece in pieces.into_iter().rev() {
+            queue.tasks.push_front(Task::Copy(piece));
+        }
+        self.changed.notify_waiters();
+    }
+
+    fn stop(&self) {
+        self.failed.store(true, Ordering::Relaxed);
+        self.changed.notify_waiters();
     }
 
     fn stopping(&self) -> bool {
@@ -169,7 +279,7 @@ impl Copies {
 
     /// Ends them: what is on its way is rolled back.
     pub(super) async fn stop(mut self) {
-        self.shared.failed.store(true, Ordering::Relaxed);
+        self.shared.stop();
         let all = async { while self.workers.join_next().await.is_some() {} };
         let ended = tokio::time::timeout(END_PATIENCE, all).await;
         if self.running && ended.is_ok() {
@@ -186,91 +296,45 @@ pub(super) async fn start(
     progress: &Progress,
 ) -> Result<Copies> {
     failpoint("before_copy");
-    let mut pieces = VecDeque::new();
-    let source = if ready.targets.iter().any(|target| target.state.to_copy()) && !ready.pending {
-        Source::find(ready, config).await?
-    } else {
-        Source::Provider
-    };
+    let mut tasks = VecDeque::new();
     for (i, target) in ready.targets.iter().enumerate() {
-        if shutdown.requested() || ready.pending {
-            break;
+        if !target.state.to_copy() {
+            // Of a copy that somebody gave up, the table being added again without one.
+            indexes::make_left_over(&ready.subscriber.client, &ready.who, &target.provider.name).await?;
+        } else if !ready.pending {
+            tasks.push_back(Task::Plan(Arc::new(Job::new(i, target, ready))));
         }
-        let planned = match &target.state {
-            State::InCopy => {
-                indexes::put_aside(ready, target, config).await?;
-                plan::make(ready, target, config, &source).await?
-            }
-            State::InChunks(_) => plan::load(ready, target).await?,
-            State::CatchingUp(_) | State::Ok | State::Broken => {
-                // Of a copy that somebody gave up, the table being added again without one.
-                indexes::make_left_over(&ready.subscriber.client, &ready.who, &target.provider.name).await?;
-                continue;
-            }
-        };
-        let name = target.provider.name.to_string();
-        progress.copy_started(&name, target.provider.rows, Some(target.provider.bytes));
-        let (from, chunks) = match planned {
-            plan::Plan::Whole => (None, vec![None]),
-            plan::Plan::Chunks {
-                from,
-                chunks,
-                done_rows,
-            } => {
-                if done_rows > 0 {
-                    tracing::info!(
-                        table = name,
-                        rows = done_rows,
-                        chunks_left = chunks.len(),
-                        "going on with its copy"
-                    );
-                    progress.copied(&name, done_rows, 0);
-                }
-                (Some(from), chunks.into_iter().map(Some).collect())
-            }
-        };
-        let job = Arc::new(Job {
-            target: i,
-            provider: Arc::clone(&target.provider),
-            subscriber: Arc::clone(&target.subscriber),
-            columns: common_columns(&target.provider, &target.subscriber),
-            condition: target.filter.condition(),
-            replace_rows: target.replace_rows,
-            made: target.made,
-            revision: target.revision,
-            from,
-            left: AtomicUsize::new(chunks.len()),
-        });
-        if chunks.is_empty() {
-            // All chunks were there, and the end of the copy was not recorded.
-            job.left.store(1, Ordering::Relaxed);
-            pieces.push_back(Piece {
-                job,
-                chunk: Some(plan::Chunk::none()),
-            });
-            continue;
-        }
-        pieces.extend(chunks.into_iter().map(|chunk| Piece {
-            job: Arc::clone(&job),
-            chunk,
-        }));
     }
-    let sessions = config.jobs.min(pieces.len());
+    let source = if tasks.is_empty() {
+        Source::Provider
+    } else {
+        Source::find(ready, config).await?
+    };
+    for task in &tasks {
+        let table = &task.job().provider;
+        progress.copy_started(&table.name.to_string(), table.rows, Some(table.bytes));
+    }
+    // How many pieces there are is not known before they are planned. Who gets none opens no session.
+    let sessions = if tasks.is_empty() { 0 } else { config.jobs };
     let shared = Arc::new(Shared {
-        pieces: Mutex::new(pieces),
+        queue: Mutex::new(Queue {
+            tasks,
+            open: 0,
+            workers: sessions,
+            connected: 0,
+        }),
+        changed: Notify::new(),
         config: config.clone(),
         who: ready.who.clone(),
         shutdown: shutdown.clone(),
         progress: progress.clone(),
-        working: AtomicUsize::new(sessions),
         source,
-        position: ready.tick,
         failed: AtomicBool::new(false),
     });
     let (sender, done) = mpsc::unbounded_channel();
     let mut workers = JoinSet::new();
-    for number in 0..sessions {
-        workers.spawn(worker::work(Arc::clone(&shared), number, sender.clone()));
+    for _ in 0..sessions {
+        workers.spawn(worker::work(Arc::clone(&shared), sender.clone()));
     }
     Ok(Copies {
         shared,
@@ -279,6 +343,24 @@ pub(super) async fn start(
         failure: None,
         running: sessions > 0,
     })
+}
+
+impl Job {
+    fn new(i: usize, target: &Target, ready: &Ready) -> Self {
+        Self {
+            target: i,
+            provider: Arc::clone(&target.provider),
+            subscriber: Arc::clone(&target.subscriber),
+            columns: common_columns(&target.provider, &target.subscriber),
+            condition: target.filter.condition(),
+            replace_rows: target.replace_rows,
+            made: target.made,
+            revision: target.revision,
+            can_be_cut: plan::can_be_cut(target),
+            is_cut: matches!(target.state, State::InChunks(_)),
+            position: ready.tick,
+        }
+    }
 }
 
 /// Begins a transaction on the provider with the table locked; returns the text of its snapshot.

@@ -49,20 +49,25 @@ async fn put_aside_and_back() {
     assert_eq!(before.lines().count(), 16);
     let arguments = ["--jobs", "3", "--copy-chunk-bytes", "200000"];
     let tables = ["--table", "cut", "--table", "whole", "--table", "small"];
-    let replay = || pair.replay().args(&arguments).args(&tables);
+    let replay = |jobs| {
+        let arguments = ["--jobs", jobs, "--copy-chunk-bytes", "200000"];
+        pair.replay().args(&arguments).args(&tables)
+    };
     let aside =
         "select string_agg(index_name, ',' order by index_name collate \"C\") from pgcascade_replay.index_aside";
     let all = "Odd \"Index,cut_a,cut_brin,cut_hash,cut_in,whole_a,whole_b";
-    // Before the first of the two, before its copy, within, between indexes, at the end.
-    for (point, left) in [
-        ("after_aside=kill", "Odd \"Index,cut_a,cut_brin,cut_hash,cut_in"),
-        ("after_aside=kill", all),
-        ("after_chunk_commit=kill:2", all),
-        ("in_copy=kill:9", ""),
-        ("after_index=kill:2", ""),
-        ("after_copy_commit=kill", ""),
+    let never = pair.provider_cluster.file(&format!("never-{}", pair.database));
+    let second = format!("in_copy=pause:{never};after_aside=kill");
+    // Before the copy of the first of the two, before that of the second, within, between indexes, at the end.
+    for (jobs, point, left) in [
+        ("1", "after_aside=kill", "Odd \"Index,cut_a,cut_brin,cut_hash,cut_in"),
+        ("3", &second, all),
+        ("3", "after_chunk_commit=kill:2", all),
+        ("3", "in_copy=kill:9", ""),
+        ("3", "after_index=kill:2", ""),
+        ("3", "after_copy_commit=kill", ""),
     ] {
-        let output = replay().failpoints(point).output().await;
+        let output = replay(jobs).failpoints(point).output().await;
         assert_eq!(output.code(), None, "{point}: {}", output.stderr);
         let now = s.text(aside).await;
         assert!(left.is_empty() || now == left, "{point}: {now}");
@@ -76,7 +81,7 @@ async fn put_aside_and_back() {
             "{point}"
         );
     }
-    let output = replay().arg("--until-caught-up").output().await;
+    let output = replay("3").arg("--until-caught-up").output().await;
     assert_eq!(output.code(), Some(0), "{}", output.stderr);
     assert_eq!(indexes(s).await, before);
     assert_eq!(s.text(aside).await, "<null>");

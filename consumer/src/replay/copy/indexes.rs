@@ -9,7 +9,6 @@
 //! transaction.
 
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 
 use futures_util::future;
@@ -18,13 +17,11 @@ use tokio_postgres::error::SqlState;
 
 use super::super::duty;
 use super::super::position::Who;
-use super::super::setup::{Ready, Target};
 use super::super::sources;
 use super::super::table::{self, Name, Table, literal};
 use super::super::{create, table_state};
 use super::{Job, Shared};
 use crate::cascade::Node;
-use crate::config::ReplayConfig;
 use crate::connect::{End, connect, exists};
 use crate::error::{Doing, Error, Result};
 use crate::failpoint::failpoint;
@@ -41,17 +38,20 @@ pub(super) struct Later {
 }
 
 /// Drops the indexes of a table that is going to be copied. Where that is not possible they stay.
-pub(super) async fn put_aside(ready: &Ready, target: &Target, config: &ReplayConfig) -> Result<()> {
-    let (s, who) = (&ready.subscriber.client, &ready.who);
-    let (table, name) = (&target.subscriber, &target.provider.name);
+pub(super) async fn put_aside(s: &Client, who: &Who, job: &Job, chunk_bytes: u64) -> Result<()> {
+    let (table, name) = (&job.subscriber, &job.provider.name);
     let what = || format!("put the indexes of table {} on the subscriber aside", table.name);
-    if target.provider.bytes < config.copy_chunk_bytes || candidates(s, table).await?.is_empty() {
+    // Nobody is to wait behind a lock that is of no use.
+    if job.provider.bytes < chunk_bytes
+        || candidates(s, table).await?.is_empty()
+        || sources::has_rows(s, &table.name).await?
+    {
         return Ok(());
     }
     s.batch_execute(&format!("begin; set local lock_timeout = '5s'; {PATH}"))
         .await
         .doing(what)?;
-    let outcome = put(s, who, target).await;
+    let outcome = put(s, who, job).await;
     let end = if matches!(outcome, Ok(count) if count > 0) {
         "commit"
     } else {
@@ -84,25 +84,25 @@ async fn candidates(subscriber: &Client, table: &Table) -> Result<Vec<(Name, Str
     Ok(rows.iter().map(index).collect())
 }
 
-async fn put(s: &Client, who: &Who, target: &Target) -> Result<usize> {
-    let (table, name) = (&target.subscriber, &target.provider.name);
+async fn put(s: &Client, who: &Who, job: &Job) -> Result<usize> {
+    let (table, name) = (&job.subscriber, &job.provider.name);
     let what = || format!("put the indexes of table {} on the subscriber aside", table.name);
+    s.batch_execute(&format!("lock table {} in access exclusive mode", table.name.quoted()))
+        .await
+        .doing(what)?;
     // The copy at hand, and no other, will make them again.
     let same = s
         .query_opt(
             "select from pgcascade_replay.table_state
               where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4 and state = 'in-copy'
                 and revision = $5 for update",
-            &[&who.consumer, &who.queue, &name.schema, &name.table, &target.revision],
+            &[&who.consumer, &who.queue, &name.schema, &name.table, &job.revision],
         )
         .await
         .doing(what)?;
     if same.is_none() {
         return Err(table_state::changed(name));
     }
-    s.batch_execute(&format!("lock table {} in access exclusive mode", table.name.quoted()))
-        .await
-        .doing(what)?;
     if sources::has_rows(s, &table.name).await? {
         return Ok(0);
     }
@@ -208,7 +208,7 @@ pub(super) async fn make(s: &Client, who: &Who, table: &Name, index: &Later) -> 
 pub(super) async fn make_all(shared: &Shared, s: &Client, job: &Job) -> Result<()> {
     let (who, table) = (&shared.who, &job.provider.name);
     let list: VecDeque<Later> = later(s, who, job).await?.into();
-    let others = shared.working.load(Ordering::Relaxed).saturating_sub(1);
+    let others = shared.queue().connected.saturating_sub(1);
     let sessions = list.len().min(shared.config.jobs.saturating_sub(others)).max(1);
     let list = Mutex::new(list);
     let work = async |s: &Client| {

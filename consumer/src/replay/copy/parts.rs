@@ -8,7 +8,7 @@ use std::collections::HashSet;
 
 use tokio_postgres::Client;
 
-use super::super::setup::{Ready, Target};
+use super::super::position::Who;
 use super::super::table::{Name, Table};
 use super::super::table_state;
 use crate::error::{Doing, Error, Result};
@@ -76,12 +76,11 @@ pub(super) fn gone(table: &Table, partition: &Name) -> Error {
 }
 
 /// Brings the chunks in line with the partitions that there are now: those that came get one.
-pub(super) async fn bring_up_to_date(ready: &Ready, target: &Target) -> Result<()> {
-    let table = &target.provider;
+pub(super) async fn bring_up_to_date((p, s): (&Client, &Client), who: &Who, table: &Table) -> Result<()> {
     if table.kind != "p" {
         return Ok(());
     }
-    let (name, who, s) = (&table.name, &ready.who, &ready.subscriber.client);
+    let name = &table.name;
     let what = || format!("look at the chunks of table {name} on the subscriber");
     let rows = s
         .query(
@@ -99,7 +98,7 @@ pub(super) async fn bring_up_to_date(ready: &Ready, target: &Target) -> Result<(
         .iter()
         .map(|row| (Name::new(row.get::<_, &str>(0), row.get::<_, &str>(1)), row.get(2)))
         .collect();
-    let parts = all(&ready.provider.client, table).await?;
+    let parts = all(p, table).await?;
     let there: HashSet<&Name> = parts.iter().filter_map(|part| part.partition.as_ref()).collect();
     let known: HashSet<&Name> = cut.iter().map(|(partition, _)| partition).collect();
     let came: Vec<&Name> = there.difference(&known).copied().collect();
@@ -108,10 +107,9 @@ pub(super) async fn bring_up_to_date(ready: &Ready, target: &Target) -> Result<(
         let number = table_state::begin_change(s, who).await?;
         table_state::start_over(s, who, name, number).await?;
         s.batch_execute("commit").await.doing(what)?;
-        return Err(Error::failure(format!(
-            "the partitions of table {name} changed while it was copied, so that begins again"
-        ))
-        .transient());
+        // Said here, as replay may see first that the set is another one.
+        tracing::warn!("the partitions of table {name} changed while it was copied, so that begins again");
+        return Err(table_state::changed(name));
     }
     for partition in came {
         last += 1;

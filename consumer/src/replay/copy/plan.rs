@@ -7,15 +7,16 @@
 use tokio_postgres::Client;
 
 use super::super::collapse::Freedom;
-use super::super::setup::{Ready, Target};
+use super::super::setup::Target;
 use super::super::sources;
 use super::super::table::{Name, Table, literal, quoted};
 use super::super::table_state;
+use super::Job;
 use super::parts::{self, Part};
 use super::source::{self, Source};
-use crate::config::ReplayConfig;
-use crate::connect::{End, connect};
+use super::worker::Worker;
 use crate::error::{Doing, Result};
+use crate::failpoint::failpoint;
 
 /// No table is cut into more.
 const MOST_CHUNKS: u64 = 10_000;
@@ -59,7 +60,7 @@ impl Chunk {
 }
 
 /// Whether a range of keys is something that the table can be read by, and its changes applied twice to; see copy.rs.
-fn can_be_cut(target: &Target) -> bool {
+pub(super) fn can_be_cut(target: &Target) -> bool {
     let (provider, subscriber) = (&*target.provider, &*target.subscriber);
     let key = provider.primary_key();
     let by = |table: &Table| {
@@ -80,46 +81,94 @@ fn can_be_cut(target: &Target) -> bool {
     !key.is_empty() && by(provider) && by(subscriber) && settable && target.freedom() == Freedom::Net
 }
 
-/// Decides, and writes down the chunks if there are any.
-pub(super) async fn make(ready: &Ready, target: &Target, config: &ReplayConfig, source: &Source) -> Result<Plan> {
+/// Decides, and writes down the chunks if there are any. None: to stop.
+pub(super) async fn make(worker: &Worker, job: &Job) -> Result<Option<Plan>> {
+    let shared = &worker.shared;
+    let (source, chunk_bytes) = (&shared.source, shared.config.copy_chunk_bytes);
     let least = source.least_chunks();
-    if target.provider.bytes / config.copy_chunk_bytes < least as u64 || !can_be_cut(target) {
-        return Ok(Plan::Whole);
+    if job.provider.bytes / chunk_bytes < least as u64 || !job.can_be_cut {
+        return Ok(Some(Plan::Whole));
     }
-    let provider = &ready.provider.client;
-    let name = &target.provider.name;
-    let from = match source {
-        Source::Branch(at, node) => {
-            let branch = connect(at, End::Node, "pgcascade copy").await?.client;
-            super::begin_reading(&branch, name).await?;
-            let from = source::of_branch(provider, (&branch, node), name, ready.tick).await?;
+    let provider = &worker.provider.client;
+    let name = &job.provider.name;
+    let read = || format!("read table {name} of the provider");
+    let from = match (source, &worker.elsewhere) {
+        (Source::Branch(_, node), Some(branch)) => {
+            super::begin_reading(&branch.client, name).await?;
+            let from = source::of_branch(provider, (&branch.client, node), name, job.position).await?;
+            branch.client.batch_execute("commit").await.doing(read)?;
             super::begin_reading(provider, name).await?;
             from
         }
-        Source::Provider | Source::Standby(_) => super::begin_reading(provider, name).await?,
+        _ => super::begin_reading(provider, name).await?,
     };
-    let ranges = match parts::readable(provider, &target.provider).await? {
-        Some(parts) => ranges(provider, &target.provider, &parts, config.copy_chunk_bytes).await?,
+    let ranges = match parts::readable(provider, &job.provider).await? {
+        Some(parts) => ranges(provider, &job.provider, &parts, chunk_bytes).await?,
         None => Vec::new(),
     };
-    provider
-        .batch_execute("commit")
-        .await
-        .doing(|| format!("read table {name} of the provider"))?;
+    provider.batch_execute("commit").await.doing(read)?;
     if ranges.iter().filter(|range| !range.is_empty).count() < least {
-        return Ok(Plan::Whole);
+        return Ok(Some(Plan::Whole));
     }
-    let subscriber = &ready.subscriber.client;
+    if let (Source::Standby(_), Some(standby)) = (source, &worker.elsewhere) {
+        // Each chunk has to hold what `from` sees.
+        if !source::wait_for_standby(provider, &standby.client, &shared.shutdown).await? {
+            return Ok(None);
+        }
+    }
+    let subscriber = &worker.subscriber;
     let what = || format!("write down the chunks of table {name} on the subscriber");
     subscriber.batch_execute("begin").await.doing(what)?;
+    write_down(worker, job, &from, &ranges).await?;
+    failpoint("before_plan_commit");
+    subscriber.batch_execute("commit").await.doing(what)?;
+    failpoint("after_plan_commit");
+    tracing::info!(table = %name, chunks = ranges.len(), "cut into chunks");
+    load(worker, job).await.map(Some)
+}
+
+/// Empties the table, as the first chunk does not know that it is the first.
+async fn write_down(worker: &Worker, job: &Job, from: &str, ranges: &[Range]) -> Result<()> {
+    let (subscriber, shared) = (&worker.subscriber, &worker.shared);
+    let (name, who) = (&job.provider.name, &shared.who);
+    let what = || format!("write down the chunks of table {name} on the subscriber");
     sources::make_room(
         subscriber,
-        &ready.who,
-        &target.subscriber.name,
-        target.replace_rows,
-        config.truncate,
+        who,
+        &job.subscriber.name,
+        job.replace_rows,
+        shared.config.truncate,
     )
     .await?;
+    // First, so that nobody else changes it until this is committed.
+    let begun = subscriber
+        .execute(
+            "update pgcascade_replay.table_state set copy_snapshot = $5, updated = pg_catalog.clock_timestamp()
+              where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4 and state = 'in-copy'
+                and copy_snapshot is null and revision = $6",
+            &[
+                &who.consumer,
+                &who.queue,
+                &name.schema,
+                &name.table,
+                &from,
+                &job.revision,
+            ],
+        )
+        .await
+        .doing(what)?;
+    if begun != 1 {
+        return Err(table_state::changed(name));
+    }
+    // Of a plan that was committed while the table was told to start over.
+    subscriber
+        .execute(
+            "delete from pgcascade_replay.copy_chunk
+              where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4",
+            &[&who.consumer, &who.queue, &name.schema, &name.table],
+        )
+        .await
+        .doing(what)?;
     let statement = subscriber
         .prepare(
             "insert into pgcascade_replay.copy_chunk
@@ -131,7 +180,6 @@ pub(super) async fn make(ready: &Ready, target: &Target, config: &ReplayConfig, 
         .doing(what)?;
     for (number, range) in ranges.iter().enumerate() {
         let chunk = i32::try_from(number).unwrap_or(i32::MAX);
-        let (who, schema, table) = (&ready.who, &name.schema, &name.table);
         let partition = range.partition.as_ref().map(|name| (&name.schema, &name.table));
         subscriber
             .execute(
@@ -139,60 +187,41 @@ pub(super) async fn make(ready: &Ready, target: &Target, config: &ReplayConfig, 
                 &[
                     &who.consumer,
                     &who.queue,
-                    schema,
-                    table,
+                    &name.schema,
+                    &name.table,
                     &chunk,
                     &range.above,
                     &range.upto,
                     &partition.map(|(schema, _)| schema),
                     &partition.map(|(_, table)| table),
                     // A branch may have rows still that are gone here.
-                    &(range.is_empty && !matches!(source, Source::Branch(..))),
+                    &(range.is_empty && !matches!(shared.source, Source::Branch(..))),
                 ],
             )
             .await
             .doing(what)?;
     }
-    let begun = subscriber
-        .execute(
-            "update pgcascade_replay.table_state set copy_snapshot = $5, updated = pg_catalog.clock_timestamp()
-              where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4 and state = 'in-copy'
-                and revision = $6",
-            &[
-                &ready.who.consumer,
-                &ready.who.queue,
-                &name.schema,
-                &name.table,
-                &from,
-                &target.revision,
-            ],
-        )
-        .await
-        .doing(what)?;
-    if begun != 1 {
-        return Err(table_state::changed(name));
-    }
-    subscriber.batch_execute("commit").await.doing(what)?;
-    load(ready, target).await
+    Ok(())
 }
 
 /// The chunks that are left of a table that was begun.
-pub(super) async fn load(ready: &Ready, target: &Target) -> Result<Plan> {
-    parts::bring_up_to_date(ready, target).await?;
-    let name = &target.provider.name;
+pub(super) async fn load(worker: &Worker, job: &Job) -> Result<Plan> {
+    let (client, who) = (&worker.subscriber, &worker.shared.who);
+    parts::bring_up_to_date((&worker.provider.client, client), who, &job.provider).await?;
+    let name = &job.provider.name;
     let what = || format!("read the chunks of table {name} on the subscriber");
-    let key: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
-        &[&ready.who.consumer, &ready.who.queue, &name.schema, &name.table];
-    let client = &ready.subscriber.client;
-    let from: String = client
-        .query_one(
+    let key: &[&(dyn tokio_postgres::types::ToSql + Sync)] = &[&who.consumer, &who.queue, &name.schema, &name.table];
+    // Whether it is still this one, the end of each chunk will see.
+    let from: Option<String> = client
+        .query_opt(
             "select copy_snapshot from pgcascade_replay.table_state
               where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4",
             key,
         )
         .await
         .doing(what)?
-        .get(0);
+        .and_then(|row| row.get(0));
+    let from = from.ok_or_else(|| table_state::changed(name))?;
     let rows = client
         .query(
             "select chunk, above, upto, copied_rows, partition_schema, partition_table from pgcascade_replay.copy_chunk
@@ -209,7 +238,7 @@ pub(super) async fn load(ready: &Ready, target: &Target) -> Result<Plan> {
             None => chunks.push(Chunk {
                 number: row.get(0),
                 partition: partition(row.get(4), row.get(5)),
-                condition: condition(target.provider.primary_key(), row.get(1), row.get(2)),
+                condition: condition(job.provider.primary_key(), row.get(1), row.get(2)),
             }),
         }
     }

@@ -2,7 +2,8 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, future};
@@ -14,62 +15,109 @@ use super::super::session;
 use super::super::sources;
 use super::super::table::Table;
 use super::super::table_state;
+use super::plan::Plan;
 use super::source::Source;
-use super::{Done, Failure, Job, Piece, Shared, begin_reading, copied, indexes, parts, source};
+use super::{Cut, Done, Failure, Job, Piece, Shared, Task, begin_reading, copied, indexes, parts, plan, source};
 use crate::connect::flow::{self, LARGE, Message, PIECE, Reading};
 use crate::connect::{End, Session, connect};
 use crate::error::{Doing, Error, Result};
 use crate::failpoint::failpoint;
 
-struct Worker {
-    shared: Arc<Shared>,
+pub(super) struct Worker {
+    pub(super) shared: Arc<Shared>,
     /// What is read from, if that is not the provider.
-    elsewhere: Option<Session>,
-    provider: Session,
-    subscriber: Client,
+    pub(super) elsewhere: Option<Session>,
+    pub(super) provider: Session,
+    pub(super) subscriber: Client,
     done: mpsc::UnboundedSender<Done>,
 }
 
+/// What came of a task.
+enum Step {
+    Planned(Vec<Piece>),
+    /// The piece is committed, and was read with this snapshot.
+    Copied(String),
+    /// It is to stop, and what it did is rolled back.
+    Stopped,
+}
+
+/// How long a task that others are in the way of is put off at least.
+const PUT_OFF: Duration = Duration::from_millis(500);
+
 /// Works until there is nothing left to do, or until it is to stop.
-pub(super) async fn work(shared: Arc<Shared>, number: usize, done: mpsc::UnboundedSender<Done>) -> Result<(), Failure> {
-    let outcome = async {
-        let worker = start(&shared, number, done)
-            .await
-            .map_err(|error| Failure { error, target: None })?;
-        let Some(worker) = worker else { return Ok(()) };
-        while !shared.stopping() {
-            let Some(piece) = shared.next() else { break };
-            let target = Some(piece.job.target);
-            if !worker.copy(&piece).await.map_err(|error| Failure { error, target })? {
-                break;
-            }
-        }
-        Ok(())
-    }
-    .await;
-    shared.working.fetch_sub(1, Ordering::Relaxed);
+pub(super) async fn work(shared: Arc<Shared>, done: mpsc::UnboundedSender<Done>) -> Result<(), Failure> {
+    let outcome = tasks(&shared, &done).await;
     if outcome.is_err() {
-        shared.failed.store(true, Ordering::Relaxed);
+        shared.stop();
     }
     outcome
 }
 
-/// Opens the sessions. Where there is no room for more than one worker, the first does all the work.
-async fn start(shared: &Arc<Shared>, number: usize, done: mpsc::UnboundedSender<Done>) -> Result<Option<Worker>> {
+async fn tasks(shared: &Arc<Shared>, done: &mpsc::UnboundedSender<Done>) -> Result<(), Failure> {
+    let mut worker = None;
+    while let Some(task) = shared.next(worker.is_some()).await {
+        let target = task.job().target;
+        let at = |error| Failure {
+            error,
+            target: Some(target),
+        };
+        let at_work = match worker.take() {
+            Some(at_work) => at_work,
+            None => match start(shared, done).await {
+                Ok(Some(at_work)) => {
+                    shared.connected(&task);
+                    at_work
+                }
+                Ok(None) => return Ok(()),
+                Err(error) if shared.leave_to_others(task) => {
+                    tracing::warn!("{error}; copying goes on with fewer sessions");
+                    return Ok(());
+                }
+                Err(error) => return Err(Failure { error, target: None }),
+            },
+        };
+        match at_work.run(&task).await {
+            Ok(Step::Planned(pieces)) => shared.planned(pieces),
+            Ok(Step::Copied(snapshot)) => {
+                if let Task::Copy(piece) = &task {
+                    at_work.complete(piece, &snapshot).await.map_err(at)?;
+                }
+            }
+            Ok(Step::Stopped) => return Ok(()),
+            Err(error) if is_in_the_way(&error) => {
+                tracing::warn!(table = %task.job().provider.name, "{error}; its copy tries again");
+                // They may be inside of a transaction.
+                drop(at_work);
+                shared.put_off(task);
+                // Both are cancel-safe.
+                tokio::select! {
+                    () = tokio::time::sleep(PUT_OFF) => {}
+                    () = shared.shutdown.wait() => {}
+                }
+                continue;
+            }
+            Err(error) => return Err(at(error)),
+        }
+        worker = Some(at_work);
+    }
+    Ok(())
+}
+
+/// Whether it is others' locks that the table waits for. That ends, and nothing else is to begin anew for it.
+fn is_in_the_way(error: &Error) -> bool {
+    let code = error.sqlstate();
+    code == Some(&SqlState::LOCK_NOT_AVAILABLE) || code == Some(&SqlState::T_R_DEADLOCK_DETECTED)
+}
+
+/// Opens the sessions. None: it is to stop.
+async fn start(shared: &Arc<Shared>, done: &mpsc::UnboundedSender<Done>) -> Result<Option<Worker>> {
     let application_name = format!("pgcascade copy {} {}", shared.who.queue, shared.who.consumer);
-    let sessions = future::try_join(
+    let (provider, subscriber) = future::try_join(
         connect(&shared.config.provider, End::Provider, &application_name),
         connect(&shared.config.subscriber, End::Subscriber, &application_name),
     )
-    .await;
-    let (provider, subscriber) = match sessions {
-        Ok((provider, subscriber)) => (provider, subscriber.client),
-        Err(error) if number > 0 => {
-            tracing::warn!("{error}; copying goes on with fewer sessions");
-            return Ok(None);
-        }
-        Err(error) => return Err(error),
-    };
+    .await?;
+    let subscriber = subscriber.client;
     session::set_up_sessions(&provider.client, &subscriber).await?;
     subscriber
         .batch_execute("set session_replication_role = replica")
@@ -94,13 +142,68 @@ async fn start(shared: &Arc<Shared>, number: usize, done: mpsc::UnboundedSender<
         elsewhere,
         provider,
         subscriber,
-        done,
+        done: done.clone(),
     }))
 }
 
 impl Worker {
-    /// Does one piece. False: it is to stop, and the piece is rolled back.
-    async fn copy(&self, piece: &Piece) -> Result<bool> {
+    async fn run(&self, task: &Task) -> Result<Step> {
+        match task {
+            Task::Plan(job) => self.plan(job).await,
+            Task::Copy(piece) => self.copy(piece).await,
+        }
+    }
+
+    /// Finds out the pieces, and makes what comes before the first.
+    async fn plan(&self, job: &Arc<Job>) -> Result<Step> {
+        let plan = if job.is_cut {
+            Some(plan::load(self, job).await?)
+        } else {
+            let chunk_bytes = self.shared.config.copy_chunk_bytes;
+            indexes::put_aside(&self.subscriber, &self.shared.who, job, chunk_bytes).await?;
+            plan::make(self, job).await?
+        };
+        let (from, chunks, done_rows) = match plan {
+            None => return Ok(Step::Stopped),
+            Some(Plan::Whole) => {
+                let job = Arc::clone(job);
+                return Ok(Step::Planned(vec![Piece { job, chunk: None }]));
+            }
+            Some(Plan::Chunks {
+                from,
+                chunks,
+                done_rows,
+            }) => (from, chunks, done_rows),
+        };
+        if done_rows > 0 {
+            let name = job.provider.name.to_string();
+            tracing::info!(
+                table = name,
+                rows = done_rows,
+                chunks_left = chunks.len(),
+                "going on with its copy"
+            );
+            self.shared.progress.copied(&name, done_rows, 0);
+        }
+        // When all were there, and the end of the copy was not recorded, one of no rows leads to that.
+        let chunks = if chunks.is_empty() {
+            vec![plan::Chunk::none()]
+        } else {
+            chunks
+        };
+        let cut = Arc::new(Cut {
+            from,
+            left: AtomicUsize::new(chunks.len()),
+        });
+        let piece = |chunk| Piece {
+            job: Arc::clone(job),
+            chunk: Some((Arc::clone(&cut), chunk)),
+        };
+        Ok(Step::Planned(chunks.into_iter().map(piece).collect()))
+    }
+
+    /// Copies one piece.
+    async fn copy(&self, piece: &Piece) -> Result<Step> {
         let job = &piece.job;
         let name = &job.provider.name;
         let s = &self.subscriber;
@@ -117,7 +220,7 @@ impl Worker {
             s.batch_execute("rollback")
                 .await
                 .doing(|| format!("roll back the copy of table {name}"))?;
-            return Ok(false);
+            return Ok(Step::Stopped);
         };
         self.reader(piece)
             .client
@@ -131,7 +234,7 @@ impl Worker {
                 }
                 table_state::copied(s, &self.shared.who, name, job.revision, (&snapshot, None), rows).await?;
             }
-            Some(chunk) => self.chunk_done(job, chunk.number, rows).await?,
+            Some((_, chunk)) => self.chunk_done(job, chunk.number, rows).await?,
         }
         s.batch_execute("commit")
             .await
@@ -141,20 +244,25 @@ impl Worker {
         } else {
             "after_copy_commit"
         });
-        let to = match &job.from {
-            None => None,
-            Some(_) if job.left.fetch_sub(1, Ordering::AcqRel) > 1 => return Ok(true),
-            Some(from) => Some(self.end(job, from).await?),
+        Ok(Step::Copied(snapshot))
+    }
+
+    /// A piece is committed: if it was the last, the copy is complete.
+    async fn complete(&self, piece: &Piece, snapshot: &str) -> Result<()> {
+        let job = &piece.job;
+        let copied = match &piece.chunk {
+            None => copied(snapshot, None)?,
+            Some((cut, _)) if cut.left.fetch_sub(1, Ordering::AcqRel) > 1 => return Ok(()),
+            Some((cut, _)) => copied(&cut.from, Some(&self.end(job, &cut.from).await?))?,
         };
         self.analyze(&job.subscriber).await?;
-        let copied = copied(job.from.as_deref().unwrap_or(&snapshot), to.as_deref())?;
-        self.shared.progress.copy_done(&name.to_string());
+        self.shared.progress.copy_done(&job.provider.name.to_string());
         // Whoever does not listen any more has an error of its own.
         let _ = self.done.send(Done {
             target: job.target,
             copied,
         });
-        Ok(true)
+        Ok(())
     }
 
     /// Where a piece is read.
@@ -176,7 +284,7 @@ impl Worker {
                     &self.provider.client,
                     (&branch.client, node),
                     &table.name,
-                    self.shared.position,
+                    piece.job.position,
                 )
                 .await
             }
@@ -215,13 +323,7 @@ impl Worker {
         s.batch_execute("begin").await.doing(what)?;
         let to: String = match (&self.shared.source, &self.elsewhere) {
             (Source::Branch(_, node), Some(branch)) => {
-                source::of_branch(
-                    &self.provider.client,
-                    (&branch.client, node),
-                    name,
-                    self.shared.position,
-                )
-                .await?
+                source::of_branch(&self.provider.client, (&branch.client, node), name, job.position).await?
             }
             (Source::Standby(_), Some(standby)) => {
                 source::beyond_standby(&self.provider.client, &standby.client).await?
@@ -293,7 +395,7 @@ impl Worker {
         let read = || format!("copy table {from} from the provider");
         let write = || format!("copy into table {to} of the subscriber");
         let columns = &job.columns;
-        let chunk = piece.chunk.as_ref().map(|chunk| chunk.condition.as_str());
+        let chunk = piece.chunk.as_ref().map(|(_, chunk)| chunk.condition.as_str());
         let conditions: Vec<&str> = chunk.into_iter().chain(job.condition.as_deref()).collect();
         let partitioned = job.provider.kind == "p" && piece.partition().is_none();
         // COPY itself does not read a partitioned table.

@@ -1,0 +1,250 @@
+//! Nothing waits for a copy that cannot go on, other tables least of all; and a copy goes on whatever else is changed.
+
+use std::process::Command;
+
+use crate::cluster::{Db, Pair, Replay, eventually, pair};
+
+const CHUNKS: [&str; 2] = ["--copy-chunk-bytes", "65536"];
+
+/// `consumer table`, which has to succeed.
+#[track_caller]
+fn table(pair: &Pair, arguments: &[&str]) {
+    let output = Command::new(env!("CARGO_BIN_EXE_consumer"))
+        .args(["table", arguments[0]])
+        .args(["--provider", &pair.provider_cluster.conninfo(&pair.database)])
+        .args(["--subscriber", &pair.subscriber_cluster.conninfo(&pair.database)])
+        .args(["--queue", "q", "--consumer", "c"])
+        .args(&arguments[1..])
+        .env_remove("PGCASCADE_FAILPOINTS")
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// `big`, which is large enough to be cut, and `small`, both replayed.
+async fn replayed() -> Pair {
+    let pair = pair().await;
+    pair.provider
+        .run(
+            "create table big (id int primary key, v text); insert into big select i, repeat('x', 100) from generate_series(1, 3000) i;
+             create table small (id int primary key); insert into small values (1); analyze",
+        )
+        .await;
+    pair.catch_up(&["--table", "big", "--table", "small", "--create"]).await;
+    pair
+}
+
+/// A session of the subscriber that lets others read the table, but not write to it.
+async fn locked(pair: &Pair, table: &str) -> Db {
+    let holder = pair.subscriber_cluster.connect(&pair.database).await;
+    holder.run(&format!("begin; lock table {table} in share mode")).await;
+    holder
+}
+
+/// So many sessions of copies wait on the subscriber for a lock.
+async fn wait_for_locks(pair: &Pair, sessions: usize) {
+    eventually("copies wait for a lock", async || {
+        pair.subscriber
+            .text(
+                "select count(*) from pg_stat_activity where datname = current_database()
+                    and wait_event_type = 'Lock' and application_name like 'pgcascade %'",
+            )
+            .await
+            == sessions.to_string()
+    })
+    .await;
+}
+
+async fn goes_on(pair: &Pair, id: u32) {
+    pair.provider.run(&format!("insert into small values ({id})")).await;
+    eventually("the other table goes on", async || {
+        pair.subscriber
+            .text(&format!("select count(*) from small where id = {id}"))
+            .await
+            == "1"
+    })
+    .await;
+}
+
+async fn until_copied(pair: &Pair, tables: &[&str]) {
+    eventually("the kept events are applied", async || {
+        pair.subscriber
+            .text(
+                "select (select count(*) from pgcascade_replay.held_event)
+                        + (select count(*) from pgcascade_replay.table_state where state = 'in-copy')",
+            )
+            .await
+            == "0"
+    })
+    .await;
+    for table in tables {
+        pair.assert_equal(table).await;
+    }
+}
+
+/// Somebody has the table locked that is to be emptied for its copy: the stream does not wait for that, nor does it when it begins
+/// anew meanwhile.
+#[tokio::test]
+async fn a_copy_that_cannot_begin_holds_up_no_other_table() {
+    for (chunks, whole) in [(&CHUNKS[..], false), (&[], true)] {
+        let pair = replayed().await;
+        pair.subscriber.run("delete from big where id < 100").await;
+        let running = pair.replay().args(chunks).spawn();
+        goes_on(&pair, 2).await;
+        let holder = locked(&pair, "big").await;
+        table(&pair, &["resync", "big"]);
+        wait_for_locks(&pair, 1).await;
+        pair.provider
+            .run("update big set v = 'changed' where id % 10 = 0; delete from big where id % 10 = 1; insert into big values (0, 'new')")
+            .await;
+        goes_on(&pair, 3).await;
+        assert_eq!(
+            pair.subscriber
+                .text("select state from pgcascade_replay.table_state where provider_table = 'big'")
+                .await,
+            "in-copy"
+        );
+        holder.run("commit").await;
+        until_copied(&pair, &["big", "small"]).await;
+        assert!(
+            whole || running.stderr().contains("cut into chunks"),
+            "{}",
+            running.stderr()
+        );
+        running.stop().await;
+        pair.drop().await;
+    }
+}
+
+/// Killed on the way from the order to the first row, on either side of the commit: until that, readers have the old rows.
+#[tokio::test]
+async fn killed_while_a_copy_is_planned() {
+    let pair = replayed().await;
+    let chunks = "select count(*) from pgcascade_replay.copy_chunk";
+    for (round, (point, planned)) in [
+        ("before_copy", false),
+        ("before_plan_commit", false),
+        ("after_plan_commit", true),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        pair.subscriber
+            .run("delete from big where id < 100; update big set v = 'old'")
+            .await;
+        let before = pair.subscriber.text("select count(*), min(v), max(v) from big").await;
+        table(&pair, &["resync", "big"]);
+        for _ in 0..if planned { 1 } else { 2 } {
+            let killed = pair
+                .replay()
+                .args(&CHUNKS)
+                .failpoints(&format!("{point}=kill"))
+                .output()
+                .await;
+            assert_eq!(killed.code(), None, "{point} was not reached: {}", killed.stderr);
+            assert_eq!(pair.subscriber.text(chunks).await != "0", planned, "{point}");
+            let now = pair.subscriber.text("select count(*), min(v), max(v) from big").await;
+            assert_eq!(
+                now,
+                if planned { "0|<null>|<null>" } else { before.as_str() },
+                "{point}"
+            );
+            pair.provider
+                .run(&format!("update big set v = 'round {round}' where id % 7 = {round}; delete from big where id % 100 = 50 + {round}"))
+                .await;
+        }
+        let borders = "select string_agg(chunk || ' ' || xmin, ' ' order by chunk) from pgcascade_replay.copy_chunk";
+        let written = pair.subscriber.text(borders).await;
+        if planned {
+            // What was planned holds: the next start only copies.
+            let killed = pair.replay().args(&CHUNKS).failpoints("in_copy=kill").output().await;
+            assert_eq!(killed.code(), None, "{}", killed.stderr);
+            assert_eq!(pair.subscriber.text(borders).await, written);
+        }
+        pair.catch_up(&CHUNKS).await;
+        pair.assert_equal("big").await;
+        assert_eq!(pair.subscriber.text(chunks).await, "0");
+    }
+    pair.drop().await;
+}
+
+/// A lock that cannot be had in time puts that one table's copy off, and interrupts nothing else.
+#[tokio::test]
+async fn a_copy_that_waits_too_long_is_put_off() {
+    let pair = replayed().await;
+    pair.provider
+        .run("create table keyless (n int); insert into keyless select generate_series(1, 1000)")
+        .await;
+    pair.catch_up(&["--table", "keyless", "--create"]).await;
+    let holder = locked(&pair, "big").await;
+    table(&pair, &["resync", "big"]);
+    table(&pair, &["resync", "keyless"]);
+    let go_on = pair.subscriber_cluster.file(&format!("go-on-{}", pair.database));
+    let subscriber = format!(
+        "{} options='-c lock_timeout=100ms'",
+        pair.subscriber_cluster.conninfo(&pair.database)
+    );
+    let running = Replay::new(&pair.provider_cluster.conninfo(&pair.database), &subscriber)
+        .args(&CHUNKS)
+        .failpoints(&format!("in_copy=pause:{go_on}"))
+        .spawn();
+    eventually("it was put off three times", async || {
+        running.stderr().matches("its copy tries again").count() >= 3
+    })
+    .await;
+    goes_on(&pair, 2).await;
+    std::fs::write(&go_on, "").unwrap();
+    eventually("the other table is copied", async || {
+        pair.subscriber
+            .text("select count(*) from pgcascade_replay.table_state where state = 'in-copy'")
+            .await
+            == "1"
+    })
+    .await;
+    pair.assert_equal("keyless").await;
+    holder.run("commit").await;
+    until_copied(&pair, &["big", "small", "keyless"]).await;
+    let output = running.stop().await;
+    assert_eq!(output.stderr.matches("streaming").count(), 1, "{}", output.stderr);
+    pair.drop().await;
+}
+
+/// `--jobs` tables, and no more, are copied at once; and what is done is told.
+#[tokio::test]
+async fn as_many_copies_at_once_as_were_asked_for() {
+    for jobs in [1, 2, 3] {
+        let pair = pair().await;
+        for name in ["a", "b", "c"] {
+            let sql = format!("create table {name} (n int); insert into {name} select generate_series(1, 1000)");
+            pair.provider.run(&sql).await;
+        }
+        let all = ["--table", "a", "--table", "b", "--table", "c"];
+        pair.catch_up(&[&all[..], &["--create"]].concat()).await;
+        let holder = locked(&pair, "a, b, c").await;
+        table(&pair, &["resync", "a", "b", "c"]);
+        let running = pair.replay().args(&["--jobs", &jobs.to_string()]).spawn();
+        wait_for_locks(&pair, jobs).await;
+        for end in [&pair.provider, &pair.subscriber] {
+            let sessions = end
+                .text("select count(*) from pg_stat_activity where datname = current_database() and application_name like 'pgcascade copy %'")
+                .await;
+            assert_eq!(sessions, jobs.to_string());
+        }
+        holder.run("commit").await;
+        until_copied(&pair, &["a", "b", "c"]).await;
+        for name in ["a", "b", "c"] {
+            for text in [
+                format!("copy starts table=\"public.{name}\""),
+                format!("copy done table=\"public.{name}\" rows=1000"),
+            ] {
+                running.until_it_says(&text).await;
+            }
+        }
+        running.stop().await;
+        pair.drop().await;
+    }
+}
