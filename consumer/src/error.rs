@@ -119,6 +119,14 @@ impl Error {
         self.0.sqlstate.as_ref()
     }
 
+    /// With what to do about it, if it is a value that a subscriber's column or its encoding does not take.
+    pub(crate) fn of_a_value(self) -> Self {
+        if self.0.hint.is_none() && self.sqlstate().is_some_and(|state| state.code().starts_with("22")) {
+            return self.hint(NOT_TAKEN);
+        }
+        self
+    }
+
     /// What to do about it, if anything is known.
     pub(crate) fn get_hint(&self) -> Option<&str> {
         self.0.hint.as_deref()
@@ -256,6 +264,10 @@ fn io_cause<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a io::Error> {
     }
     None
 }
+
+const NOT_TAKEN: &str = "Give the subscriber's column the type of the provider's, and its database an encoding with the same letters; \
+                         consumer check shows where they differ. If the value is broken on the provider, too: mend it there, go on \
+                         with --on-error park, and copy the table again: consumer table resync";
 
 /// What only happens when the sessions are not our own.
 fn of_a_pooler(code: &SqlState) -> Option<&'static str> {

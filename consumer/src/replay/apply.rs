@@ -298,9 +298,10 @@ impl Applier {
                     self.deed(chunk, row),
                     table.name
                 );
-                let Err(mut error) = Err::<(), _>(error).doing(|| what) else {
+                let Err(error) = Err::<(), _>(error).doing(|| what) else {
                     return Ok(());
                 };
+                let mut error = error.of_a_value();
                 let constraint = error.sqlstate().is_some_and(|state| state.code().starts_with("23"));
                 if constraint && error.get_hint().is_none() {
                     error = error.hint(DIFFERS);

@@ -491,6 +491,65 @@ async fn a_provider_in_another_encoding() {
     pair.drop().await;
 }
 
+/// The bytes of a provider that knows no encoding are taken as they are, where they mean something on the subscriber; a value that
+/// does not, or that the subscriber's encoding has no letters for, is named.
+#[tokio::test]
+async fn a_provider_without_an_encoding_and_letters_that_a_subscriber_lacks() {
+    const REMEDY: &str = "mend it there, go on with --on-error park";
+    let pair = pair().await;
+    let (ascii, latin) = (format!("{}_ascii", pair.database), format!("{}_latin", pair.database));
+    let made = |name: &str, encoding: &str| {
+        format!("create database {name} encoding '{encoding}' template template0 locale 'C'")
+    };
+    pair.provider.run(&made(&ascii, "SQL_ASCII")).await;
+    pair.subscriber.run(&made(&latin, "LATIN1")).await;
+    let provider = pair.provider_cluster.connect(&ascii).await;
+    pair.provider_cluster.create_extension(&provider).await;
+    provider
+        .run("create table t (id int primary key, v text); insert into t values (1, 'é'), (2, convert_from('\\xe282ac', 'SQL_ASCII'))")
+        .await;
+    let replay = |database: &str| {
+        let provider = pair.provider_cluster.conninfo(&ascii);
+        let subscriber = pair.subscriber_cluster.conninfo(database);
+        Replay::new(&provider, &subscriber).args(&["--table", "t", "--create", "--until-caught-up"])
+    };
+    let output = replay(&pair.database).output().await;
+    assert_eq!(output.code(), Some(0), "{}", output.stderr);
+    provider.run("insert into t values (3, 'ü')").await;
+    let output = replay(&pair.database).output().await;
+    assert_eq!(output.code(), Some(0), "{}", output.stderr);
+    let rows = "select string_agg(id || v, ' ' order by id) from t";
+    assert_eq!(pair.subscriber.text(rows).await, "1é 2€ 3ü");
+
+    provider
+        .run("insert into t values (4, 'before'), (5, convert_from('\\xff', 'SQL_ASCII')), (6, 'after')")
+        .await;
+    let output = replay(&pair.database).output().await;
+    assert_eq!(output.code(), Some(1), "{}", output.stderr);
+    for text in ["inserts row (id)=(5) of table public.t", "22021", REMEDY] {
+        assert!(output.stderr.contains(text), "{text}: {}", output.stderr);
+    }
+    assert_eq!(pair.subscriber.text(rows).await, "1é 2€ 3ü");
+    provider.run("select pgq.unregister_consumer('q', 'c')").await;
+    let output = replay(&latin).output().await;
+    assert_eq!(output.code(), Some(1), "{}", output.stderr);
+    for text in ["copy table public.t", "22021", REMEDY] {
+        assert!(output.stderr.contains(text), "{text}: {}", output.stderr);
+    }
+    provider.run("delete from t where id = 5").await;
+    let output = replay(&latin).output().await;
+    assert_eq!(output.code(), Some(1), "{}", output.stderr);
+    for text in ["copy into table public.t", "22P05", REMEDY] {
+        assert!(output.stderr.contains(text), "{text}: {}", output.stderr);
+    }
+    drop(provider);
+    pair.provider.run(&format!("drop database {ascii} with (force)")).await;
+    pair.subscriber
+        .run(&format!("drop database {latin} with (force)"))
+        .await;
+    pair.drop().await;
+}
+
 /// A row that every transaction updates: what one transaction of the subscriber has to do must not grow with the square
 /// of them.
 #[tokio::test]

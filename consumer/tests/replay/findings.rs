@@ -170,7 +170,15 @@ async fn a_value_that_the_subscriber_does_not_take() {
     pair.subscriber
         .run("alter table t alter column v type varchar(3); alter table t drop constraint t_v_check")
         .await;
-    stops(&pair, &["inserts row (id)=(300)", "22001"]).await;
+    stops(
+        &pair,
+        &[
+            "inserts row (id)=(300)",
+            "22001",
+            "consumer check shows where they differ",
+        ],
+    )
+    .await;
     pair.drop().await;
 }
 

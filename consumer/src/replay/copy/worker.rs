@@ -216,7 +216,7 @@ impl Worker {
             sources::make_room(s, &shared.who, name, job.replace_rows, shared.config.truncate).await?;
         }
         let snapshot = self.begin_reading(piece).await?;
-        let Some(rows) = self.pump(job, piece).await? else {
+        let Some(rows) = self.pump(job, piece).await.map_err(Error::of_a_value)? else {
             s.batch_execute("rollback")
                 .await
                 .doing(|| format!("roll back the copy of table {name}"))?;
