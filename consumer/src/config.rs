@@ -43,7 +43,7 @@ pub(crate) struct ReplaySettings {
     /// need two names [default: replay_ and the subscriber's host, port (unless 5432) and database].
     #[arg(long, value_name = "NAME")]
     pub(crate) consumer: Option<String>,
-    /// Make the tables that the subscriber lacks, with columns, defaults, keys and indexes like the provider's.
+    /// Make the tables that the subscriber lacks, with columns, defaults, keys, indexes and foreign keys like the provider's.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub(crate) create: Option<bool>,
     /// Do not copy the rows that are already there: the subscriber's tables hold them, or do not need them.

@@ -685,6 +685,17 @@ async fn broken_tables_are_named_and_mended() {
     let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
     let left: Vec<&str> = left.iter().map(String::as_str).collect();
     ends.check(&["--table", "sound.*"]).is(0, &[]);
+    // What --create would make of a table, and what it would not.
+    let tables = "create schema half; create table half.parent (id int primary key); create table half.child (id int references half.parent)";
+    pair.provider.run(tables).await;
+    let child = ["--table", "half.child", "--create"];
+    ends.check(&child)
+        .is(0, &["no-key half.child", "foreign-key-missing half.child"]);
+    ends.check(&["--table", "half.*", "--create"])
+        .is(0, &["no-key half.child"]);
+    pair.subscriber.run(tables).await;
+    ends.check(&child)
+        .is(0, &["no-key half.child", "foreign-key half.child"]);
     let all = ["--table", "sound.*", "--table", "broken.*"];
     let checked = ends.check(&all);
     checked.is(1, &expected);

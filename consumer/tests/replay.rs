@@ -29,6 +29,8 @@ mod crashes;
 mod errors;
 #[path = "replay/findings.rs"]
 mod findings;
+#[path = "replay/foreign_keys.rs"]
+mod foreign_keys;
 #[path = "replay/indexes.rs"]
 mod indexes;
 #[path = "replay/order.rs"]

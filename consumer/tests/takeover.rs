@@ -33,6 +33,8 @@ mod donor;
 mod gate;
 #[path = "takeover/history.rs"]
 mod history;
+#[path = "takeover/keys.rs"]
+mod keys;
 #[path = "takeover/leaf.rs"]
 mod leaf;
 #[path = "takeover/load.rs"]

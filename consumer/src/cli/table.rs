@@ -81,7 +81,7 @@ pub(crate) struct AddArgs {
     /// The table's name on the subscriber, as schema.table; schema.* changes the schema of all of them.
     #[arg(long, value_name = "NAME")]
     pub(crate) rename: Option<String>,
-    /// Make the tables that the subscriber lacks, with columns, defaults, keys and indexes like the provider's.
+    /// Make the tables that the subscriber lacks, with columns, defaults, keys, indexes and foreign keys like the provider's.
     #[arg(long)]
     pub(crate) create: bool,
     /// Do not copy the rows that are already there: the subscriber's tables hold them, or do not need them.

@@ -15,9 +15,11 @@ mod written;
 use futures_util::future;
 
 use super::findings::{Finding, Findings, Kind};
+use super::foreign_keys;
 use super::policy::Policies;
 use super::preflight::Pair;
 use super::survey::{self, Look};
+use super::table_state::Entry;
 use super::wish::Wish;
 use super::{duty, preflight, sequences, session, state};
 use crate::cascade::Role;
@@ -89,6 +91,8 @@ pub(crate) async fn check(config: &ReplayConfig) -> Result<Vec<Finding>> {
     around::foreign_keys(s, config, &survey, &mut findings).await?;
     sequences::check_places(p, s, config.sequences, &survey.tables_of_both(), &mut findings).await?;
     if facts.subscriber.may_state {
+        let all: Vec<&Entry> = survey.entries.iter().chain(&survey.parked).collect();
+        foreign_keys::check(s, &who, &all, &mut findings).await?;
         around::other_consumers(s, &who, &pairs, &mut findings).await?;
         // What is replayed to a branch is changed there without an event of its own.
         if facts.provider.may_read && !preflight::external(p, &who).await? {

@@ -33,10 +33,10 @@ use super::gate;
 use super::policy::Policies;
 use super::position::Who;
 use super::wish::Wish;
-use super::{Ended, Memory, merge, session, state};
+use super::{Ended, Memory, merge, session, state, table_state};
 use crate::cascade::{Node, Role, ask, home};
 use crate::config::{NodeConfig, ReplayConfig};
-use crate::connect::{End, Session, connect};
+use crate::connect::{End, Session, connect, exists};
 use crate::error::{Doing, Error, Result};
 use crate::progress::Progress;
 use crate::shutdown::Shutdown;
@@ -214,6 +214,15 @@ async fn stand_by(
             "this is the root: there is nothing to read"
         }
     );
+    if node.role == Role::Root && exists(client, "pgcascade_replay.foreign_key").await? {
+        // What was not made before it was the root.
+        let who = who(&node);
+        let revision = table_state::revision(client, &who).await?.unwrap_or(0);
+        let checked = &config.checked;
+        let keys = &mut memory.keys;
+        keys.begin(client, &checked.subscriber, &who, revision, checked.poll_interval)
+            .await?;
+    }
     let mut publish_at = Instant::now();
     let mut now = node.clone();
     loop {

@@ -97,6 +97,7 @@ pub(crate) enum Kind {
     Inheritance,
     ActsInReplica,
     ForeignKey,
+    ForeignKeyMissing,
     TruncateReferenced,
     SequenceBehind,
     TwoConsumers,
@@ -134,6 +135,7 @@ impl Kind {
             | Self::Inheritance
             | Self::ActsInReplica
             | Self::ForeignKey
+            | Self::ForeignKeyMissing
             | Self::SequenceBehind
             | Self::TwoConsumers => Severity::Warns,
             _ => Severity::Stops,

@@ -38,6 +38,7 @@ mod event;
 pub(crate) mod execute;
 mod filter;
 mod findings;
+mod foreign_keys;
 mod gate;
 pub(crate) mod goal;
 mod had;
@@ -79,6 +80,7 @@ pub(crate) use check::check;
 pub(crate) use copy::indexes::make_left_over_indexes;
 pub(crate) use duty::hop;
 pub(crate) use findings::{Finding, Severity};
+use foreign_keys::Keys;
 use parking::Parking;
 pub(crate) use pattern::Pattern;
 use policy::Policies;
@@ -115,6 +117,8 @@ struct Memory {
     tables_added: bool,
     /// The warnings that were logged.
     warned: HashSet<String>,
+    /// Makes foreign keys.
+    keys: Keys,
     /// What it waits for, as it is recorded; nothing else was recorded since.
     waits_for: Option<String>,
     /// Nothing on the subscriber says that replay fails.
@@ -142,24 +146,28 @@ pub(crate) async fn run(job: Job, shutdown: Shutdown, progress: Progress) -> Res
         Job::Hop(config) => config,
         Job::Node(config) => &config.checked,
     };
+    let mut memory = Memory::default();
+    let outcome = Box::pin(again_and_again(&job, config, &shutdown, &progress, &mut memory)).await;
+    let complete = config.until_caught_up && outcome.is_ok() && !shutdown.requested();
+    memory.keys.end(complete).await;
+    outcome
+}
+
+/// One attempt after the other.
+async fn again_and_again(
+    job: &Job,
+    config: &ReplayConfig,
+    shutdown: &Shutdown,
+    progress: &Progress,
+    memory: &mut Memory,
+) -> Result<()> {
     let wish = Wish::of_start(config)?;
     let policies = Policies::of_start(config)?;
-    let mut memory = Memory::default();
     let mut backoff = Backoff::new(config.retry_max);
     loop {
-        let outcome = match &job {
-            Job::Hop(config) => Box::pin(attempt(config, &wish, &policies, &shutdown, &progress, &mut memory)).await,
-            Job::Node(config) => {
-                Box::pin(duty::attempt(
-                    config,
-                    &wish,
-                    &policies,
-                    &shutdown,
-                    &progress,
-                    &mut memory,
-                ))
-                .await
-            }
+        let outcome = match job {
+            Job::Hop(config) => Box::pin(attempt(config, &wish, &policies, shutdown, progress, memory)).await,
+            Job::Node(config) => Box::pin(duty::attempt(config, &wish, &policies, shutdown, progress, memory)).await,
         };
         let error = match outcome {
             Ok(Ended::Done) => return Ok(()),
@@ -188,7 +196,7 @@ pub(crate) async fn run(job: Job, shutdown: Shutdown, progress: Progress) -> Res
                     tracing::warn!("{error}");
                 }
                 if memory.waits_for.as_ref() != Some(&text) {
-                    trouble::record(&job, &error, None, None).await;
+                    trouble::record(job, &error, None, None).await;
                     memory.waits_for = Some(text);
                 }
                 memory.in_order = false;
@@ -212,7 +220,7 @@ pub(crate) async fn run(job: Job, shutdown: Shutdown, progress: Progress) -> Res
             (_, table) => {
                 // Before anything was reached it is a mistake in the configuration, unless a node tells what to reach.
                 if (memory.connected || matches!(job, Job::Node(_))) && !memory.another_runs {
-                    trouble::record(&job, &error, table.as_ref(), None).await;
+                    trouble::record(job, &error, table.as_ref(), None).await;
                 }
                 return Err(error);
             }
@@ -230,11 +238,11 @@ pub(crate) async fn run(job: Job, shutdown: Shutdown, progress: Progress) -> Res
         let pausing = async {
             tokio::join!(
                 tokio::time::sleep(pause),
-                trouble::record(&job, &error, None, Some(pause))
+                trouble::record(job, &error, None, Some(pause))
             );
         };
         let told = async {
-            match &job {
+            match job {
                 Job::Hop(_) => future::pending().await,
                 Job::Node(config) => duty::told(config).await,
             }
@@ -274,6 +282,12 @@ async fn attempt(
     memory: &mut Memory,
 ) -> Result<Ended> {
     let ready = setup::prepare(config, wish, policies, shutdown, memory).await?;
+    if !config.donated {
+        let s = &ready.subscriber.client;
+        let keys = &mut memory.keys;
+        keys.begin(s, &config.subscriber, &ready.who, ready.revision, config.poll_interval)
+            .await?;
+    }
     let mut copies = copy::start(&ready, config, shutdown, progress).await?;
     let outcome = batch::stream(ready, &mut copies, config, shutdown, progress, memory).await;
     copies.stop().await;

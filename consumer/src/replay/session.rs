@@ -158,8 +158,14 @@ fn version_of(version: &str) -> (u32, u32) {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
-/// Settings that only replay needs, beyond those that every session of ours has.
+/// Sets up a session at each end.
 pub(super) async fn set_up_sessions(provider: &Client, subscriber: &Client) -> Result<()> {
+    set_up(provider, End::Provider).await?;
+    set_up(subscriber, End::Subscriber).await
+}
+
+/// Settings that only replay needs, beyond those that every session of ours has.
+pub(super) async fn set_up(client: &Client, end: End) -> Result<()> {
     // What the provider was told must not be forgotten by its crash, nor the position by the subscriber's: the next
     // step on the other end relies on it. Stricter settings than `on` stay.
     const DURABLE: &str = "select pg_catalog.set_config('synchronous_commit', 'on', false)
@@ -173,14 +179,12 @@ pub(super) async fn set_up_sessions(provider: &Client, subscriber: &Client) -> R
     const NOTICE_DEATH: &str =
         "set tcp_keepalives_idle = 20; set tcp_keepalives_interval = 5; set tcp_keepalives_count = 3;
                                 set client_connection_check_interval = '2s'";
-    for (client, end) in [(provider, End::Provider), (subscriber, End::Subscriber)] {
-        let what = || format!("set up the session on the {end}");
-        client.batch_execute(DURABLE).await.doing(what)?;
-        client.batch_execute(NO_ENDLESS_WAIT).await.doing(what)?;
-        if let Err(error) = client.batch_execute(NOTICE_DEATH).await.doing(what) {
-            // Not every platform can.
-            tracing::debug!(%end, "{error}");
-        }
+    let what = || format!("set up the session on the {end}");
+    client.batch_execute(DURABLE).await.doing(what)?;
+    client.batch_execute(NO_ENDLESS_WAIT).await.doing(what)?;
+    if let Err(error) = client.batch_execute(NOTICE_DEATH).await.doing(what) {
+        // Not every platform can.
+        tracing::debug!(%end, "{error}");
     }
     Ok(())
 }

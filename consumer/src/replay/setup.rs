@@ -26,6 +26,7 @@ use super::collapse::Freedom;
 use super::create;
 use super::filter::Filter;
 use super::findings::{Finding, Findings, Kind};
+use super::foreign_keys;
 use super::parking::{self};
 use super::partitions::{Fingerprint, Leaf, Partition, Partitions, Source};
 use super::policy::Policies;
@@ -331,6 +332,7 @@ impl Ends {
             at_subscriber,
             partitions,
             late,
+            keys,
             ..
         } = survey;
         if let Some(node) = node {
@@ -369,6 +371,7 @@ impl Ends {
                 entry.revision = number;
                 table_state::add(s, who, entry, number).await?;
             }
+            foreign_keys::record(s, who, &keys, &entries).await?;
             s.batch_execute("commit").await.doing(what)?;
         }
         if let Some(node) = reads.filter(|_| entries.iter().any(Entry::to_copy)) {

@@ -14,7 +14,7 @@ use crate::connect::exists;
 use crate::error::{Doing, Error, Result};
 
 /// What each version adds to the one before.
-const STEPS: [&str; 15] = [
+const STEPS: [&str; 16] = [
     include_str!("sql/state.sql"),
     include_str!("sql/state_2.sql"),
     include_str!("sql/state_3.sql"),
@@ -30,6 +30,7 @@ const STEPS: [&str; 15] = [
     include_str!("sql/state_13.sql"),
     include_str!("sql/state_14.sql"),
     include_str!("sql/state_15.sql"),
+    include_str!("sql/state_16.sql"),
 ];
 
 /// The version stands in the comment as "(version 7)"; without a comment, nothing was added yet.

@@ -10,6 +10,7 @@ use tokio_postgres::Client;
 
 use super::create::{self, Missing};
 use super::findings::{Findings, Kind};
+use super::foreign_keys::{self, Key};
 use super::parking::Parking;
 use super::partitions::{self, Partition, Partitions, Source};
 use super::policy::Policies;
@@ -102,6 +103,8 @@ pub(super) struct Survey {
     pub(super) partitions: Partitions,
     /// Partitions that wait for the events before them, by the table's name on the provider.
     pub(super) late: HashMap<Name, Vec<Partition>>,
+    /// Foreign keys of tables that are new and were wished for with --create.
+    pub(super) keys: Vec<Key>,
     /// None: not made yet.
     pub(super) queue_id: Option<i32>,
     /// See [`super::setup::Ready`]. Then nothing is added to the set, either.
@@ -253,7 +256,7 @@ pub(super) async fn survey(
         Some(wish) => wish.entries(p, &present, &mut findings).await?,
         None => Vec::new(),
     };
-    let mut entries = if look.new_only { Vec::new() } else { present };
+    let mut entries = if look.new_only { Vec::new() } else { present.clone() };
     entries.extend(new);
     entries.sort_by(|a, b| a.provider.cmp(&b.provider));
     if entries.is_empty() && revision.is_none() && findings.len() == 0 && !pending {
@@ -315,6 +318,7 @@ pub(super) async fn survey(
         at_subscriber: HashMap::new(),
         partitions,
         late: HashMap::new(),
+        keys: Vec::new(),
         queue_id,
         pending,
         findings,
@@ -341,6 +345,16 @@ pub(super) async fn survey(
         let ends = ((p, &*facts.provider.role), (s, role.as_str()));
         sequences::check(ends.0, ends.1, &survey.tables_of_both(), &mut findings).await?;
     }
+    let new = survey.entries.iter().filter(|entry| entry.is_new && entry.made);
+    let new: Vec<&Table> = new
+        .filter_map(|entry| survey.at_provider.get(&entry.provider))
+        .collect();
+    survey.keys = foreign_keys::of_provider(p, who, &new, source.external).await?;
+    let all: Vec<&Entry> = present
+        .iter()
+        .chain(survey.entries.iter().filter(|entry| entry.is_new))
+        .collect();
+    foreign_keys::look(s, &survey.keys, &all, &mut findings).await;
     survey.findings = findings;
     // What was executed after the look above and before the tables were read would be found to differ.
     if let Some(tick) = tick.filter(|_| !pending)

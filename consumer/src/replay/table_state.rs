@@ -265,6 +265,8 @@ pub(super) async fn remove(subscriber: &Client, who: &Who, provider: &Name) -> R
                               where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4),
                   held as (delete from pgcascade_replay.held_event
                             where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4),
+                  keys as (delete from pgcascade_replay.foreign_key
+                            where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4),
                   parts as (delete from pgcascade_replay.partition
                              where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4)
              delete from pgcascade_replay.table_state

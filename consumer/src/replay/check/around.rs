@@ -103,6 +103,7 @@ pub(super) async fn foreign_keys(
         .filter(|pair| config.truncate && pair.entry.state == State::InCopy && !pair.entry.replace_rows)
         .map(|pair| pair.subscriber.oid)
         .collect();
+    let parked = |name: &Name| survey.parked.iter().any(|entry| entry.subscriber == *name);
     let oids: Vec<u32> = ours.keys().copied().collect();
     let rows = subscriber
         .query(include_str!("foreign_keys.sql"), &[&oids])
@@ -125,6 +126,8 @@ pub(super) async fn foreign_keys(
                 format!("{what} keeps table {parent_name} from being emptied for its copy (--truncate)"),
                 drop.words("drop it until the tables are copied"),
             );
+        } else if parked(&child_name) || parked(&parent_name) {
+            // That is what is said of the table.
         } else if !ours.contains_key(&child) {
             findings.add(
                 Kind::ForeignKey,

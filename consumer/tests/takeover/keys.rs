@@ -1,0 +1,63 @@
+//! Foreign keys: what becomes the root has those that the root has.
+
+use crate::cluster::eventually;
+use crate::planned::takeover;
+use crate::tree::{Tree, stop, until};
+
+const KEYS: &str =
+    "select string_agg(concat_ws(' ', conname, convalidated, pg_get_constraintdef(oid)), ',' order by conname)
+                      from pg_constraint where contype = 'f' and conrelid = any (array['parent', 'child']::regclass[])";
+
+/// Even where they are not made yet: because somebody has a table locked, here for as long as it takes.
+#[tokio::test]
+async fn the_new_root_has_the_keys_of_the_old_one() {
+    let tree = Tree::new().await;
+    let root = tree.connect("root").await;
+    root.run(
+        "create table parent (id int primary key); create table child (id int primary key, p int references parent on delete cascade);
+         insert into parent select generate_series(1, 9); insert into child select i, i from generate_series(1, 9) i",
+    )
+    .await;
+    // Tables are complete at a tick from after their copies.
+    root.run("select pgq.set_queue_config('q', 'ticker_idle_period', '1')")
+        .await;
+    let keys = root.text(KEYS).await;
+    assert!(keys.starts_with("child_p_fkey t FOREIGN KEY"), "{keys}");
+    let branch = tree.add("branch", "branch", "root").await;
+    let go_on = tree.cluster("branch").file(&tree.database_name("go_on"));
+    let running = tree
+        .replay("branch")
+        .failpoints(&format!("before_copy=pause:{go_on}"))
+        .spawn();
+    let added = "select count(*) = 4 from pgcascade_replay.table_state";
+    eventually("the tables are added", async || {
+        branch.try_text(added).await.is_ok_and(|all| all == "t")
+    })
+    .await;
+    let holder = tree.connect("branch").await;
+    holder.run("begin; lock table parent in row exclusive mode").await;
+    tree.cluster("branch").shell(&format!("touch '{go_on}'"));
+    running.until_it_says("foreign keys wait for locks").await;
+    // Who reads from the branch has what that is still to get.
+    let leaf = tree.add("leaf", "leaf", "branch").await;
+    let replays = tree.replays(&["root", "leaf"]);
+    tree.wait("leaf").await;
+    until(&leaf, KEYS, &keys).await;
+    assert_eq!(branch.text(KEYS).await, "<null>");
+
+    takeover(&tree, "leaf", "branch", &[], 0).await;
+    running.stop().await;
+    let running = tree.replay("branch").spawn();
+    running.until_it_says("foreign keys wait for locks").await;
+    holder.run("commit").await;
+    until(&branch, KEYS, &keys).await;
+    branch.run("delete from parent where id = 1").await;
+    for node in [&branch, &root, &leaf] {
+        until(node, "select count(*) from child", "8").await;
+    }
+    assert!(branch.try_text("insert into child values (100, 100)").await.is_err());
+    until(&branch, "select count(*) from pgcascade_replay.foreign_key", "0").await;
+    stop(replays.into_iter().chain([running])).await;
+    drop((root, branch, leaf, holder));
+    tree.drop(&["leaf", "branch", "root"]).await;
+}
