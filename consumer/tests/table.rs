@@ -12,6 +12,8 @@ mod cluster;
 mod execute;
 #[path = "table/filters.rs"]
 mod filters;
+#[path = "table/inheritance.rs"]
+mod inheritance;
 #[path = "table/partitions.rs"]
 mod partitions;
 

@@ -275,12 +275,7 @@ fn side(table: &Table, columns: &[String], mut values: Vec<String>, key: &[Strin
     for value in &mut values {
         *value = hash(&format!("row({value})::pg_catalog.text"), common);
     }
-    let only = if table.kind == "r" && table.has_children {
-        "only "
-    } else {
-        ""
-    };
-    let stored = format!("{only}{}", table.name.quoted());
+    let stored = table.own_rows();
     Side {
         name: table.name.clone(),
         from: format!("{stored} t"),

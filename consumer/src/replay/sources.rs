@@ -13,7 +13,7 @@ use super::findings::{Findings, Kind, Remedy};
 use super::position::Who;
 use super::preflight::Pair;
 use super::survey::Look;
-use super::table::Name;
+use super::table::{Name, Table};
 use super::table_state::State;
 use crate::config::Policy;
 use crate::connect::{End, exists};
@@ -52,11 +52,11 @@ async fn others(subscriber: &Client, who: &Who, name: &Name) -> Result<Option<St
     Ok((!others.is_empty()).then(|| others.join(", ")))
 }
 
-pub(super) async fn has_rows(client: &Client, name: &Name) -> Result<bool> {
+pub(super) async fn has_rows(client: &Client, table: &Table) -> Result<bool> {
     let row = client
-        .query_one(&format!("select exists (select from {})", name.quoted()), &[])
+        .query_one(&format!("select exists (select from {})", table.own_rows()), &[])
         .await
-        .doing(|| format!("see whether table {name} on the subscriber is empty"))?;
+        .doing(|| format!("see whether table {} on the subscriber is empty", table.name))?;
     Ok(row.get(0))
 }
 
@@ -71,7 +71,7 @@ pub(super) async fn look_for_rows(
     for Pair { entry, subscriber, .. } in pairs {
         let name = &subscriber.name;
         let is_read = entry.state == State::InCopy && subscriber.may("select") && subscriber.schema_usage;
-        if !matches!(subscriber.kind.as_str(), "r" | "p") || !is_read || !has_rows(client, name).await? {
+        if !matches!(subscriber.kind.as_str(), "r" | "p") || !is_read || !has_rows(client, subscriber).await? {
             continue;
         }
         findings.about(Some(&entry.provider));
@@ -94,7 +94,7 @@ pub(super) async fn look_for_rows(
                 Kind::TableNotEmpty,
                 object,
                 format!("table {name} on the subscriber has rows already"),
-                Remedy::run(End::Subscriber, format!("truncate {}", name.quoted())).words(
+                Remedy::run(End::Subscriber, format!("truncate {}", subscriber.own_rows())).words(
                     "let replay empty it with --truncate (table add: --replace); if the rows are equal to the provider's, use \
                      --no-copy; or",
                 ),
@@ -128,11 +128,12 @@ pub(super) async fn keep_others(subscriber: &Client, who: &Who, name: &Name) -> 
 pub(super) async fn make_room(
     subscriber: &Client,
     who: &Who,
-    name: &Name,
+    table: &Table,
     replace_rows: bool,
     truncate: bool,
 ) -> Result<()> {
-    if !has_rows(subscriber, name).await? {
+    let name = &table.name;
+    if !has_rows(subscriber, table).await? {
         return Ok(());
     }
     if replace_rows || truncate {
@@ -140,13 +141,13 @@ pub(super) async fn make_room(
     }
     if replace_rows {
         return subscriber
-            .batch_execute(&format!("delete from {}", name.quoted()))
+            .batch_execute(&format!("delete from {}", table.own_rows()))
             .await
             .doing(|| format!("remove the rows of table {name} on the subscriber"));
     }
     if truncate {
         return subscriber
-            .batch_execute(&format!("truncate {}", name.quoted()))
+            .batch_execute(&format!("truncate {}", table.own_rows()))
             .await
             .doing(|| format!("empty table {name} on the subscriber"));
     }

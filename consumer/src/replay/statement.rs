@@ -148,16 +148,11 @@ pub(super) fn set_sql(shape: &Shape, table: &Table) -> Option<RowSql> {
                 .iter()
                 .map(|&(column, number)| format!("{} = {}", quoted(&shape.columns[column]), value(column, number)))
                 .collect();
-            let verb = format!(
-                "update {}{} as t set {} from",
-                only(table),
-                table.name.quoted(),
-                assignments.join(", ")
-            );
+            let verb = format!("update {} as t set {} from", table.own_rows(), assignments.join(", "));
             (parameters, verb)
         }
         Operation::Delete => {
-            let verb = format!("delete from {}{} as t using", only(table), table.name.quoted());
+            let verb = format!("delete from {} as t using", table.own_rows());
             (shape.key.clone(), verb)
         }
         Operation::Insert | Operation::Truncate => return None,
@@ -223,9 +218,9 @@ fn rewrite(shape: &Shape, table: &Table) -> RowSql {
     let columns = parameters.iter().map(|&i| quoted(&shape.columns[i]));
     let values = (1..=parameters.len()).map(|i| format!("${i}"));
     let sql = format!(
-        "with gone as (delete from {0}{1} where {2} returning *)
+        "with gone as (delete from {0} where {2} returning *)
          insert into {1} ({3}) overriding system value select {4} from gone",
-        only(table),
+        table.own_rows(),
         table.name.quoted(),
         condition(shape, table, "", |_, number| format!("${}", number + 1)),
         columns.chain(ours.iter().cloned()).collect::<Vec<_>>().join(", "),
@@ -249,16 +244,11 @@ fn update(shape: &Shape, table: &Table) -> RowSql {
     let condition = condition(shape, table, "", |_, number| format!("${}", number + 1));
     let sql = if assignments.is_empty() {
         // Its key is GENERATED ALWAYS: there is nothing that may be set, only a row to be found.
-        format!(
-            "select from {}{} where {condition} for update",
-            only(table),
-            table.name.quoted()
-        )
+        format!("select from {} where {condition} for update", table.own_rows())
     } else {
         format!(
-            "update {}{} set {} where {condition}",
-            only(table),
-            table.name.quoted(),
+            "update {} set {} where {condition}",
+            table.own_rows(),
             assignments.join(", ")
         )
     };
@@ -313,9 +303,8 @@ fn update_parameters(shape: &Shape, table: &Table) -> (Vec<usize>, Vec<(usize, u
 
 fn delete(shape: &Shape, table: &Table) -> RowSql {
     let sql = format!(
-        "delete from {}{} where {}",
-        only(table),
-        table.name.quoted(),
+        "delete from {} where {}",
+        table.own_rows(),
         condition(shape, table, "", |_, number| format!("${}", number + 1))
     );
     RowSql {
@@ -345,15 +334,6 @@ fn condition(shape: &Shape, table: &Table, prefix: &str, value: impl Fn(usize, u
         })
         .collect();
     terms.join(" and ")
-}
-
-/// A parent's children have rows of their own, which are not the event's. A partitioned table has no others.
-fn only(table: &Table) -> &'static str {
-    if table.kind == "r" && table.has_children {
-        "only "
-    } else {
-        ""
-    }
 }
 
 /// Appends a value, or a piece of one, in COPY's text format.

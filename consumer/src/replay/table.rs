@@ -173,6 +173,13 @@ impl Table {
         })
     }
 
+    /// What to call its own rows in a statement. Those of a partition are its own; those of a table that inherits from it are not, be it
+    /// made after this one was looked at.
+    pub(crate) fn own_rows(&self) -> String {
+        let only = if self.kind == "p" { "" } else { "only " };
+        format!("{only}{}", self.name.quoted())
+    }
+
     pub(crate) fn may(&self, privilege: &str) -> bool {
         self.privileges.iter().any(|held| held == privilege)
     }

@@ -56,12 +56,22 @@ impl Applier {
             return Ok(());
         };
         let names: Vec<&str> = tables.iter().map(|(_, name)| name.as_str()).collect();
+        let rows_of = |place: usize| {
+            let (table, name) = &tables[place];
+            let whole = &self.tables[*table];
+            // A partition that is emptied has no rows of others below it.
+            if *name == whole.name.quoted() {
+                whole.own_rows()
+            } else {
+                name.clone()
+            }
+        };
         let what = || format!("apply event {event}, which truncates {}", names.join(", "));
         if careful && tables.len() > 1 {
             // Which of them is gone, or not ours to empty, the statement for all would not say.
-            for (table, name) in &tables {
+            for (place, (table, _)) in tables.iter().enumerate() {
                 client
-                    .batch_execute(&format!("lock table {name} in access exclusive mode"))
+                    .batch_execute(&format!("lock table {} in access exclusive mode", rows_of(place)))
                     .await
                     .doing(what)
                     .map_err(|error| of(Some(*table), error))?;
@@ -72,14 +82,14 @@ impl Applier {
             let (deleted, truncated): (Vec<_>, Vec<_>) = (0..names.len()).partition(|place| referred.contains(place));
             let mut statements = Vec::new();
             if !truncated.is_empty() {
-                let truncated: Vec<&str> = truncated.iter().map(|&place| names[place]).collect();
+                let truncated: Vec<String> = truncated.into_iter().map(rows_of).collect();
                 statements.push(format!("truncate {}", truncated.join(", ")));
             }
             if !deleted.is_empty() {
                 // In one statement: foreign keys that are enforced during replay are checked at its end.
                 let deletes: Vec<String> = deleted
                     .iter()
-                    .map(|&place| format!("d{place} as (delete from {})", names[place]))
+                    .map(|&place| format!("d{place} as (delete from {})", rows_of(place)))
                     .collect();
                 statements.push(format!("with {} select", deletes.join(", ")));
             }

@@ -132,11 +132,11 @@ impl Stream<'_> {
                 };
                 table_state::start_over(s, who, &target.provider.name, number).await?;
                 if target.state != State::InCopy {
-                    let table = &target.subscriber.name;
-                    sources::keep_others(s, who, table).await?;
-                    s.batch_execute(&format!("delete from {}", table.quoted()))
+                    let table = &target.subscriber;
+                    sources::keep_others(s, who, &table.name).await?;
+                    s.batch_execute(&format!("delete from {}", table.own_rows()))
                         .await
-                        .doing(|| format!("remove the rows of table {table} on the subscriber"))?;
+                        .doing(|| format!("remove the rows of table {} on the subscriber", table.name))?;
                 }
                 tracing::info!(table = %target.provider.name, "to be copied again, as the file was executed during its copy");
             }

@@ -42,9 +42,7 @@ pub(super) async fn put_aside(s: &Client, who: &Who, job: &Job, chunk_bytes: u64
     let (table, name) = (&job.subscriber, &job.provider.name);
     let what = || format!("put the indexes of table {} on the subscriber aside", table.name);
     // Nobody is to wait behind a lock that is of no use.
-    if job.provider.bytes < chunk_bytes
-        || candidates(s, table).await?.is_empty()
-        || sources::has_rows(s, &table.name).await?
+    if job.provider.bytes < chunk_bytes || candidates(s, table).await?.is_empty() || sources::has_rows(s, table).await?
     {
         return Ok(());
     }
@@ -87,7 +85,7 @@ async fn candidates(subscriber: &Client, table: &Table) -> Result<Vec<(Name, Str
 async fn put(s: &Client, who: &Who, job: &Job) -> Result<usize> {
     let (table, name) = (&job.subscriber, &job.provider.name);
     let what = || format!("put the indexes of table {} on the subscriber aside", table.name);
-    s.batch_execute(&format!("lock table {} in access exclusive mode", table.name.quoted()))
+    s.batch_execute(&format!("lock table {} in access exclusive mode", table.own_rows()))
         .await
         .doing(what)?;
     // The copy at hand, and no other, will make them again.
@@ -103,7 +101,7 @@ async fn put(s: &Client, who: &Who, job: &Job) -> Result<usize> {
     if same.is_none() {
         return Err(table_state::changed(name));
     }
-    if sources::has_rows(s, &table.name).await? {
+    if sources::has_rows(s, table).await? {
         return Ok(0);
     }
     let indexes = candidates(s, table).await?;

@@ -135,7 +135,7 @@ async fn write_down(worker: &Worker, job: &Job, from: &str, ranges: &[Range]) ->
     sources::make_room(
         subscriber,
         who,
-        &job.subscriber.name,
+        &job.subscriber,
         job.replace_rows,
         shared.config.truncate,
     )
@@ -291,14 +291,9 @@ async fn borders(provider: &Client, table: &Table, part: &Part, chunks: u64) -> 
     let percent = (100 * chunks * PAGES_PER_CHUNK).div_ceil(pages).clamp(1, 100);
     let texts: Vec<String> = key.iter().map(|name| format!("{name}::pg_catalog.text")).collect();
     let sql = format!(
-        "select array[{}] from {}{} tablesample system ({percent}) order by {}",
+        "select array[{}] from {} tablesample system ({percent}) order by {}",
         texts.join(", "),
-        if part.partition.is_none() && table.has_children {
-            "only "
-        } else {
-            ""
-        },
-        part.partition.as_ref().unwrap_or(&table.name).quoted(),
+        part.partition.as_ref().map_or_else(|| table.own_rows(), Name::quoted),
         key.join(", ")
     );
     let sample: Vec<Vec<String>> = provider

@@ -13,7 +13,7 @@ use tokio_postgres::error::SqlState;
 
 use super::super::session;
 use super::super::sources;
-use super::super::table::Table;
+use super::super::table::{Name, Table};
 use super::super::table_state;
 use super::plan::Plan;
 use super::source::Source;
@@ -212,8 +212,14 @@ impl Worker {
             .doing(|| "begin a transaction on the subscriber".to_owned())?;
         if piece.chunk.is_none() {
             let shared = &self.shared;
-            let name = &job.subscriber.name;
-            sources::make_room(s, &shared.who, name, job.replace_rows, shared.config.truncate).await?;
+            sources::make_room(
+                s,
+                &shared.who,
+                &job.subscriber,
+                job.replace_rows,
+                shared.config.truncate,
+            )
+            .await?;
         }
         let snapshot = self.begin_reading(piece).await?;
         let Some(rows) = self.pump(job, piece).await.map_err(Error::of_a_value)? else {
@@ -403,13 +409,8 @@ impl Worker {
             format!("copy {} ({columns}) to stdout (encoding 'UTF8')", from.quoted())
         } else {
             format!(
-                "copy (select {columns} from {}{} where {}) to stdout (encoding 'UTF8')",
-                if job.provider.has_children && job.provider.kind != "p" {
-                    "only "
-                } else {
-                    ""
-                },
-                from.quoted(),
+                "copy (select {columns} from {} where {}) to stdout (encoding 'UTF8')",
+                piece.partition().map_or_else(|| job.provider.own_rows(), Name::quoted),
                 if conditions.is_empty() {
                     "true".to_owned()
                 } else {
