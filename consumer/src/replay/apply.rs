@@ -93,6 +93,8 @@ pub(super) struct Applier {
     /// By shape, what overwrites a row.
     pub(super) remedies: HashMap<usize, Prepared>,
     pub(super) recording: Option<Statement>,
+    /// Events that were left out of what was applied last, and are to be recorded.
+    pub(super) left_out: Vec<i64>,
     /// Conflicts that were answered since the transaction began.
     pub(super) answered: u64,
 }
@@ -117,6 +119,7 @@ impl Applier {
             open: None,
             remedies: HashMap::new(),
             recording: None,
+            left_out: Vec::new(),
             answered: 0,
         }
     }
@@ -159,17 +162,27 @@ impl Applier {
                 Operation::Truncate => {
                     self.drain(chunk, &mut waiting, 0).await?;
                     // One after the other as the events came, so tables that refer to each other are emptied together.
-                    let run = if let Some(Part::Run(sql)) = &shape.part {
-                        self.run_for_part(client, shape.table, row.ev_id, sql).await?;
-                        1
-                    } else {
-                        let is_one = |next: &&Row| {
-                            let shape = chunk.shape(next);
-                            shape.operation == Operation::Truncate && !matches!(shape.part, Some(Part::Run(_)))
-                        };
-                        let run = all[at..].iter().take_while(is_one).count();
-                        self.truncate(client, chunk, &all[at..at + run], careful).await?;
-                        run
+                    let run = match &shape.part {
+                        Some(Part::Make(sql)) => {
+                            self.run_for_part(client, shape.table, row.ev_id, sql).await?;
+                            1
+                        }
+                        Some(Part::Delete(sql)) => {
+                            if self.may_empty(client, shape.table, &[row.ev_id], careful).await? {
+                                self.run_for_part(client, shape.table, row.ev_id, sql).await?;
+                            }
+                            1
+                        }
+                        Some(Part::Truncate(_)) | None => {
+                            let is_one = |next: &&Row| {
+                                let shape = chunk.shape(next);
+                                shape.operation == Operation::Truncate
+                                    && matches!(shape.part, Some(Part::Truncate(_)) | None)
+                            };
+                            let run = all[at..].iter().take_while(is_one).count();
+                            self.truncate(client, chunk, &all[at..at + run], careful).await?;
+                            run
+                        }
                     };
                     at += run;
                     continue;

@@ -19,8 +19,10 @@ use crate::connect::flow::{Hold, LARGE};
 pub(super) enum Part {
     /// This partition of the subscriber is emptied.
     Truncate(Name),
-    /// A statement is run.
-    Run(String),
+    /// This statement deletes its rows.
+    Delete(String),
+    /// This statement makes it.
+    Make(String),
 }
 
 /// What rows of one table, one operation and one list of columns have in common.

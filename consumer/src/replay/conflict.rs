@@ -42,6 +42,8 @@ pub(super) enum Kind {
     MissingParent,
     /// Another table's.
     StillReferenced,
+    /// A table with rows of several sources is truncated at one of them.
+    TruncateShared,
 }
 
 impl Kind {
@@ -92,6 +94,7 @@ impl Kind {
             Self::DeleteMissing => "delete_missing",
             Self::MissingParent => "missing_parent",
             Self::StillReferenced => "still_referenced",
+            Self::TruncateShared => "truncate_shared",
         }
     }
 }
@@ -121,9 +124,10 @@ impl Applier {
             }
             savepoint(client, "savepoint pgcascade_group").await?;
             match self.apply_rows(client, chunk, &chunk.rows[at..end], true).await {
-                Ok(()) => {}
+                Ok(()) => self.record_left_out(client, chunk, book).await?,
                 Err(failure) if failure.error.is_transient() => return Err(failure),
                 Err(_) => {
+                    self.left_out.clear();
                     savepoint(client, "rollback to savepoint pgcascade_group").await?;
                     self.one_by_one(client, chunk, at, end, book).await?;
                 }
@@ -168,8 +172,24 @@ impl Applier {
                 self.answered += 1;
                 failpoint("after_conflict");
             }
+            self.record_left_out(client, chunk, book).await?;
             savepoint(client, "release savepoint pgcascade_row").await?;
             at = next;
+        }
+        Ok(())
+    }
+
+    /// Records what was left out of what was applied.
+    async fn record_left_out(&mut self, client: &Client, chunk: &Chunk, book: &Book) -> Result<(), Failure> {
+        for event in std::mem::take(&mut self.left_out) {
+            let Some(at) = chunk.rows.iter().position(|row| row.ev_id == event) else {
+                continue;
+            };
+            let error = Error::failure(format!("event {event} is a TRUNCATE at one of several sources"));
+            let answer = (Kind::TruncateShared, Policy::Skip, "skipped");
+            self.record(client, chunk, at, answer, &error, book).await?;
+            self.answered += 1;
+            failpoint("after_conflict");
         }
         Ok(())
     }
@@ -292,8 +312,11 @@ fn unanswered(failure: Failure) -> Failure {
     }
 }
 
-/// "(id)=(5)", as the server writes it, in the encoding of the values.
+/// "(id)=(5)", as the server writes it, in the encoding of the values; of a TRUNCATE nothing.
 fn key(chunk: &Chunk, row: &Row, shape: &Shape) -> Vec<u8> {
+    if shape.operation == Operation::Truncate {
+        return Vec::new();
+    }
     let names: Vec<&str> = shape.key.iter().map(|&column| shape.columns[column].as_str()).collect();
     let values: Vec<&[u8]> = shape
         .key

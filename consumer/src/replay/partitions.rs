@@ -240,7 +240,7 @@ impl Partitions {
         let delete = |rows: &Option<String>| {
             let table = subscriber.name.quoted();
             rows.as_ref()
-                .map(|rows| Part::Run(format!("delete from {table} where {rows}")))
+                .map(|rows| Part::Delete(format!("delete from {table} where {rows}")))
         };
         let there = self.below(End::Subscriber, subscriber);
         let below = self.below(End::Provider, provider).iter().filter(|part| part.is_leaf);

@@ -15,7 +15,6 @@ use super::preflight::Pair;
 use super::survey::Look;
 use super::table::{Name, Table};
 use super::table_state::State;
-use crate::config::Policy;
 use crate::connect::{End, exists};
 use crate::error::{Doing, Error, Result};
 
@@ -161,24 +160,20 @@ pub(super) async fn make_room(
     Ok(())
 }
 
-/// Whether a table may be emptied because its source was. One with several sources is not: that stops replay, or is
-/// left out where the policy says so.
-pub(super) async fn may_truncate(subscriber: &Client, name: &Name, event: i64, policy: Policy) -> Result<bool> {
+/// Why a table, or a part of it, may not be emptied because its source was: it has several. None: it may.
+pub(super) async fn refuses_truncate(subscriber: &Client, name: &Name, event: i64) -> Result<Option<Error>> {
     let mut queues: Vec<String> = of(subscriber, name).await?.into_iter().map(|who| who.queue).collect();
     queues.dedup();
     if queues.len() < 2 {
-        return Ok(true);
+        return Ok(None);
     }
-    if policy == Policy::Skip {
-        tracing::warn!(ev_id = event, table = %name, "TRUNCATE of one of several sources left out: its rows stay");
-        return Ok(false);
-    }
-    Err(Error::failure(format!(
+    let error = Error::failure(format!(
         "event {event} truncates table {name} at its provider, and it has rows of {} sources here",
         queues.len()
+    ));
+    Ok(Some(
+        error
+            .hint("Remove this source's rows by hand, and let replay leave the TRUNCATE out: --on-conflict skip for this table.")
+            .of_one_table(),
     ))
-    .hint(
-        "Remove this source's rows by hand, and let replay leave the TRUNCATE out: --on-conflict skip for this table.",
-    )
-    .of_one_table())
 }

@@ -14,7 +14,7 @@ use crate::connect::exists;
 use crate::error::{Doing, Error, Result};
 
 /// What each version adds to the one before.
-const STEPS: [&str; 16] = [
+const STEPS: [&str; 17] = [
     include_str!("sql/state.sql"),
     include_str!("sql/state_2.sql"),
     include_str!("sql/state_3.sql"),
@@ -31,6 +31,7 @@ const STEPS: [&str; 16] = [
     include_str!("sql/state_14.sql"),
     include_str!("sql/state_15.sql"),
     include_str!("sql/state_16.sql"),
+    include_str!("sql/state_17.sql"),
 ];
 
 /// The version stands in the comment as "(version 7)"; without a comment, nothing was added yet.

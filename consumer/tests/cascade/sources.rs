@@ -28,7 +28,7 @@ async fn node(arguments: &[&str]) -> Output {
 
 /// The leaf has the rows of both, each once.
 async fn same(all: &Db, roots: [&Db; 2]) {
-    for table in ["t", "journal"] {
+    for table in ["t", "journal", "parted", "flat"] {
         let query = format!("select x::text from {table} x");
         let mut wanted = String::new();
         for root in roots {
@@ -59,6 +59,18 @@ async fn several_roots_fill_one_table() {
              insert into journal select i, 'other' from generate_series(1, 500) i",
         )
         .await;
+    // Partitions that have rows of both; here the one is partitioned, too, the other is not.
+    for (db, from) in [(&root, 1), (&other, 11)] {
+        for table in ["parted", "flat"] {
+            db.run(&format!(
+                "create table {table} (id int primary key) partition by range (id);
+                 create table {table}_low partition of {table} for values from (0) to (100);
+                 create table {table}_high partition of {table} for values from (100) to (200);
+                 insert into {table} select generate_series({from}, {from} + 9)"
+            ))
+            .await;
+        }
+    }
     let (other_at, all_at) = (tree.conninfo("other"), tree.conninfo("all"));
     node(&["create-root", "other", "--queue", "p", "--db", &other_at]).await;
     let all = tree.add("leaf", "all", "root").await;
@@ -73,6 +85,7 @@ async fn several_roots_fill_one_table() {
         &other_at,
     ])
     .await;
+    all.run("create table flat (id int primary key)").await;
     tree.catch_up("all").await;
 
     let refused = replay(&tree, &["--until-caught-up"]).output().await;
@@ -118,8 +131,36 @@ async fn several_roots_fill_one_table() {
     write(&root, 400).await;
     all.run("delete from journal where what = 'other' or uid >= 200000 or uid <= -200000")
         .await;
-    let of_other = replay(&tree, &["--on-conflict", "journal=skip"]).spawn();
+    let skips = [
+        "--on-conflict",
+        "journal=skip",
+        "--on-conflict",
+        "parted=skip",
+        "--on-conflict",
+        "flat=skip",
+    ];
+    let mut of_other = replay(&tree, &skips[..2]).spawn();
     same(&all, [&root, &other]).await;
+    let recorded =
+        "select string_agg(concat_ws(' ', provider_table, kind, policy, outcome, row_key, ev_type), ',' order by id)
+                      from pgcascade_replay.conflict where queue = 'p'";
+    let mut wanted = "journal truncate_shared skip skipped  R".to_owned();
+    assert_eq!(all.text(recorded).await, wanted);
+    // A partition is a part of the table: of its rows, too, some are the other source's.
+    for (table, skips) in [("parted", &skips[..4]), ("flat", &skips)] {
+        other
+            .run(&format!("truncate {table}_low; insert into {table} values (11)"))
+            .await;
+        let stopped = of_other.wait().await;
+        assert_eq!(stopped.code(), Some(1), "{}", stopped.stderr);
+        let why = format!("truncates table public.{table} at its provider, and it has rows of 2 sources");
+        assert!(stopped.stderr.contains(&why), "{}", stopped.stderr);
+        all.run(&format!("delete from {table} where id > 10")).await;
+        of_other = replay(&tree, skips).spawn();
+        same(&all, [&root, &other]).await;
+        wanted += &format!(",{table} truncate_shared skip skipped  R");
+        assert_eq!(all.text(recorded).await, wanted);
+    }
     for replay in [of_root, of_other] {
         replay.stop().await;
     }

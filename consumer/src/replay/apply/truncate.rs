@@ -11,12 +11,38 @@ use tokio_postgres::Client;
 use super::super::chunk::{Chunk, Part, Row};
 use super::super::sources;
 use super::{Applier, Failure};
+use crate::config::Policy;
 use crate::error::{Doing, Result};
 
 impl Applier {
+    /// Whether a table, or a part of it, may be emptied as these events say. If that is only not to be done, it is left out in the
+    /// careful mode, where it is recorded.
+    pub(super) async fn may_empty(
+        &mut self,
+        client: &Client,
+        table: usize,
+        events: &[i64],
+        careful: bool,
+    ) -> Result<bool, Failure> {
+        let event = events.first().copied().unwrap_or_default();
+        let of_table = |error| Failure {
+            table: Some(table),
+            ..Failure::from(error)
+        };
+        let refusal = sources::refuses_truncate(client, &self.tables[table].name, event).await;
+        match refusal.map_err(of_table)? {
+            None => Ok(true),
+            Some(_) if careful && self.policies[table] == Policy::Skip => {
+                self.left_out.extend(events);
+                Ok(false)
+            }
+            Some(error) => Err(of_table(error)),
+        }
+    }
+
     /// Empties the tables and partitions of these events, none of which makes one.
     pub(super) async fn truncate(
-        &self,
+        &mut self,
         client: &Client,
         chunk: &Chunk,
         rows: &[Row],
@@ -40,18 +66,15 @@ impl Applier {
             .collect();
         tables.sort_unstable();
         tables.dedup();
-        let mut kept = Vec::new();
-        for (table, name) in &tables {
-            let whole = &self.tables[*table].name;
-            if *name == whole.quoted()
-                && !sources::may_truncate(client, whole, event, self.policies[*table])
-                    .await
-                    .map_err(|error| of(Some(*table), error))?
-            {
-                kept.push(name.clone());
+        let mut asked: Vec<usize> = tables.iter().map(|(table, _)| *table).collect();
+        asked.dedup();
+        for table in asked {
+            let of_table = rows.iter().filter(|row| chunk.shape(row).table == table);
+            let events: Vec<i64> = of_table.map(|row| row.ev_id).collect();
+            if !self.may_empty(client, table, &events, careful).await? {
+                tables.retain(|(other, _)| *other != table);
             }
         }
-        tables.retain(|(_, name)| !kept.contains(name));
         let Some(&(first, _)) = tables.first() else {
             return Ok(());
         };
