@@ -6,6 +6,7 @@
 //! by a task of its own, so that notifications arrive while no statement runs.
 
 pub(crate) mod flow;
+pub(crate) mod silence;
 mod tls;
 
 use std::fmt;
@@ -25,6 +26,7 @@ use tokio_postgres::{AsyncMessage, Client, Connection, Notification};
 use crate::conninfo::{Attempt, ConnInfo};
 use crate::error::{Doing, Error, Result};
 use flow::Valve;
+use silence::{Asking, Asks, Patience, Silence};
 
 /// Which end of the hop a session belongs to; names it in messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -57,6 +59,14 @@ pub(crate) struct Session {
     pub(crate) notifications: mpsc::Receiver<Notification>,
     /// Closed while too much is kept of what a COPY brought.
     valve: Valve,
+    asks: Asks,
+}
+
+impl Session {
+    /// Asks something, which is waited for as long as the session's patience lasts, if it has one.
+    pub(crate) fn ask(&self) -> Asking<'_> {
+        self.asks.begin(&self.client)
+    }
 }
 
 /// Notifications kept for a session that is busy.
@@ -87,6 +97,16 @@ select set_config(name, '0', false) from pg_catalog.pg_settings
 
 /// Opens a session. The error names the end, the place and the cause, and is transient if every host's was.
 pub(crate) async fn connect(target: &ConnInfo, end: End, application_name: &str) -> Result<Session> {
+    connect_within(target, end, application_name, None).await
+}
+
+/// The same with an end to what is asked by [`Session::ask`], and to each attempt.
+pub(crate) async fn connect_within(
+    target: &ConnInfo,
+    end: End,
+    application_name: &str,
+    patience: Option<Patience>,
+) -> Result<Session> {
     let mut attempts = target.attempts();
     if attempts
         .first()
@@ -97,7 +117,7 @@ pub(crate) async fn connect(target: &ConnInfo, end: End, application_name: &str)
     let mut failures = Vec::new();
     for mut attempt in attempts {
         attempt.settings.application_name(application_name);
-        match open(target, end, &attempt).await {
+        match open(target, end, &attempt, patience).await {
             Ok(session) => return Ok(session),
             Err(error) => failures.push(error),
         }
@@ -114,7 +134,7 @@ pub(crate) async fn exists(client: &Client, relation: &str) -> Result<bool> {
     Ok(row.get(0))
 }
 
-async fn open(target: &ConnInfo, end: End, attempt: &Attempt) -> Result<Session> {
+async fn open(target: &ConnInfo, end: End, attempt: &Attempt, patience: Option<Patience>) -> Result<Session> {
     let tls = tls::connector(target.certificates(), attempt.verify)?;
     let what = || {
         format!(
@@ -124,7 +144,8 @@ async fn open(target: &ConnInfo, end: End, attempt: &Attempt) -> Result<Session>
         )
     };
     let connecting = attempt.settings.connect(tls);
-    let connected = match target.connect_timeout() {
+    let limits = [target.connect_timeout(), patience.map(|patience| patience.lock)];
+    let connected = match limits.into_iter().flatten().min() {
         // The future is dropped on timeout together with its socket: nothing is left half done on a connection that
         // lives on.
         Some(limit) => match timeout(limit, connecting).await {
@@ -136,16 +157,21 @@ async fn open(target: &ConnInfo, end: End, attempt: &Attempt) -> Result<Session>
     let (client, connection) = connected.doing(what).map_err(|error| advise(error, target))?;
     let (sender, notifications) = mpsc::channel(NOTIFICATIONS_KEPT);
     let valve = Valve::default();
-    tokio::spawn(drive(connection, end, sender, valve.clone()));
-    client
-        .batch_execute(SETTINGS)
-        .await
-        .doing(|| format!("set up the session on the {end}"))?;
-    Ok(Session {
+    let asks = Asks::default();
+    tokio::spawn(drive(connection, end, sender, valve.clone(), asks.watch(patience)));
+    let session = Session {
         client,
         notifications,
         valve,
-    })
+        asks,
+    };
+    let limits = patience.map(|patience| patience.settings()).unwrap_or_default();
+    session
+        .ask()
+        .batch_execute(&format!("{SETTINGS};{limits}"))
+        .await
+        .doing(|| format!("set up the session on the {end} at {}", attempt.place))?;
+    Ok(session)
 }
 
 fn too_slow(what: &str, limit: Duration) -> Error {
@@ -203,8 +229,13 @@ fn advise(error: Error, target: &ConnInfo) -> Error {
 }
 
 /// Moves bytes between the socket and the client until either ends.
-async fn drive<S, T>(mut connection: Connection<S, T>, end: End, sender: mpsc::Sender<Notification>, valve: Valve)
-where
+async fn drive<S, T>(
+    mut connection: Connection<S, T>,
+    end: End,
+    sender: mpsc::Sender<Notification>,
+    valve: Valve,
+    mut silence: Silence,
+) where
     S: AsyncRead + AsyncWrite + Unpin,
     T: AsyncRead + AsyncWrite + Unpin,
 {
@@ -213,7 +244,12 @@ where
             ready!(valve.poll_open(context));
             connection.poll_message(context)
         });
-        match message.await {
+        let message = tokio::select! {
+            biased;
+            message = message => message,
+            () = silence.overdue() => return,
+        };
+        match message {
             Some(Ok(AsyncMessage::Notification(notification))) => {
                 // Full or closed: see the field.
                 let _ = sender.try_send(notification);

@@ -16,6 +16,8 @@ use std::io;
 
 use tokio_postgres::error::{DbError, SqlState};
 
+use crate::connect::silence;
+
 pub(crate) use class::Class;
 
 /// The outcome of nearly everything here.
@@ -199,6 +201,16 @@ impl<T> Doing<T> for std::result::Result<T, io::Error> {
 
 fn from_postgres(what: &str, error: &tokio_postgres::Error) -> Error {
     let Some(db) = error.as_db_error() else {
+        if error.is_closed()
+            && let Some(limit) = silence::noticed()
+        {
+            return Error::failure(format!(
+                "could not {what}: its server gave no answer within {} seconds",
+                limit.as_secs()
+            ))
+            .hint("The server hangs, or the network to it does: see to that; --timeout says how long it is waited for.")
+            .transient();
+        }
         let mut ours = Error::failure(format!("could not {what}: {}", chain(error)));
         ours.0.class = match io_cause(error) {
             _ if error.is_closed() => Class::Retry,

@@ -28,6 +28,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::cascade::Role;
 use crate::cli::TakeoverArgs;
+use crate::connect::silence::Patience;
 use crate::error::{Doing, Error, Result};
 use crate::failpoint::failpoint;
 use crate::node::tree::{self, Reached};
@@ -39,6 +40,7 @@ use step::{Kind, Step};
 
 /// Runs one takeover, or what is left of it.
 pub(crate) async fn run(args: TakeoverArgs, shutdown: Shutdown) -> Result<()> {
+    let _ = tree::PATIENCE.set(patience(&args));
     // Each step is a transaction, so what is dropped half way is rolled back by its server; and the journal knows the rest.
     let begun = tokio::select! {
         begun = Box::pin(begin(&args, &shutdown)) => begun?,
@@ -50,6 +52,16 @@ pub(crate) async fn run(args: TakeoverArgs, shutdown: Shutdown) -> Result<()> {
 }
 
 const STOPPED: &str = "stopped before the takeover was done";
+
+/// How long a node may take for what it is asked. Closing the old root waits for writers, too.
+fn patience(args: &TakeoverArgs) -> Patience {
+    // For a server 0 would be no limit.
+    let lock = Duration::from_secs(args.timeout.max(1));
+    Patience {
+        lock,
+        statement: lock + Duration::from_millis(args.fence_timeout.into()),
+    }
+}
 
 /// Connects to the node that becomes the root.
 async fn reach_new(args: &TakeoverArgs) -> Result<Reached> {
@@ -164,8 +176,8 @@ async fn finish(new: &Reached, mut op: Op, args: &TakeoverArgs, place: &Place, s
                 tracing::info!(takeover = op.id, "{}", next.word());
                 failpoint(&format!("takeover_after_{}", next.word()));
             }
-            // What was dropped half way may be on its way in the session that we have.
-            Err(error) if shutdown.requested() => {
+            // What was dropped half way may be on its way in the session that we have; or that was ended because nobody answers.
+            Err(error) if shutdown.requested() || new.client().is_closed() => {
                 return Err(match reach_new(args).await {
                     Ok(again) => failed(&again, op, error).await,
                     Err(second) => unfinished(&op.id, error, &second),
@@ -198,16 +210,32 @@ async fn failed(new: &Reached, op: Op, error: Error) -> Error {
             return error.within(format_args!("takeover {id} came second and was given up"));
         }
     }
-    if superseded || promoted {
+    if superseded {
         return error.within(format_args!("takeover {id} stopped"));
     }
-    match give_up(new, op, &error.to_string()).await {
+    if promoted {
+        return error.within(format_args!(
+            "takeover {id} stopped after it promoted, and goes on with --resume"
+        ));
+    }
+    let op = match abort(new, op, &error.to_string()).await {
+        Ok(op) => op,
+        Err(second) => return unfinished(&id, error, &second),
+    };
+    match release(new, &op).await {
         Ok(left) if left.is_empty() => error.within(format_args!("takeover {id} was given up, {after}")),
         Ok(left) => error.within(format_args!(
             "takeover {id} was given up, {after}, but for those that it could not tell: {}",
             left.join(", ")
         )),
-        Err(second) => unfinished(&id, error, &second),
+        Err(second) => {
+            let hint = second.get_hint().unwrap_or_default().to_owned();
+            error
+                .within(format_args!(
+                    "takeover {id} was given up, and not all were told: {second}; it had stopped because"
+                ))
+                .hint(hint)
+        }
     }
 }
 
@@ -232,24 +260,21 @@ fn unfinished(id: &str, error: Error, second: &Error) -> Error {
 /// First the journal, from which on it cannot promote; then the others, each by itself: the old root opens, branches and leaves take
 /// ticks again. Returns those that could not be told.
 async fn give_up(new: &Reached, op: Op, why: &str) -> Result<Vec<String>> {
-    let op = match op.step {
-        Some(_) => {
-            let op = journal::claim(new, op).await?;
-            failpoint("takeover_before_aborted");
-            journal::abort(new, &op, why).await?;
-            failpoint("takeover_after_aborted");
-            op
-        }
+    let op = abort(new, op, why).await?;
+    release(new, &op).await
+}
+
+/// From here on it cannot promote.
+async fn abort(new: &Reached, op: Op, why: &str) -> Result<Op> {
+    if op.step.is_none() {
         // It was, and perhaps others were not told.
-        None => op,
-    };
-    let left = release(new, &op).await?;
-    if op.kind == Kind::Planned {
-        tracing::info!(takeover = op.id, "aborted; \"{}\" is the root", op.old);
-    } else {
-        tracing::info!(takeover = op.id, "aborted");
+        return Ok(op);
     }
-    Ok(left)
+    let op = journal::claim(new, op).await?;
+    failpoint("takeover_before_aborted");
+    journal::abort(new, &op, why).await?;
+    failpoint("takeover_after_aborted");
+    Ok(op)
 }
 
 /// The others owe the takeover, which was aborted, nothing any more.
@@ -261,12 +286,15 @@ async fn release(new: &Reached, op: &Op) -> Result<Vec<String>> {
         ))
     };
     if op.kind != Kind::Planned {
-        return dead::release(new, op).await.map_err(again);
+        let left = dead::release(new, op).await.map_err(again)?;
+        tracing::info!(takeover = op.id, "aborted");
+        return Ok(left);
     }
     let old = tree::reach_known(&tree::find(new, &op.old).await?, &op.queue)
         .await
         .map_err(again)?;
     planned::check_only_root(new, &old, op).await?;
     planned::release(&old, op).await.map_err(again)?;
+    tracing::info!(takeover = op.id, "aborted; \"{}\" is the root", op.old);
     Ok(Vec::new())
 }

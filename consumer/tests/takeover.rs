@@ -47,6 +47,8 @@ mod partitions;
 mod planned;
 #[path = "takeover/returned.rs"]
 mod returned;
+#[path = "takeover/silent.rs"]
+mod silent;
 #[path = "takeover/standby.rs"]
 mod standby;
 #[path = "takeover/untold.rs"]

@@ -50,7 +50,7 @@ pub(crate) struct TakeoverArgs {
     /// A table that the new root need not have; may be repeated.
     #[arg(long, value_name = "SCHEMA.TABLE", conflicts_with_all = ["promoted_standby", "abort"])]
     pub(crate) ignore_table: Vec<String>,
-    /// How many seconds each wait may take. While the new root is waited for, nobody can write.
+    /// How many seconds each wait may take: for the new root, during which nobody can write, for a lock, for a server's answer.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub(crate) timeout: u64,
     /// How many milliseconds transactions that write are waited for when the old root is closed. New ones wait as long.

@@ -61,7 +61,7 @@ pub(super) async fn run(args: AdoptArgs) -> Result<()> {
         identity,
     };
     mend(&here).await?;
-    state::install(here.client()).await?;
+    state::install(&here.client()).await?;
     let provider = provider(&here, args.provider.as_deref()).await?;
     check_provider(&here, &provider, &encoding).await?;
     let root = tree::root(&provider).await?;
@@ -79,7 +79,7 @@ pub(super) async fn run(args: AdoptArgs) -> Result<()> {
     for node in [root, &provider] {
         tree::check_no_takeover(node).await?;
     }
-    let copying = cascade::in_copy(here.client(), &here.node).await?;
+    let copying = cascade::in_copy(&here.client(), &here.node).await?;
     if !copying.is_empty() {
         return Err(Error::failure(format!(
             "tables of {} were being copied when the database was: {}",
@@ -91,7 +91,7 @@ pub(super) async fn run(args: AdoptArgs) -> Result<()> {
     let tick = common_tick(&here, &provider).await?;
     // It has whatever was on the root when the copy was made.
     let complete = match here.node.role {
-        Role::Root => Some(goal::goal_tick(root.client(), &here.node.queue).await?),
+        Role::Root => Some(goal::goal_tick(&root.client(), &here.node.queue).await?),
         Role::Branch | Role::Leaf => None,
     };
 
@@ -100,13 +100,13 @@ pub(super) async fn run(args: AdoptArgs) -> Result<()> {
     let above = (root.node.name != provider.node.name).then_some(&provider);
     for node in [Some(root), above].into_iter().flatten() {
         let call = "pgq_node.register_location($1, $2, $3, false)";
-        ask(node.client(), &title, call, &[queue, &wanted.name, &wanted.location]).await?;
-        cascade::tell_admin_location(node.client(), queue, &wanted.name, wanted.admin_location.as_deref()).await?;
+        ask(&node.client(), &title, call, &[queue, &wanted.name, &wanted.location]).await?;
+        cascade::tell_admin_location(&node.client(), queue, &wanted.name, wanted.admin_location.as_deref()).await?;
         failpoint("node_known");
     }
     let call = "pgq_node.register_subscriber($1, $2, $3, $4)";
     ask(
-        provider.client(),
+        &provider.client(),
         &title,
         call,
         &[queue, &wanted.name, &wanted.worker, &tick],
@@ -183,13 +183,13 @@ async fn check_provider(here: &Reached, provider: &Reached, encoding: &str) -> R
             provider.node.title()
         )));
     }
-    if home::same_database(here.client(), provider.client()).await? {
+    if home::same_database(&here.client(), &provider.client()).await? {
         return Err(Error::usage(format!(
             "--db leads to {} itself, not to a copy of it",
             provider.node.title()
         )));
     }
-    let there: String = create::facts(provider.client()).await?.get(1);
+    let there: String = create::facts(&provider.client()).await?.get(1);
     if here.node.role != Role::Leaf && there != encoding {
         return Err(Error::failure(format!(
             "the copy has the encoding {encoding}, and its provider has {there}"
@@ -232,7 +232,7 @@ async fn check_copy(here: &Reached, root: &Reached, wanted: &Wanted) -> Result<(
                 here.node.name
             ))
     })?;
-    if home::same_database(here.client(), &there.client).await? {
+    if home::same_database(&here.client(), &there.client).await? {
         return Err(Error::usage(format!(
             "the database is {} itself, not a copy of it",
             here.node.title()
@@ -324,7 +324,7 @@ async fn become_node(
     wanted: &Wanted,
     (tick, complete): (i64, Option<i64>),
 ) -> Result<()> {
-    let (client, node) = (here.client(), &here.node);
+    let (client, node) = (&here.client(), &here.node);
     let what = || format!("make the copy of {} node \"{}\"", node.title(), wanted.name);
     let locations = tree::known(provider).await?;
     let old = Who {
@@ -359,7 +359,7 @@ async fn become_node(
             known.tell(client, node).await?;
         }
     } else {
-        let history = cascade::newer_epochs(provider.client(), &node.queue, 0).await?;
+        let history = cascade::newer_epochs(&provider.client(), &node.queue, 0).await?;
         let nodes: Vec<_> = locations
             .iter()
             .map(|known| {
@@ -414,7 +414,7 @@ async fn tell_of_consumers(here: &Reached) -> Result<()> {
     if node.role == Role::Leaf {
         return Ok(());
     }
-    let names = plain_consumers(here.client(), &node.queue).await?;
+    let names = plain_consumers(&here.client(), &node.queue).await?;
     if !names.is_empty() {
         tracing::warn!(
             "consumers of {} are registered here, too, and keep events until they read them or are unregistered: {}",

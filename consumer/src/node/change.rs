@@ -23,7 +23,7 @@ pub(super) async fn pause(args: WaitingArgs, paused: bool) -> Result<()> {
     let entry = tree::entry(&args.cascade).await?;
     let other = tree::other(&entry, &args.name).await?;
     let at = other.as_ref().unwrap_or(&entry);
-    at.node.set_paused(at.client(), paused).await?;
+    at.node.set_paused(&at.client(), paused).await?;
     failpoint("node_paused");
     seen(at, Duration::from_secs(args.timeout)).await?;
     tracing::info!(
@@ -39,12 +39,12 @@ pub(super) async fn pause(args: WaitingArgs, paused: bool) -> Result<()> {
 pub(crate) async fn seen(at: &Reached, timeout: Duration) -> Result<bool> {
     let deadline = Instant::now() + timeout;
     loop {
-        let now = at.node.reload(at.client()).await?;
+        let now = at.node.reload(&at.client()).await?;
         if now.uptodate {
             return Ok(true);
         }
         if try_lock(at).await? {
-            let outcome = now.set_uptodate(at.client()).await;
+            let outcome = now.set_uptodate(&at.client()).await;
             unlock(at).await?;
             return outcome.map(|()| false);
         }
@@ -74,7 +74,7 @@ pub(super) async fn try_lock(at: &Reached) -> Result<bool> {
 pub(crate) async fn is_replayed(at: &Reached, patience: Duration) -> Result<bool> {
     let deadline = Instant::now() + patience;
     loop {
-        let holder = holder(at.client(), key(&at.node))
+        let holder = holder(&at.client(), key(&at.node))
             .await
             .doing(|| format!("see whether {} is being replayed", at.node.title()))?;
         if holder.is_some() {
@@ -142,17 +142,17 @@ pub(super) async fn provider(args: ChangeProviderArgs) -> Result<()> {
         check_copies(at).await?;
         let after = Node {
             provider: new.node.name.clone(),
-            ..at.node.reload(at.client()).await?
+            ..at.node.reload(&at.client()).await?
         };
         wait_for_tick(&new, after.tick, Duration::from_secs(args.timeout)).await?;
         if unheard.is_some() || stranger {
             introduce(at, &new).await?;
         }
-        duty::subscribe(new.client(), at.client(), &after, after.tick).await?;
+        duty::subscribe(&new.client(), &at.client(), &after, after.tick).await?;
         failpoint("node_subscribed");
         match unheard {
             Some(epoch) => epoch::follow(at, &epoch, &new.node.name).await?,
-            None => at.node.set_provider(at.client(), &new.node.name).await?,
+            None => at.node.set_provider(&at.client(), &new.node.name).await?,
         }
         failpoint("node_changed");
     }
@@ -176,7 +176,7 @@ async fn introduce(at: &Reached, new: &Reached) -> Result<()> {
     tree::tell_all(at, root.as_ref().unwrap_or(new)).await?;
     failpoint("node_known");
     for known in known.iter().filter(|known| known.name != at.node.name) {
-        known.tell(at.client(), &at.node).await?;
+        known.tell(&at.client(), &at.node).await?;
     }
     Ok(())
 }
@@ -204,7 +204,7 @@ async fn check_not_below(at: &Reached, new: &Reached) -> Result<()> {
 
 /// Copies would start over from the new provider (duty/place.rs). Where the present one still answers, that is a pity.
 async fn check_copies(at: &Reached) -> Result<()> {
-    let names = cascade::in_copy(at.client(), &at.node).await?;
+    let names = cascade::in_copy(&at.client(), &at.node).await?;
     if names.is_empty() {
         return Ok(());
     }
@@ -228,7 +228,7 @@ async fn check_copies(at: &Reached) -> Result<()> {
 async fn wait_for_tick(new: &Reached, tick: i64, timeout: Duration) -> Result<()> {
     let deadline = Instant::now() + timeout;
     loop {
-        let reached = new.node.reload(new.client()).await?.tick;
+        let reached = new.node.reload(&new.client()).await?.tick;
         if reached >= tick {
             return Ok(());
         }
@@ -254,7 +254,13 @@ pub(crate) async fn leave_others(at: &Reached, provider: &str) -> Result<()> {
             let other = tree::reach_known(&known, &at.node.queue).await?;
             if other.node.role != Role::Leaf {
                 let call = "pgq_node.unregister_subscriber($1, $2)";
-                ask(other.client(), &at.node.title(), call, &[&at.node.queue, &at.node.name]).await?;
+                ask(
+                    &other.client(),
+                    &at.node.title(),
+                    call,
+                    &[&at.node.queue, &at.node.name],
+                )
+                .await?;
             }
             Ok::<(), Error>(())
         };

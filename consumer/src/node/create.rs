@@ -241,8 +241,8 @@ async fn below(args: CreateArgs, role: Role, merge: Option<String>) -> Result<()
     let above = (root.node.name != provider.node.name).then_some(&provider);
     for node in [Some(root), above].into_iter().flatten() {
         let call = "pgq_node.register_location($1, $2, $3, false)";
-        ask(node.client(), &title, call, &[queue, name, &candidate.location]).await?;
-        cascade::tell_admin_location(node.client(), queue, name, candidate.admin_location.as_deref()).await?;
+        ask(&node.client(), &title, call, &[queue, name, &candidate.location]).await?;
+        cascade::tell_admin_location(&node.client(), queue, name, candidate.admin_location.as_deref()).await?;
         failpoint("node_known");
     }
     // What a branch of the combined queue has of it, only that will tell: nothing that it may lack is to be forgotten until then.
@@ -259,7 +259,7 @@ async fn below(args: CreateArgs, role: Role, merge: Option<String>) -> Result<()
     let start: Option<i64> = row.get(0);
     let call = "pgq_node.register_subscriber($1, $2, $3, $4)";
     ask(
-        provider.client(),
+        &provider.client(),
         &title,
         call,
         &[queue, name, &candidate.worker, &start],
@@ -304,7 +304,7 @@ async fn check_provider(candidate: &Candidate, provider: &Reached, keeps_events:
             provider.node.title()
         )));
     }
-    let row = facts(provider.client()).await?;
+    let row = facts(&provider.client()).await?;
     if keeps_events && !row.get::<_, bool>(2) {
         return Err(Error::usage(format!(
             "{}, the provider, is a node of PgQ's own, which cannot feed a branch, or a leaf with --merge",
@@ -364,7 +364,7 @@ async fn make_branch(candidate: &Candidate, provider: &Reached, start: &Start) -
     )
     .await?;
     let what = || format!("set up the queue of {title}");
-    if let Some(epochs) = cascade::newer_epochs(provider.client(), queue, 0).await? {
+    if let Some(epochs) = cascade::newer_epochs(&provider.client(), queue, 0).await? {
         client
             .execute("select pgcascade.learn_epochs($1, $2::text::jsonb)", &[queue, &epochs])
             .await

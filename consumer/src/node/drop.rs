@@ -45,10 +45,10 @@ pub(super) async fn run(args: DropArgs) -> Result<()> {
         let root = tree::root(at).await?;
         let root = root.as_ref().unwrap_or(at);
         let call = "pgq_node.unregister_location($1, $2)";
-        ask(root.client(), &at.node.title(), call, &[&at.node.queue, &at.node.name]).await?;
+        ask(&root.client(), &at.node.title(), call, &[&at.node.queue, &at.node.name]).await?;
         failpoint("node_forgotten");
     }
-    make_left_over_indexes(at.client(), &at.node).await?;
+    make_left_over_indexes(&at.client(), &at.node).await?;
     erase(at).await?;
     tracing::info!(node = at.node.name, queue = at.node.queue, "node dropped");
     Ok(())
@@ -71,7 +71,7 @@ async fn subscribers(at: &Reached) -> Result<Vec<String>> {
 
 /// The database is an ordinary one again.
 async fn erase(at: &Reached) -> Result<()> {
-    let (client, node) = (at.client(), &at.node);
+    let (client, node) = (&at.client(), &at.node);
     let what = || format!("drop {}", node.title());
     client.batch_execute("begin").await.doing(what)?;
     if node.role == Role::Leaf {
@@ -141,13 +141,13 @@ async fn forget(entry: &Reached, name: &str) -> Result<()> {
         }
         if reached.node.role != Role::Leaf {
             let call = "pgq_node.unregister_subscriber($1, $2)";
-            ask(reached.client(), &reached.node.title(), call, &[queue, &name]).await?;
+            ask(&reached.client(), &reached.node.title(), call, &[queue, &name]).await?;
         }
         gravestone::remove(&reached, name).await?;
     }
     gravestone::remove(root, name).await?;
     let call = "pgq_node.unregister_location($1, $2)";
-    ask(root.client(), &root.node.title(), call, &[queue, &name]).await?;
+    ask(&root.client(), &root.node.title(), call, &[queue, &name]).await?;
     tracing::info!(node = name, queue, "node dropped");
     Ok(())
 }

@@ -17,7 +17,7 @@ pub(crate) struct Epoch {
 /// Has a node follow the root of that epoch, and read from that provider. What it had promised to that takeover it keeps thereby.
 pub(crate) async fn follow(at: &Reached, epoch: &Epoch, provider: &str) -> Result<()> {
     if at.node.role == Role::Leaf {
-        return leaf::follow(at.client(), &at.node, &epoch.op, epoch.number, provider).await;
+        return leaf::follow(&at.client(), &at.node, &epoch.op, epoch.number, provider).await;
     }
     at.client()
         .execute(
@@ -34,7 +34,7 @@ pub(super) async fn of(at: &Reached) -> Result<i64> {
     let query = if at.node.role == Role::Leaf {
         // Versions before 14 have no such column.
         "select coalesce((pg_catalog.to_jsonb(n) ->> 'epoch')::int8, 1) from pgcascade_replay.node n where queue = $1"
-    } else if exists(at.client(), "pgcascade.node_state").await? {
+    } else if exists(&at.client(), "pgcascade.node_state").await? {
         "select epoch from pgcascade.node_state where queue_name = $1"
     } else {
         return Ok(1);
@@ -52,10 +52,10 @@ pub(super) async fn of(at: &Reached) -> Result<i64> {
 pub(super) async fn unheard(at: &Reached, new: &Reached) -> Result<Option<Epoch>> {
     let queue = &at.node.queue;
     let known = of(at).await?;
-    let Some(history) = newer_epochs(new.client(), queue, known).await? else {
+    let Some(history) = newer_epochs(&new.client(), queue, known).await? else {
         return Ok(None);
     };
-    let tick = at.node.reload(at.client()).await?.tick;
+    let tick = at.node.reload(&at.client()).await?.tick;
     let row = new
         .client()
         .query_one(

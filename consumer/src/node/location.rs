@@ -42,11 +42,11 @@ pub(super) async fn run(args: ChangeLocationArgs) -> Result<()> {
     }
     let location = args.location.clone().unwrap_or_else(|| before.location.clone());
     let at = arrive("location", &location, &args.name, queue).await?;
-    let identity: String = facts(at.client()).await?.get(0);
+    let identity: String = facts(&at.client()).await?.get(0);
     let admin_location = match &args.admin_location {
         Some(given) => {
             let other = arrive("admin-location", given, &args.name, queue).await?;
-            if facts(other.client()).await?.get::<_, String>(0) != identity {
+            if facts(&other.client()).await?.get::<_, String>(0) != identity {
                 return Err(Error::usage(format!(
                     "--admin-location leads to another database than the address for programs, {location}"
                 )));
@@ -87,7 +87,7 @@ pub(super) async fn run(args: ChangeLocationArgs) -> Result<()> {
     let itself = (at.node.role != Role::Root).then_some(&at);
     let below = others.iter().filter(|other| other.node.role != Role::Root);
     for node in itself.into_iter().chain(below).chain([root]) {
-        now.tell(node.client(), &node.node).await?;
+        now.tell(&node.client(), &node.node).await?;
         failpoint("node_told");
     }
     tracing::info!(
@@ -106,7 +106,7 @@ async fn arrive(flag: &str, text: &str, name: &str, queue: &str) -> Result<Reach
     let at = tree::reach(&place, queue)
         .await
         .map_err(|error| error.within(format_args!("--{flag}")))?;
-    if cascade::is_called(at.client(), &at.node, name).await? {
+    if cascade::is_called(&at.client(), &at.node, name).await? {
         return Ok(at);
     }
     Err(Error::usage(format!(
@@ -120,7 +120,7 @@ async fn still_leads(before: &Known, at: &Reached) -> Option<String> {
     before.admin_location.as_ref()?;
     let look = async {
         let there = tree::reach(&before.place()?, &at.node.queue).await?;
-        home::same_database(at.client(), there.client()).await
+        home::same_database(&at.client(), &there.client()).await
     };
     if let Ok(Ok(true)) = timeout(PATIENCE, look).await {
         return before.admin_location.clone();
@@ -137,7 +137,7 @@ async fn check_alone(before: &Known, at: &Reached) -> Result<()> {
     let look = async {
         let place = conninfo("location", Some(&before.location))?;
         let there = tree::reach(&place, &at.node.queue).await?;
-        let another = there.node.name == at.node.name && !home::same_database(at.client(), there.client()).await?;
+        let another = there.node.name == at.node.name && !home::same_database(&at.client(), &there.client()).await?;
         Ok::<_, Error>(another)
     };
     match timeout(PATIENCE, look).await {

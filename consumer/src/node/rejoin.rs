@@ -67,7 +67,7 @@ pub(super) async fn run(args: RejoinArgs) -> Result<()> {
         ))
         .hint("Name the root or a branch, or leave --provider out."));
     }
-    returned::prepare(old.client(), &old.node).await?;
+    returned::prepare(&old.client(), &old.node).await?;
     let found = match old.node.role {
         Role::Root => become_branch(old, &root, provider, &args).await?,
         _ => {
@@ -160,8 +160,8 @@ async fn joined(old: &Reached) -> Result<Option<Return>> {
 
 /// From a root that was given up to a branch.
 async fn become_branch(old: &Reached, root: &Reached, provider: &Reached, args: &RejoinArgs) -> Result<Return> {
-    let (client, queue) = (old.client(), &old.node.queue);
-    let history = newer_epochs(root.client(), queue, 0).await?.ok_or_else(|| {
+    let (client, queue) = (&old.client(), &old.node.queue);
+    let history = newer_epochs(&root.client(), queue, 0).await?.ok_or_else(|| {
         Error::failure(format!("the cascade of {} has no other root", old.node.title()))
             .hint("No takeover has declared it dead: it is the root.")
     })?;
@@ -212,7 +212,7 @@ async fn become_branch(old: &Reached, root: &Reached, provider: &Reached, args: 
         ))
         .hint("It is closed, and its lost events are saved. Name another node in --provider, which has the tick; if none has, make this one anew: consumer node drop, create-branch.")
     })?;
-    duty::subscribe(provider.client(), client, &at_fork, found.fork).await?;
+    duty::subscribe(&provider.client(), client, &at_fork, found.fork).await?;
     failpoint("rejoin_subscribed");
     join(old, provider, &found, &history).await?;
     failpoint("rejoin_joined");
@@ -272,7 +272,7 @@ async fn save(old: &Reached, found: &Return, file: Option<&Path>) -> Result<Opti
 
 /// The one transaction.
 async fn join(old: &Reached, provider: &Reached, found: &Return, history: &str) -> Result<()> {
-    let (client, node) = (old.client(), &old.node);
+    let (client, node) = (&old.client(), &old.node);
     let what = || format!("make {} a branch of \"{}\"", node.title(), provider.node.name);
     let known = tree::known(provider).await?;
     let nodes: Vec<serde_json::Value> = known
@@ -334,7 +334,7 @@ async fn leave_behind(old: &Reached) -> Result<()> {
         match timeout(PROBE, reads_here).await {
             Ok(Ok(false)) => {
                 let call = "pgq_node.unregister_subscriber($1, $2)";
-                ask(old.client(), &old.node.title(), call, &[&old.node.queue, &name]).await?;
+                ask(&old.client(), &old.node.title(), call, &[&old.node.queue, &name]).await?;
                 failpoint("rejoin_left");
             }
             Ok(Ok(true)) => {}

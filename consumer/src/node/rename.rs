@@ -56,7 +56,7 @@ pub(super) async fn run(args: RenameArgs) -> Result<()> {
     let worker = worker(&at.node, &old, &new);
 
     for node in &nodes {
-        told.tell(node.client(), &node.node).await?;
+        told.tell(&node.client(), &node.node).await?;
         failpoint("node_known");
     }
     let above = nodes
@@ -81,12 +81,12 @@ pub(super) async fn run(args: RenameArgs) -> Result<()> {
     failpoint("node_seen");
     // The root comes last: until then the command finds the node under its old name.
     for node in nodes.iter().filter(|node| node.node.role != Role::Root) {
-        let now = node.node.reload(node.client()).await?;
-        cascade::forget_location(node.client(), &now, &old).await?;
+        let now = node.node.reload(&node.client()).await?;
+        cascade::forget_location(&node.client(), &now, &old).await?;
         failpoint("node_forgotten");
     }
     for node in nodes.iter().filter(|node| node.node.role == Role::Root) {
-        cascade::forget_location(node.client(), &node.node, &old).await?;
+        cascade::forget_location(&node.client(), &node.node, &old).await?;
     }
     tracing::info!(old, new, queue = at.node.queue, "node renamed");
     Ok(())
@@ -147,7 +147,7 @@ async fn check(node: &Reached, new: &str, place: &str) -> Result<()> {
     if let Some(taken) = known.iter().find(|known| known.name == new && known.location != place) {
         return Err(taken_by(node, taken));
     }
-    if node.node.role != Role::Leaf && !exists(node.client(), ADMIN_LOCATIONS).await? {
+    if node.node.role != Role::Leaf && !exists(&node.client(), ADMIN_LOCATIONS).await? {
         return Err(Error::failure(format!(
             "{} is a node of PgQ's own, and cannot know a node under another name",
             node.node.title()
@@ -186,7 +186,7 @@ fn worker(node: &Node, old: &str, new: &str) -> String {
 
 /// The one transaction on the node.
 async fn rename(at: &Reached, old: &str, new: &str, worker: &str) -> Result<()> {
-    let (client, node) = (at.client(), &at.node);
+    let (client, node) = (&at.client(), &at.node);
     if node.name == new {
         return Ok(());
     }
@@ -231,10 +231,10 @@ async fn rename(at: &Reached, old: &str, new: &str, worker: &str) -> Result<()> 
 
 /// Who reads from the old name reads from the new one.
 async fn tell(node: &Reached, old: &str, new: &str) -> Result<()> {
-    let now = node.node.reload(node.client()).await?;
+    let now = node.node.reload(&node.client()).await?;
     if now.role == Role::Leaf {
         if now.provider == old {
-            now.set_provider(node.client(), new).await?;
+            now.set_provider(&node.client(), new).await?;
         }
         return Ok(());
     }

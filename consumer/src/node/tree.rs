@@ -1,17 +1,22 @@
 //! Finding the nodes of a cascade from any one of them.
 
+use once_cell::sync::OnceCell;
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
 use crate::cascade::{self, ADMIN_LOCATIONS, Node, Role};
 use crate::cli::CascadeArgs;
 use crate::config::conninfo;
-use crate::connect::{End, Session, connect, exists};
+use crate::connect::silence::{Asking, Patience};
+use crate::connect::{End, Session, connect_within, exists};
 use crate::conninfo::ConnInfo;
 use crate::error::{Doing, Error, Result};
 
 /// More than any tree is high: a circle ends here.
 pub(crate) const HIGHEST: usize = 64;
+
+/// Of the command that this process runs, with all nodes, if it must end whatever becomes of them.
+pub(crate) static PATIENCE: OnceCell<Patience> = OnceCell::new();
 
 /// A node that is connected to.
 pub(crate) struct Reached {
@@ -20,8 +25,9 @@ pub(crate) struct Reached {
 }
 
 impl Reached {
-    pub(crate) fn client(&self) -> &Client {
-        &self.session.client
+    /// For one question, see [`Session::ask`].
+    pub(crate) fn client(&self) -> Asking<'_> {
+        self.session.ask()
     }
 }
 
@@ -58,8 +64,8 @@ pub(crate) async fn entry(args: &CascadeArgs) -> Result<Reached> {
 
 /// Connects to a database that must be a node.
 pub(crate) async fn reach(database: &ConnInfo, queue: &str) -> Result<Reached> {
-    let session = connect(database, End::Node, "consumer node").await?;
-    let node = cascade::load(&session.client, queue).await?.ok_or_else(|| {
+    let session = connect_within(database, End::Node, "consumer node", PATIENCE.get().copied()).await?;
+    let node = cascade::load(&session.ask(), queue).await?.ok_or_else(|| {
         Error::failure(format!("the database ({database}) is no node of queue \"{queue}\""))
             .hint("consumer node create-root, create-branch or create-leaf makes it one.")
     })?;
@@ -71,7 +77,7 @@ pub(crate) async fn reach_known(known: &Known, queue: &str) -> Result<Reached> {
     let reached = reach(&known.place()?, queue)
         .await
         .map_err(|error| error.within(format_args!("node \"{}\"", known.name)))?;
-    if !cascade::is_called(reached.client(), &reached.node, &known.name).await? {
+    if !cascade::is_called(&reached.client(), &reached.node, &known.name).await? {
         return Err(Error::failure(format!(
             "the location of node \"{}\" leads to {}",
             known.name,
@@ -88,7 +94,7 @@ pub(crate) async fn known(from: &Reached) -> Result<Vec<Known>> {
         // Versions before 13 have no such column.
         "select node, location, dead, pg_catalog.to_jsonb(l) ->> 'admin_location' from pgcascade_replay.node_location l
           where queue = $1 order by node"
-    } else if !exists(from.client(), ADMIN_LOCATIONS).await? {
+    } else if !exists(&from.client(), ADMIN_LOCATIONS).await? {
         "select node_name, node_location, dead, null from pgq_node.node_location where queue_name = $1 order by node_name"
     } else {
         "select node_name, node_location, dead, a.location
@@ -157,13 +163,13 @@ pub(super) async fn tell_all(at: &Reached, root: &Reached) -> Result<()> {
     let own = find(at, &at.node.name).await?;
     let call = "pgq_node.register_location($1, $2, $3, false)";
     let values: &[&(dyn ToSql + Sync)] = &[&at.node.queue, &own.name, &own.location];
-    cascade::ask(root.client(), &at.node.title(), call, values).await?;
-    cascade::tell_admin_location(root.client(), &at.node.queue, &own.name, own.admin_location.as_deref()).await
+    cascade::ask(&root.client(), &at.node.title(), call, values).await?;
+    cascade::tell_admin_location(&root.client(), &at.node.queue, &own.name, own.admin_location.as_deref()).await
 }
 
 /// Refuses while a node has a part in a takeover.
 pub(crate) async fn check_no_takeover(at: &Reached) -> Result<()> {
-    if at.node.role != Role::Leaf && exists(at.client(), "pgcascade.takeover").await? {
+    if at.node.role != Role::Leaf && exists(&at.client(), "pgcascade.takeover").await? {
         at.client()
             .execute("select pgcascade.check_no_takeover($1)", &[&at.node.queue])
             .await

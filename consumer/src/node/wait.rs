@@ -21,7 +21,7 @@ pub(super) async fn run(args: WaitArgs) -> Result<()> {
     let at = other.as_ref().unwrap_or(&entry);
     let tick = target(at, args.for_tick_of).await?;
     loop {
-        let reached = at.node.reload(at.client()).await?.tick;
+        let reached = at.node.reload(&at.client()).await?.tick;
         // The position goes on while a table is being copied.
         if reached >= tick && (at.node.role == Role::Root || !copying(at).await?) {
             tracing::info!(node = at.node.name, queue = at.node.queue, tick, "reached");
@@ -57,16 +57,16 @@ async fn copying(at: &Reached) -> Result<bool> {
 async fn target(at: &Reached, whose: Whose) -> Result<i64> {
     let queue = &at.node.queue;
     if at.node.role == Role::Root {
-        return goal::goal_tick(at.client(), queue).await;
+        return goal::goal_tick(&at.client(), queue).await;
     }
     match whose {
         Whose::Root => {
             let root = tree::root(at).await?;
-            goal::goal_tick(root.as_ref().unwrap_or(at).client(), queue).await
+            goal::goal_tick(&root.as_ref().unwrap_or(at).client(), queue).await
         }
         Whose::Provider => {
             let provider = tree::reach_known(&tree::find(at, &at.node.provider).await?, queue).await?;
-            goal::goal_tick(provider.client(), queue).await
+            goal::goal_tick(&provider.client(), queue).await
         }
     }
 }

@@ -31,7 +31,7 @@ pub(super) async fn step(new: &Reached, op: &mut Op, step: Step, limits: &Limits
         Step::Done => {
             // From here on everybody knows: the root's events tell.
             let call = "pgq_node.register_location($1, $2, null, true)";
-            ask(new.client(), &new.node.title(), call, &[&op.queue, &op.old]).await?;
+            ask(&new.client(), &new.node.title(), call, &[&op.queue, &op.old]).await?;
             op.advance(new, Step::Done).await
         }
         Step::Prepared | Step::Fenced | Step::Drained | Step::Demoted => Err(Error::failure(format!(
@@ -101,7 +101,7 @@ async fn elect(new: &Reached, op: &mut Op) -> Result<()> {
 
 async fn catch_up(new: &Reached, op: &Op, limits: &Limits) -> Result<()> {
     let (fork, donor) = (op.fork()?, op.donor()?);
-    let now = new.node.reload(new.client()).await?;
+    let now = new.node.reload(&new.client()).await?;
     if donor != new.node.name && now.tick < fork {
         let from = tree::reach_known(&tree::find(new, donor).await?, &op.queue).await?;
         let after = Node {
@@ -110,14 +110,14 @@ async fn catch_up(new: &Reached, op: &Op, limits: &Limits) -> Result<()> {
         };
         let epochs = if from.node.role == Role::Leaf {
             leaves::check_journal(&from, &now).await?;
-            donated::check_tables(new.client(), &after).await?;
+            donated::check_tables(&new.client(), &after).await?;
             leaves::epochs(new, op).await?
         } else {
             if now.provider != donor {
-                duty::subscribe(from.client(), new.client(), &after, now.tick).await?;
+                duty::subscribe(&from.client(), &new.client(), &after, now.tick).await?;
                 failpoint("takeover_subscribed_new");
             }
-            newer_epochs(from.client(), &op.queue, 0).await?
+            newer_epochs(&from.client(), &op.queue, 0).await?
         };
         op.fetch(new, donor, &epochs).await?;
         failpoint("takeover_fetching");
@@ -146,7 +146,7 @@ async fn repoint(new: &Reached, op: &Op, limits: &Limits) -> Result<()> {
     failpoint("takeover_gravestone");
     // The new root may have been made so late that others have not heard of it.
     let itself = tree::find(new, &new.node.name).await?;
-    let introduce = async |other: &Reached| itself.tell(other.client(), &other.node).await;
+    let introduce = async |other: &Reached| itself.tell(&other.client(), &other.node).await;
     repoint_survivors(new, op, limits, &op.old, introduce).await
 }
 
@@ -170,7 +170,7 @@ pub(super) async fn repoint_survivors(
         let told = async {
             let other = tree::reach_known(&other, &op.queue).await?;
             for node in &gone {
-                set_location(other.client(), &other.node, &node.name, &node.location, true).await?;
+                set_location(&other.client(), &other.node, &node.name, &node.location, true).await?;
             }
             introduce(&other).await?;
             planned::tell(new, &other, &begun, &from, limits).await
@@ -226,7 +226,7 @@ pub(super) async fn open(new: &Reached, op: &Op, limits: &Limits) -> Result<()> 
 
 /// The branch confirms the epoch, or says which tick it is at if that is before the fork.
 async fn confirmed_by(new: &Reached, op: &Op, other: &Reached, history: &str) -> Result<Option<i64>> {
-    let tick = other.node.reload(other.client()).await?.tick;
+    let tick = other.node.reload(&other.client()).await?.tick;
     if tick < op.fork()? {
         return Ok(Some(tick));
     }
@@ -239,7 +239,7 @@ async fn confirmed_by(new: &Reached, op: &Op, other: &Reached, history: &str) ->
 /// the same command or by what their own replay asks when it runs (replay/epochs.rs). They stand in nobody's way: what is aborted
 /// cannot promote, so it does not matter when, or in which order, its promises end.
 pub(super) async fn release(new: &Reached, op: &Op) -> Result<Vec<String>> {
-    let provider = new.node.reload(new.client()).await?.provider;
+    let provider = new.node.reload(&new.client()).await?.provider;
     let mut left = Vec::new();
     let survivors = survivors(tree::known(new).await?, new, &op.old);
     // Who was lost has promised nothing.
@@ -256,20 +256,20 @@ pub(super) async fn release(new: &Reached, op: &Op) -> Result<Vec<String>> {
             }
         }
     }
-    donated::clear(new.client(), &op.queue).await?;
+    donated::clear(&new.client(), &op.queue).await?;
     Ok(left)
 }
 
 async fn release_one(new: &Reached, op: &Op, known: &Known, provider: &str) -> Result<()> {
     let other = tree::reach_known(known, &op.queue).await?;
     if other.node.role == Role::Leaf {
-        return leaf::release(other.client(), &other.node, &op.id).await;
+        return leaf::release(&other.client(), &other.node, &op.id).await;
     }
     planned::release(&other, op).await?;
     if other.node.name != provider {
         // It was to give what the new root lacked.
         let call = "pgq_node.unregister_subscriber($1, $2)";
-        ask(other.client(), &other.node.title(), call, &[&op.queue, &new.node.name]).await?;
+        ask(&other.client(), &other.node.title(), call, &[&op.queue, &new.node.name]).await?;
     }
     Ok(())
 }

@@ -27,7 +27,7 @@ async fn all(new: &Reached, op: &Op) -> Result<Vec<Reached>> {
 /// Each takes no more ticks until it is told whom to follow.
 pub(super) async fn promise(new: &Reached, op: &Op) -> Result<()> {
     for other in all(new, op).await? {
-        leaf::promise(other.client(), &other.node, &op.id, op.epoch).await?;
+        leaf::promise(&other.client(), &other.node, &op.id, op.epoch).await?;
         failpoint("takeover_promised_leaf");
     }
     Ok(())
@@ -37,11 +37,11 @@ pub(super) async fn promise(new: &Reached, op: &Op) -> Result<()> {
 /// journal reaches back to the new root.
 pub(super) async fn ahead(new: &Reached, op: &Op, furthest: i64) -> Result<Option<(String, i64)>> {
     let mut ahead = Vec::new();
-    for mut other in all(new, op).await? {
-        let tick = leaf::promise(other.client(), &other.node, &op.id, op.epoch).await?;
+    for other in all(new, op).await? {
+        let tick = leaf::promise(&other.client(), &other.node, &op.id, op.epoch).await?;
         if tick > furthest {
-            other.node = other.node.reload(other.client()).await?;
-            ahead.push(other);
+            let node = other.node.reload(&other.client()).await?;
+            ahead.push(Reached { node, ..other });
         }
     }
     let Some(top) = ahead.iter().map(|leaf| leaf.node.tick).max() else {
@@ -50,7 +50,7 @@ pub(super) async fn ahead(new: &Reached, op: &Op, furthest: i64) -> Result<Optio
     let mut lacking = None;
     for leaf in ahead.iter().filter(|leaf| leaf.node.tick == top) {
         check_epoch(new, op, leaf).await?;
-        match check_journal(leaf, &new.node.reload(new.client()).await?).await {
+        match check_journal(leaf, &new.node.reload(&new.client()).await?).await {
             Ok(()) => return Ok(Some((leaf.node.name.clone(), top))),
             Err(error) => lacking = Some(error),
         }
@@ -60,7 +60,7 @@ pub(super) async fn ahead(new: &Reached, op: &Op, furthest: i64) -> Result<Optio
 
 /// Refuses a leaf whose journal does not reach from the branch's tick to its own.
 pub(super) async fn check_journal(leaf: &Reached, branch: &Node) -> Result<()> {
-    match donated::lacks(leaf.client(), &leaf.node, branch).await? {
+    match donated::lacks(&leaf.client(), &leaf.node, branch).await? {
         None => Ok(()),
         Some(lacks) => Err(Error::failure(format!(
             "{} has changes that no branch has, and cannot give them: {lacks}",
@@ -113,7 +113,7 @@ pub(super) async fn epochs(new: &Reached, op: &Op) -> Result<Option<String>> {
     let others = dead::branches(new, op).await?;
     let (mut newest, mut known) = (0, None);
     for branch in others.iter().chain([new]) {
-        if let Some(history) = newer_epochs(branch.client(), &op.queue, newest).await? {
+        if let Some(history) = newer_epochs(&branch.client(), &op.queue, newest).await? {
             newest = branch
                 .client()
                 .query_one(
@@ -132,10 +132,10 @@ pub(super) async fn epochs(new: &Reached, op: &Op) -> Result<Option<String>> {
 /// After the new root has caught up: what came from a leaf, which need not be there any more, has left its sequences where they were, and is
 /// not needed again.
 pub(super) async fn settle(new: &Reached, op: &Op) -> Result<()> {
-    if donated::any(new.client(), &op.queue).await? {
+    if donated::any(&new.client(), &op.queue).await? {
         move_sequences(new).await?;
         failpoint("takeover_sequences_moved");
-        donated::clear(new.client(), &op.queue).await?;
+        donated::clear(&new.client(), &op.queue).await?;
     }
     Ok(())
 }
@@ -150,6 +150,10 @@ async fn move_sequences(new: &Reached) -> Result<()> {
     for row in rows.iter().filter(|row| row.get(4)) {
         let (table, column) = (Name::new(row.get::<_, String>(0), row.get::<_, String>(1)), row.get(2));
         if let Err(error) = move_sequence(new, &table, column).await {
+            if error.is_transient() {
+                // Not left to anybody: it comes again with the step.
+                return Err(error);
+            }
             tracing::warn!("{error}; see to it by hand before applications write");
         }
     }

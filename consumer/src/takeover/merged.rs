@@ -10,7 +10,7 @@ use crate::node::tree::Reached;
 /// The queues that are merged on a node, and whether it is known how far.
 async fn parts(at: &Reached) -> Result<BTreeMap<String, bool>> {
     let what = || format!("look for queues that are merged on {}", at.node.title());
-    if !exists(at.client(), "pgcascade_replay.node").await? {
+    if !exists(&at.client(), "pgcascade_replay.node").await? {
         return Ok(BTreeMap::new());
     }
     let rows = at

@@ -62,7 +62,7 @@ async fn fence(new: &Reached, op: &mut Op, limits: &Limits) -> Result<()> {
     let mut waited = limits.wait;
     loop {
         let begin = Instant::now();
-        reach(new, old.node.reload(old.client()).await?.tick, limits).await?;
+        reach(new, old.node.reload(&old.client()).await?.tick, limits).await?;
         let before = std::mem::replace(&mut waited, begin.elapsed());
         if waited < NEAR || waited * 2 > before {
             break;
@@ -70,6 +70,7 @@ async fn fence(new: &Reached, op: &mut Op, limits: &Limits) -> Result<()> {
     }
     preflight::look_again(new, &old, limits).await?;
     preflight::look_for_replays(new, &old, limits.wait).await?;
+    failpoint("takeover_promising_old");
     old.client()
         .execute(
             "select pgcascade.promise_epoch($1, $2::text::uuid, $3, 'planned')",
@@ -103,7 +104,7 @@ async fn drain(new: &Reached, op: &mut Op, limits: &Limits) -> Result<()> {
 pub(super) async fn reach(new: &Reached, tick: i64, limits: &Limits) -> Result<()> {
     let deadline = Instant::now() + limits.wait;
     loop {
-        let reached = new.node.reload(new.client()).await?.tick;
+        let reached = new.node.reload(&new.client()).await?.tick;
         if reached >= tick {
             return Ok(());
         }
@@ -227,12 +228,12 @@ async fn demote(new: &Reached, op: &Op, limits: &Limits) -> Result<()> {
         failpoint("takeover_demoted_old");
     }
     // So that it can be the root again at once, whether its replay runs or not.
-    duty::settle(old.client(), &old.node.reload(old.client()).await?).await?;
+    duty::settle(&old.client(), &old.node.reload(&old.client()).await?).await?;
     failpoint("takeover_settled_old");
     // Not before its replay knows that it reads from nobody now.
     seen(new, limits.wait).await?;
     let call = "pgq_node.unregister_subscriber($1, $2)";
-    ask(old.client(), &old.node.title(), call, &[&op.queue, &new.node.name]).await?;
+    ask(&old.client(), &old.node.title(), call, &[&op.queue, &new.node.name]).await?;
     op.advance(new, Step::Demoted).await
 }
 
@@ -242,7 +243,7 @@ async fn subscribe(new: &Reached, other: &Reached, tick: i64) -> Result<()> {
         provider: new.node.name.clone(),
         ..other.node.clone()
     };
-    duty::subscribe(new.client(), other.client(), &after, tick).await
+    duty::subscribe(&new.client(), &other.client(), &after, tick).await
 }
 
 /// Who read from the old root reads from the new one; the others learn of the epoch. A node that cannot be reached is named,
@@ -257,7 +258,7 @@ async fn repoint(new: &Reached, op: &Op, limits: &Limits) -> Result<()> {
         let told = async {
             let other = tree::reach_known(&known, &op.queue).await?;
             // The new root may have been made so late that the other has not heard of it.
-            itself.tell(other.client(), &other.node).await?;
+            itself.tell(&other.client(), &other.node).await?;
             tell(new, &other, &begun, &[&op.old], limits).await
         };
         if let Err(error) = told.await {
@@ -300,10 +301,10 @@ pub(super) async fn tell(new: &Reached, other: &Reached, epoch: &Epoch, from: &[
 /// Keeps nothing for a node that did not come, unless it came and could not say so.
 async fn forget(new: &Reached, other: &Reached) {
     let forgotten = async {
-        if other.node.reload(other.client()).await?.provider != new.node.name {
+        if other.node.reload(&other.client()).await?.provider != new.node.name {
             let call = "pgq_node.unregister_subscriber($1, $2)";
             ask(
-                new.client(),
+                &new.client(),
                 &new.node.title(),
                 call,
                 &[&new.node.queue, &other.node.name],
@@ -332,7 +333,7 @@ pub(super) async fn begun(new: &Reached, op: &Op) -> Result<Epoch> {
 
 /// What the new root knows of epochs.
 pub(super) async fn history(new: &Reached, op: &Op) -> Result<String> {
-    newer_epochs(new.client(), &op.queue, 0)
+    newer_epochs(&new.client(), &op.queue, 0)
         .await?
         .ok_or_else(|| Error::failure(format!("{} does not know epoch {}", new.node.title(), op.epoch)))
 }

@@ -95,27 +95,29 @@ pub(super) async fn look(new: &Reached, live: Option<Op>, args: &TakeoverArgs) -
         if known.name == new.node.name || known.name == old.node.name || known.dead {
             continue;
         }
-        match tree::reach_known(&known, queue).await {
-            Ok(other) => {
-                let (role, provider) = (other.node.role.word(), &other.node.provider);
-                found.others.push(if *provider == old.node.name {
-                    format!("{role} \"{}\" will read from \"{}\"", known.name, found.new)
-                } else {
-                    format!("{role} \"{}\" goes on reading from \"{provider}\"", known.name)
-                });
-                if other.node.role == Role::Leaf {
-                    found.promised_leaf(&other).await?;
-                } else {
-                    found.promised(&facts(&other).await?, &known.name);
-                }
+        let look = async {
+            let other = tree::reach_known(&known, queue).await?;
+            let (role, provider) = (other.node.role.word(), &other.node.provider);
+            found.others.push(if *provider == old.node.name {
+                format!("{role} \"{}\" will read from \"{}\"", known.name, found.new)
+            } else {
+                format!("{role} \"{}\" goes on reading from \"{provider}\"", known.name)
+            });
+            if other.node.role == Role::Leaf {
+                found.promised_leaf(&other).await?;
+            } else {
+                found.promised(&facts(&other).await?, &known.name);
             }
-            Err(error) => found.add(
+            Ok::<(), Error>(())
+        };
+        if let Err(error) = look.await {
+            found.add(
                 format!(
                     "node \"{}\" cannot be reached, so it could not be told: {error}",
                     known.name
                 ),
                 "start it; or, if it will not come back: consumer node drop --dead",
-            ),
+            );
         }
     }
     // A replay that is about to start is waited for, as right after a takeover in the other direction.
@@ -261,7 +263,7 @@ async fn facts(at: &Reached) -> Result<Facts> {
 
 /// How far each table's replay is, by its name on the subscriber.
 async fn states(at: &Reached) -> Result<HashMap<(String, String), String>> {
-    if !exists(at.client(), "pgcascade_replay.table_state").await? {
+    if !exists(&at.client(), "pgcascade_replay.table_state").await? {
         return Ok(HashMap::new());
     }
     let rows = at
@@ -418,7 +420,7 @@ impl Found {
         let mut above = None::<Reached>;
         for _ in 0..HIGHEST {
             let here = above.as_ref().unwrap_or(new);
-            let now = here.node.reload(here.client()).await?;
+            let now = here.node.reload(&here.client()).await?;
             if now.paused {
                 self.add(
                     format!("{} is paused", now.title()),

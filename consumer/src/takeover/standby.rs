@@ -198,14 +198,14 @@ pub(super) async fn differ(new: &Reached, ours: i64, other: &Reached, theirs: i6
 
 async fn catch_up(new: &Reached, op: &Op, limits: &Limits, place: &Place) -> Result<()> {
     let (fork, donor) = (op.fork()?, op.donor()?);
-    let now = new.node.reload(new.client()).await?;
+    let now = new.node.reload(&new.client()).await?;
     if donor != new.node.name && now.tick < fork {
         let from = tree::reach_known(&tree::find(new, donor).await?, &op.queue).await?;
         let epochs = if from.node.role == Role::Leaf {
             leaves::check_journal(&from, &now).await?;
             leaves::epochs(new, op).await?
         } else {
-            newer_epochs(from.client(), &op.queue, 0).await?
+            newer_epochs(&from.client(), &op.queue, 0).await?
         };
         op.fetch(new, donor, &epochs).await?;
         failpoint("takeover_set_aside");
@@ -239,7 +239,7 @@ async fn fetch(new: &Reached, op: &Op, fork: i64, limits: &Limits, place: &Place
 async fn repoint(new: &Reached, op: &Op, limits: &Limits, place: &Place) -> Result<()> {
     let location = place.location(new).await?;
     let introduce = async |other: &Reached| {
-        set_location(other.client(), &other.node, &new.node.name, &location, false).await?;
+        set_location(&other.client(), &other.node, &new.node.name, &location, false).await?;
         failpoint("takeover_located");
         Ok(())
     };
@@ -252,7 +252,7 @@ async fn tell(new: &Reached, op: &Op, place: &Place) -> Result<()> {
     let call = "pgq_node.register_location($1, $2, $3, $4)";
     let location = place.location(new).await?;
     ask(
-        new.client(),
+        &new.client(),
         &title,
         call,
         &[&op.queue, &new.node.name, &location, &false],
@@ -260,7 +260,7 @@ async fn tell(new: &Reached, op: &Op, place: &Place) -> Result<()> {
     .await?;
     for gone in tree::known(new).await?.iter().filter(|known| known.dead) {
         ask(
-            new.client(),
+            &new.client(),
             &title,
             call,
             &[&op.queue, &gone.name, &gone.location, &true],

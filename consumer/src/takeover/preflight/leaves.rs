@@ -10,14 +10,14 @@ impl Found {
     /// Adds what there is to say of the leaves; `furthest` is where the branches are. Returns the last tick that anybody can give.
     pub(super) async fn leaves(&mut self, new: &Reached, furthest: i64, leaves: Vec<(Known, Reached)>) -> Result<i64> {
         let top = leaves.iter().map(|(_, leaf)| leaf.node.tick).max().unwrap_or(0);
-        let branch = new.node.reload(new.client()).await?;
+        let branch = new.node.reload(&new.client()).await?;
         let (mut gives, mut lacking) = (None, Vec::new());
         for (known, leaf) in &leaves {
             let (name, tick) = (&leaf.node.name, leaf.node.tick);
             self.epoch = self.epoch.max(promised(leaf).await? + 1);
             let mut line = format!("leaf \"{name}\" is at tick {tick}");
             if tick == top && tick > furthest {
-                match donated::lacks(leaf.client(), &leaf.node, &branch).await? {
+                match donated::lacks(&leaf.client(), &leaf.node, &branch).await? {
                     _ if known.dead => lacking.push(format!("{line}, but was declared dead")),
                     None => {
                         line += ", and gives what no branch has from its journal";

@@ -7,7 +7,7 @@ use super::{Found, PROBE, facts, gate};
 use crate::cascade::{Role, newer_epochs};
 use crate::cli::TakeoverArgs;
 use crate::config::conninfo;
-use crate::connect::{End, connect};
+use crate::connect::{End, connect_within};
 use crate::conninfo::ConnInfo;
 use crate::error::{Doing, Result};
 use crate::node::tree::{self, Known, Reached};
@@ -39,9 +39,9 @@ pub(in crate::takeover) async fn is_open(new: &Reached) -> Result<bool> {
 }
 
 async fn server(place: &ConnInfo, queue: &str) -> Result<Server> {
-    let session = connect(place, End::Node, "consumer takeover").await?;
+    let session = connect_within(place, End::Node, "consumer takeover", tree::PATIENCE.get().copied()).await?;
     let row = session
-        .client
+        .ask()
         .query_one(
             "select c.system_identifier::text, pg_catalog.pg_postmaster_start_time()::text, pg_catalog.pg_is_in_recovery(),
                     coalesce((select s.open from pgcascade.node_state s where s.queue_name = $1), false)
@@ -101,7 +101,7 @@ pub(in crate::takeover) async fn look(
                 "do not use the promoted standby as a node; make it anew",
             ),
             Ok(other) => {
-                if newer_epochs(other.client(), queue, epoch(new).await?).await?.is_some() {
+                if newer_epochs(&other.client(), queue, epoch(new).await?).await?.is_some() {
                     found.add(
                         format!(
                             "branch \"{}\" knows a newer epoch than the promoted standby",
