@@ -46,7 +46,7 @@ alter table pgq.retry_queue enable always trigger pgcascade_wake_ticker;
 --     Store an event that is delivered once deliver_at is over; a time in the past is now. Returns an id for
 --     cancel_event_at(); the event gets its event id when it is put into the queue, and deliver_at as its ev_time.
 --     Errors: no such queue; inserts disabled (unless session_replication_role is replica); no time, or infinity.
---     Writes pgcascade.delayed_event.
+--     Writes pgcascade.delayed_event. Its transaction is a writer of the queue as any: who closes the queue waits for it, and sees it.
 create function pgcascade.insert_event_at(
     queue_name text, deliver_at timestamptz, ev_type text, ev_data text,
     ev_extra1 text default null, ev_extra2 text default null, ev_extra3 text default null, ev_extra4 text default null
@@ -76,6 +76,8 @@ begin
             hint = 'Give a point in time, for example now() + interval ''1 hour''.';
     end if;
 
+    -- Refuses, too: what was read above may be older.
+    perform pgq.current_event_table(insert_event_at.queue_name);
     insert into pgcascade.delayed_event (delayed_id, queue_id, deliver_at,
                                          ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4)
     values (nextval('pgcascade.delayed_id_seq'), q.queue_id, greatest(insert_event_at.deliver_at, now()),
@@ -169,7 +171,7 @@ begin
                  (select r.ev_retry_after
                     from pgq.retry_queue r
                     join pgq.queue q on q.queue_id = r.ev_queue
-                   where not q.queue_disable_insert
+                   where not q.queue_disable_insert or pgcascade.is_branch(q.queue_name)
                    order by r.ev_retry_after limit 1))
       into due;
     return case when due <= clock_timestamp() then 0

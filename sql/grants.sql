@@ -90,6 +90,8 @@ grant execute on function
     pgq.maint_rotate_tables_step1(text),
     pgq.maint_rotate_tables_step2(),
     pgq.maint_retry_events(),
+    pgcascade.is_branch(text),
+    pgcascade.retry_on_branch(text, integer, bigint),
     pgq.maint_tables_to_vacuum(),
     pgq.seq_setval(text, bigint),
     pgq.insert_event_raw(text, bigint, timestamptz, integer, integer, text, text, text, text, text, text),

@@ -165,11 +165,12 @@ begin
 end
 $$;
 
--- pgcascade.has_undelivered(2)
+-- pgcascade.has_undelivered(3)
 --     Whether a queue has committed events that the snapshot of its last tick does not see.
+--     i_shared   only events for all consumers count
 --     Looks at transactions that are finished now and were not then: those listed as in progress then, and the ranges of
 --     younger ones between those in progress now, whose rows (of a bulk load, say) would be read in vain each time.
-create function pgcascade.has_undelivered(i_events text, i_last txid_snapshot) returns boolean
+create function pgcascade.has_undelivered(i_events text, i_last txid_snapshot, i_shared boolean default false) returns boolean
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -188,9 +189,10 @@ begin
                     select txid_snapshot_xmax(now)) x (xid)) r
      where r.begins < r.ends;
 
-    execute format('select exists (select from %1$s where ev_txid = any ($1)) or exists ('
+    execute format('select exists (select from %1$s where ev_txid = any ($1)%2$s) or exists ('
                    'select from unnest($2, $3) r (lowest, highest)'
-                   ' where exists (select from %1$s where ev_txid between r.lowest and r.highest))', i_events)
+                   ' where exists (select from %1$s where ev_txid between r.lowest and r.highest%2$s))',
+                   i_events, case when i_shared then ' and ev_owner is null' else '' end)
        into result using finished, lowest, highest;
     return result;
 end
@@ -268,7 +270,7 @@ comment on function pgcascade.tick_due_in(bigint, interval, interval, integer, i
 comment on function pgcascade.tick_due_in(bigint, interval, interval, integer, interval, interval, bigint, text, txid_snapshot) is
     'how long a queue waits for its next tick; looks into its events where the figures do not say';
 comment on function pgcascade.queues_due() is 'queues that the ticker looks at, and when they are due';
-comment on function pgcascade.has_undelivered(text, txid_snapshot) is
+comment on function pgcascade.has_undelivered(text, txid_snapshot, boolean) is
     'whether a queue has committed events that its last tick does not see';
 comment on function pgcascade.has_writers(regclass) is 'whether a queue may have events that are not committed yet';
 comment on function pgcascade.lock_queue(integer) is 'hold the ticker lock of a queue until the end of the transaction';

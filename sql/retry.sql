@@ -201,12 +201,51 @@ begin
 end
 $$;
 
+-- pgcascade.is_branch(1)
+--     Whether a queue of this database is a branch's: closed for writers, as its events come from another node.
+create function pgcascade.is_branch(i_queue_name text) returns boolean
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return exists (select from pgq_node.node_info n where n.queue_name = i_queue_name and n.node_type = 'branch');
+end
+$$;
+
+-- pgcascade.retry_on_branch(3)
+--     Copy an event from the retry queue into the queue of a branch: it is for one consumer there, and no other node gets it. The next
+--     tick of the provider's has it. Nothing if the queue is no branch's. Writes an event table.
+create function pgcascade.retry_on_branch(i_queue_name text, i_owner integer, i_event_id bigint) returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    prefix text;
+    current integer;
+begin
+    if not pgcascade.is_branch(i_queue_name) then
+        return;
+    end if;
+    -- As every writer: transaction id, lock, control row (docs/concurrency.md).
+    perform txid_current();
+    select q.queue_data_pfx into prefix from pgq.queue q where q.queue_name = i_queue_name;
+    execute format('lock table only %s in row exclusive mode', prefix);
+    select q.queue_cur_table into current from pgq.queue q where q.queue_name = i_queue_name;
+    execute format($q$
+        insert into %s (ev_id, ev_time, ev_owner, ev_retry, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4)
+        select ev_id, ev_time, ev_owner, ev_retry, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4
+          from pgq.retry_queue where ev_owner = $1 and ev_id = $2$q$, prefix || '_' || current)
+      using i_owner, i_event_id;
+end
+$$;
+
 -- pgq.maint_retry_events()
 --     Insert events whose time has come into their queues again. Returns how many: call it until it returns 0.
 --     When none is left it delivers delayed events (delayed.sql), so that those who run maintenance from outside do too.
 --     500 at a time keeps the transactions short, and the calls few: each walks past all that were put back before and
 --     that vacuum could not remove yet. The lock keeps a second session from inserting the same events.
---     Events of a queue that takes no inserts stay, so that they do not stop those of the others.
+--     Events of a queue that takes no inserts stay, so that they do not stop those of the others; those of a branch's
+--     consumers come again there (retry_on_branch()).
 --     Writes pgq.retry_queue, pgcascade.delayed_event and event tables.
 create function pgq.maint_retry_events() returns integer
 language plpgsql volatile
@@ -218,17 +257,22 @@ declare
 begin
     lock table pgq.retry_queue in share update exclusive mode;
     for ev in
-        select q.queue_name, r.*
+        select q.queue_name, q.queue_disable_insert and current_setting('session_replication_role') <> 'replica' as closed, r.*
           from pgq.retry_queue r
           join pgq.queue q on q.queue_id = r.ev_queue
          where r.ev_retry_after <= now()
-           and (not q.queue_disable_insert or current_setting('session_replication_role') = 'replica')
+           and (not q.queue_disable_insert or current_setting('session_replication_role') = 'replica'
+                or pgcascade.is_branch(q.queue_name))
            and q.queue_id not in (select m.queue_id from pgcascade.restored_queue m)
          order by r.ev_retry_after
          limit 500
     loop
-        perform pgq.insert_event_raw(ev.queue_name, ev.ev_id, ev.ev_time, ev.ev_owner, ev.ev_retry,
-                                     ev.ev_type, ev.ev_data, ev.ev_extra1, ev.ev_extra2, ev.ev_extra3, ev.ev_extra4);
+        if ev.closed then
+            perform pgcascade.retry_on_branch(ev.queue_name, ev.ev_owner, ev.ev_id);
+        else
+            perform pgq.insert_event_raw(ev.queue_name, ev.ev_id, ev.ev_time, ev.ev_owner, ev.ev_retry,
+                                         ev.ev_type, ev.ev_data, ev.ev_extra1, ev.ev_extra2, ev.ev_extra3, ev.ev_extra4);
+        end if;
         delete from pgq.retry_queue where ev_owner = ev.ev_owner and ev_id = ev.ev_id;
         result := result + 1;
     end loop;
@@ -248,4 +292,6 @@ comment on function pgq.event_retry(bigint, bigint, integer) is 'deliver an even
 comment on function pgq.batch_retry(bigint, integer) is 'deliver all events of an open batch again after some seconds';
 comment on function pgq.event_retry_raw(text, text, timestamptz, bigint, timestamptz, integer, text, text, text, text, text, text) is
     'put an event into the retry queue of one consumer';
+comment on function pgcascade.is_branch(text) is 'whether a queue of this database is a branch''s';
+comment on function pgcascade.retry_on_branch(text, integer, bigint) is 'put a retried event into the queue of a branch, for its consumer there';
 comment on function pgq.maint_retry_events() is 'insert due retried events again; call until it returns 0';

@@ -293,7 +293,8 @@ begin
         select n.node_type into role from pgq_node.node_info n where n.queue_name = t.queue_name;
         if role is distinct from 'branch' and (t.kind, role) is distinct from ('standby', 'root')
            or last.tick_id is distinct from coalesce(i_fork_tick, last.tick_id)
-           or role = 'branch' and pgcascade.has_undelivered(q.queue_data_pfx, last.tick_snapshot)
+           -- Retried events of consumers that read here are for them alone.
+           or role = 'branch' and pgcascade.has_undelivered(q.queue_data_pfx, last.tick_snapshot, true)
         then
             raise exception using errcode = 'object_not_in_prerequisite_state',
                 message = format('node "%s" of queue "%s" cannot become root after tick %s: it is a %s at tick %s', t.new_node,

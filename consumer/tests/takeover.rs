@@ -35,6 +35,8 @@ mod gate;
 mod history;
 #[path = "takeover/keys.rs"]
 mod keys;
+#[path = "takeover/later.rs"]
+mod later;
 #[path = "takeover/leaf.rs"]
 mod leaf;
 #[path = "takeover/load.rs"]

@@ -127,10 +127,12 @@ pub(super) async fn look(new: &Reached, live: Option<Op>, args: &TakeoverArgs) -
     Ok(found)
 }
 
-/// The tables once more, while the takeover can still be given up: they come, and copies begin, after it was begun.
+/// The tables once more, and the delayed events, while the takeover can still be given up: they come, and copies begin, after it was
+/// begun.
 pub(super) async fn look_again(new: &Reached, old: &Reached, limits: &Limits) -> Result<()> {
     let mut found = Found::new(Kind::Planned, new, &old.node.name, None);
     found.tables(new, old, &limits.ignored).await?;
+    found.delayed(&facts(old).await?);
     found.into_result().map(drop)
 }
 
@@ -335,6 +337,10 @@ impl Found {
                 "add pgcascade to shared_preload_libraries of its server and restart it; pgcascade.ticker may be off there",
             );
         }
+        self.delayed(theirs);
+    }
+
+    fn delayed(&mut self, theirs: &Facts) {
         if theirs.delayed > 0 {
             self.add(
                 format!(
