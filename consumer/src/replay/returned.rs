@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
 
-use super::duty::who;
+use super::duty::{captured_tables, who};
 use super::execute::EVENT_TYPE;
 use super::table::Name;
 use super::{session, state, table_state};
@@ -48,12 +48,8 @@ pub(crate) async fn prepare(client: &Client, node: &Node) -> Result<()> {
 /// those that lost events are of are to be copied. Returns these.
 pub(crate) async fn join(client: &Client, node: &Node, fork: i64, op: &str) -> Result<Vec<String>> {
     let who = who(node);
-    let what = || format!("record the tables of {}", node.title());
     who.set(client, fork).await?;
-    client
-        .execute(include_str!("sql/captured_tables.sql"), &[&node.queue, &node.worker])
-        .await
-        .doing(what)?;
+    captured_tables(client, &who).await?;
     copy_again(client, node, op).await
 }
 

@@ -1,6 +1,7 @@
 //! The root of a cascade with a partitioned table moves, there and back, and partitions come and go on whichever is the root.
 
 use crate::cluster::{Replay, eventually};
+use crate::dead::takeover;
 use crate::tree::{Tree, stop};
 
 const ROWS: &str = "select string_agg(x::text, ' ' order by x::text collate \"C\")
@@ -112,4 +113,42 @@ async fn a_partitioned_table_goes_along() {
     drop(of_root);
     stop(replays).await;
     tree.drop(&["leaf", "branch", "root"]).await;
+}
+
+/// The old root returns, and a partition that it has is gone on the new one: what became of its rows came before that.
+#[tokio::test]
+async fn a_partition_is_dropped_before_the_old_root_is_back() {
+    let tree = Tree::apart().await;
+    let root = tree.connect("root").await;
+    root.run(
+        "create table parted (id int primary key, v text) partition by range (id);
+         create table parted_1 partition of parted for values from (0) to (100);
+         create table parted_2 partition of parted for values from (100) to (200);
+         create table parted_3 partition of parted for values from (200) to (300);
+         insert into parted select i, 'before' from generate_series(1, 20) i",
+    )
+    .await;
+    let [branch] = tree.below_root([("branch", "branch")]).await;
+    drop(root);
+    tree.kill_root();
+    let replay = tree.replay("branch").spawn();
+    takeover(&tree, "branch", &["--dead", "root", "--fenced-by", "kill"], 0).await;
+    for statement in [
+        "insert into parted values (30, 'new'), (130, 'new')",
+        "update parted set id = id + 100 where id < 100 and id <> 30",
+        "delete from parted where id = 30",
+        "drop table parted_1",
+        "create table parted_4 partition of parted for values from (300) to (400)",
+        "insert into parted values (301, 'in a new one')",
+    ] {
+        branch.run(statement).await;
+    }
+    tree.start_root();
+    let root = tree.connect("root").await;
+    tree.node(0, "rejoin root", &["--db", &tree.conninfo("branch")]).await;
+    tree.catch_up("root").await;
+    assert_eq!(root.text(ROWS).await, branch.text(ROWS).await);
+    replay.stop().await;
+    drop((root, branch));
+    tree.drop(&["branch"]).await;
 }
