@@ -4,8 +4,8 @@
 -- when an operator says that it is the root.
 
 -- pgcascade.notice_promotion()
---     Close the roots of this database that were last seen on another server or timeline; note where others are that were never
---     seen. Called by the background worker at each look, and by what asks whether a root was promoted. Assigns no transaction id
+--     Close the roots of this database that were last seen on another server or timeline, also those that a takeover had closed, which
+--     they keep their promise to; note where others are that were never seen. Called by the background worker at each look, and by what asks whether a root was promoted. Assigns no transaction id
 --     while nothing has changed. Returns how many were closed. Writes node_epoch; pgq.queue of those.
 create function pgcascade.notice_promotion() returns integer
 language plpgsql volatile security definer
@@ -25,7 +25,7 @@ begin
     for root in
         select s.queue_name from pgcascade.node_state s
          where s.role = 'root' and (s.system_id, s.timeline) is distinct from (here, timeline_here)
-           and s.fence_reason is null
+           and (s.fence_reason is null or s.closing_tick is not null)
            -- What is being restored has not all of its rows yet; it takes no events until it is whole (restore.sql).
            and exists (select from pgq.queue q
                         where q.queue_name = s.queue_name
@@ -33,13 +33,14 @@ begin
          order by 1
     loop
         select * into me from pgcascade.lock_node(root.queue_name);
-        continue when (me.node).node_type <> 'root' or (me.known).fence_reason is not null;
+        continue when (me.node).node_type <> 'root' or (me.known).fence_reason is not null and (me.known).closing_tick is null;
         if (me.known).system_id is null then
             perform pgcascade.note_server(root.queue_name);
         elsif ((me.known).system_id, (me.known).timeline) is distinct from (here, timeline_here) then
             update pgq.queue set queue_disable_insert = true, queue_external_ticker = true where queue_name = root.queue_name;
             update pgcascade.node_epoch
-               set fence_reason = format('promoted outside takeover: was on server %s, timeline %s, is on server %s, timeline %s',
+               set fence_op = null, closing_tick = null,
+                   fence_reason = format('promoted outside takeover: was on server %s, timeline %s, is on server %s, timeline %s',
                                          (me.known).system_id, (me.known).timeline, here, timeline_here)
              where queue_name = root.queue_name;
             closed := closed + 1;

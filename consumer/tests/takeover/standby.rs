@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::cluster::{Cluster, Db, Output, Replay, eventually};
-use crate::dead::assert_follow;
+use crate::dead::{assert_follow, killed, takeover};
 use crate::tree::{Tree, stop, until, write};
 
 /// A cascade whose root has a streaming standby.
@@ -295,6 +295,48 @@ async fn what_branches_have_is_merged_into_a_promoted_standby() {
     stop(replays).await;
     drop((root, here, far, near, leaf));
     standby.tree.drop(&["leaf", "far", "near"]).await;
+}
+
+/// The root dies while it is closed for a planned takeover to `near`, whose command dies with it. The standby has all that the root had, or was
+/// cut off before the root was closed; and is the root again, whatever the takeover still says on `near`.
+#[tokio::test]
+async fn a_root_that_is_lost_while_a_takeover_has_closed_it() {
+    for (point, is_severed) in [("promised_old", false), ("fenced_old", false), ("after_drained", true)] {
+        let standby = Standby::of(Tree::apart_with(LOCAL).await, [("branch", "far"), ("branch", "near")]).await;
+        let tree = &standby.tree;
+        let root = tree.connect("root").await;
+        let replays = tree.replays(&["far", "near"]);
+        if is_severed {
+            standby.synchronous(&root).await;
+            standby.sever().await;
+        }
+        write(&root, 100).await;
+        killed(tree, "near", &[], point).await;
+        if !is_severed {
+            standby.synchronous(&root).await;
+        }
+        drop(root);
+        let (far, near) = (tree.connect("far").await, tree.connect("near").await);
+        let here = standby.promote().await;
+        let planned = standby.command(PROMOTED).arg("--plan").stdout();
+        assert!(!planned.contains("AGAINST"), "{point}: {planned}");
+        if point == "fenced_old" {
+            // Whether that one was given up does not matter.
+            takeover(tree, "near", &["--abort"], 1).await;
+            assert!(here.text(STATE).await.starts_with("root|f|1|"), "{point}");
+        }
+        standby.takeover(PROMOTED, 0).await;
+        let epoch = here.text("select epoch from pgcascade.node_state").await;
+        assert_eq!(here.text(STATE).await, format!("root|t|{epoch}|t|f"));
+        for node in [&far, &near] {
+            until(node, STATE, &format!("branch|f|{epoch}|t|f")).await;
+        }
+        write(&here, 400).await;
+        assert_follow(tree, &here, &[&far, &near]).await;
+        stop(replays).await;
+        drop((here, far, near));
+        standby.tree.drop(&["far", "near"]).await;
+    }
 }
 
 /// The standby has all that the branches have, and nothing else; or lacks exactly their last tick, whole.

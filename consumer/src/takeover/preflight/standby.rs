@@ -175,10 +175,14 @@ impl Found {
         let row = new
             .client()
             .query_one(
-                "select s.role = 'root' and (s.open or s.fence_reason like 'promoted outside takeover%'),
+                // One that a takeover had closed: it was not noticed yet that it is another server.
+                "select s.role = 'root' and (s.open or s.fence_reason like 'promoted outside takeover%'
+                                             or s.closing_tick is not null
+                                                and (s.system_id, s.timeline) is distinct from
+                                                    (c.system_identifier::text, pgcascade.current_timeline())),
                         (select string_agg(quote_literal(p.gid), ', ' order by p.gid) from pg_catalog.pg_prepared_xacts p
                           where p.database = current_database())
-                   from pgcascade.node_state s where s.queue_name = $1",
+                   from pgcascade.node_state s, pg_catalog.pg_control_system() c where s.queue_name = $1",
                 &[&new.node.queue],
             )
             .await
