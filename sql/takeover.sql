@@ -47,6 +47,16 @@ create table pgcascade.node_promise (
         references pgq_node.node_info (queue_name) on delete cascade
 );
 
+-- The takeovers that were given up, as the node was told: what one of them still asks comes too late. Until the next change of root.
+create table pgcascade.node_release (
+    queue_name      text        not null,
+    op_id           uuid        not null,
+
+    constraint node_release_pkey primary key (queue_name, op_id),
+    constraint node_release_queue_name_fkey foreign key (queue_name)
+        references pgq_node.node_info (queue_name) on delete cascade
+);
+
 -- When each epoch began. Rows are only ever added.
 create table pgcascade.epoch_history (
     queue_name      text        not null,
@@ -131,12 +141,14 @@ create unique index takeover_one_at_a_time on pgcascade.takeover (queue_name) wh
 
 comment on table pgcascade.node_epoch is 'what each node of this database knows of epochs';
 comment on table pgcascade.node_promise is 'which epochs each node of this database has promised, and to which takeovers';
+comment on table pgcascade.node_release is 'which takeovers were given up, as the nodes of this database were told';
 comment on table pgcascade.epoch_history is 'when each epoch of a cascade began, and with which root';
 comment on table pgcascade.takeover is 'journal of the takeovers that made, or should make, this database root';
 comment on table pgcascade.takeover_tail is 'events that a copy of the root has after its last tick, while it fetches ticks';
 
 select pg_catalog.pg_extension_config_dump('pgcascade.node_epoch', '');
 select pg_catalog.pg_extension_config_dump('pgcascade.node_promise', '');
+select pg_catalog.pg_extension_config_dump('pgcascade.node_release', '');
 select pg_catalog.pg_extension_config_dump('pgcascade.epoch_history', '');
 select pg_catalog.pg_extension_config_dump('pgcascade.takeover', '');
 select pg_catalog.pg_extension_config_dump('pgcascade.takeover_tail', '');

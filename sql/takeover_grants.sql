@@ -1,6 +1,7 @@
 -- Who may do what about takeovers and the confirm gate: readers and monitoring see them, administrators do them.
 
-grant select on pgcascade.node_epoch, pgcascade.node_promise, pgcascade.epoch_history, pgcascade.takeover, pgcascade.takeover_tail, pgcascade.adoption,
+grant select on pgcascade.node_epoch, pgcascade.node_promise, pgcascade.node_release, pgcascade.epoch_history, pgcascade.takeover,
+    pgcascade.takeover_tail, pgcascade.adoption,
     pgcascade.node_state
     to pgq_reader, pgq_admin, pg_monitor;
 

@@ -7,7 +7,7 @@
 --              dead: it takes no more ticks from its provider, and an older promise does not count any more: who had it is
 --              told so at its next step.
 --     Returns the epoch that the node is in and its last tick; with dead it will have no other until it is told whom to follow.
---     Errors: not a node; promised to another takeover, or in that epoch (55006); an open root with dead.
+--     Errors: not a node; promised to another takeover, or in that epoch (55006); this one was given up (55006); an open root with dead.
 --     Writes node_promise. Waits for a tick that is on its way, with dead.
 create function pgcascade.promise_epoch(
     in i_queue_name text, in i_op uuid, in i_epoch bigint, in i_kind text,
@@ -29,6 +29,11 @@ begin
             hint = 'It takes a takeover, an epoch, and planned or dead.';
     elsif (me.promise).op_id = i_op and (me.promise).epoch = i_epoch then
         null;
+    elsif exists (select from pgcascade.node_release r where r.queue_name = i_queue_name and r.op_id = i_op) then
+        raise exception using errcode = 'object_in_use',
+            message = format('node "%s" of queue "%s" cannot promise epoch %s to takeover %s, which was given up', (me.node).node_name,
+                             i_queue_name, i_epoch, i_op),
+            hint = 'Nothing is to be done for it; consumer status shows which node is root.';
     elsif i_epoch <= greatest((me.known).epoch, (me.promise).epoch) or i_kind = 'planned' and (me.promise).op_id is not null
     then
         raise exception using errcode = 'object_in_use',
@@ -57,10 +62,10 @@ $$;
 
 -- pgcascade.release_promise(2)
 --     The end of a takeover that was aborted: this node owes it nothing any more. With no promise left, a root that was
---     closed for that opens again, unless it has learned of another root since. Called after the journal says aborted. Returns whether
---     there was a promise.
+--     closed for that opens again, unless it has learned of another root since. What that takeover asked before, and comes later, is
+--     refused. Called after the journal says aborted. Returns whether there was a promise.
 --     Errors: the new epoch was confirmed here, so the takeover can only be finished.
---     Writes node_promise, node_epoch, pgq.queue.
+--     Writes node_promise, node_release, node_epoch, pgq.queue.
 create function pgcascade.release_promise(i_queue_name text, i_op uuid) returns boolean
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -75,6 +80,7 @@ begin
                              (me.node).node_name, i_queue_name, i_op),
             hint = 'Finish it: consumer takeover --resume.';
     end if;
+    insert into pgcascade.node_release (queue_name, op_id) values (i_queue_name, i_op) on conflict do nothing;
     delete from pgcascade.node_promise p where p.queue_name = i_queue_name and p.op_id = i_op;
     if not found then
         return false;
@@ -183,7 +189,7 @@ $$;
 --     was closed for another takeover stays closed, whatever becomes of that.
 --     Errors: not a node; two epochs of one number; this node, if it is not such a root, has a tick that none of the epochs
 --     has, so its history went another way.
---     Writes epoch_history, node_epoch, node_promise; pgq.queue of such a root.
+--     Writes epoch_history, node_epoch, node_promise, node_release; pgq.queue of such a root.
 create function pgcascade.learn_epochs(i_queue_name text, i_history jsonb) returns bigint
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -228,6 +234,7 @@ begin
         end if;
         update pgcascade.node_epoch e set epoch = newest.epoch where e.queue_name = i_queue_name;
         delete from pgcascade.node_promise p where p.queue_name = i_queue_name and p.epoch < newest.epoch;
+        delete from pgcascade.node_release r where r.queue_name = i_queue_name;
     end if;
     if refuted.epoch is not null then
         raise exception using errcode = 'object_not_in_prerequisite_state',

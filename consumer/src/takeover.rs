@@ -34,21 +34,38 @@ use crate::failpoint::failpoint;
 use crate::node::tree::{self, Reached};
 use crate::shutdown::Shutdown;
 use crate::status::print;
-use journal::Op;
+use journal::{Begin, Op};
 use standby::Place;
 use step::{Kind, Step};
 
 /// Runs one takeover, or what is left of it.
 pub(crate) async fn run(args: TakeoverArgs, shutdown: Shutdown) -> Result<()> {
     let _ = tree::PATIENCE.set(patience(&args));
-    // Each step is a transaction, so what is dropped half way is rolled back by its server; and the journal knows the rest.
-    let begun = tokio::select! {
-        begun = Box::pin(begin(&args, &shutdown)) => begun?,
+    // Nothing is changed before it is entered, and to abort may be repeated.
+    let looked = tokio::select! {
+        looked = Box::pin(look(&args, &shutdown)) => looked?,
         () = shutdown.wait() => return Err(Error::failure(STOPPED)
             .hint("If it had begun, finish it with --resume, or give it up with --abort.")),
     };
-    let Some((new, op, place)) = begun else { return Ok(()) };
+    let (new, op, place) = match looked {
+        Looked::Nothing => return Ok(()),
+        Looked::Begun(new, op, place) => (new, op, place),
+        // Not dropped half way: nobody would know of it.
+        Looked::Fit(new, begin, place) => {
+            let op = enter(&new, &begin, &args, &place).await?;
+            (new, op, place)
+        }
+    };
     Box::pin(finish(&new, op, &args, &place, &shutdown)).await
+}
+
+/// What there is to do.
+enum Looked {
+    Nothing,
+    /// A takeover that is in the journal.
+    Begun(Reached, Op, Place),
+    /// One that nothing stands against.
+    Fit(Reached, Begin, Place),
 }
 
 const STOPPED: &str = "stopped before the takeover was done";
@@ -75,8 +92,8 @@ async fn reach_new(args: &TakeoverArgs) -> Result<Reached> {
     })
 }
 
-/// Returns the takeover that is to be finished; None: nothing is left to do.
-async fn begin(args: &TakeoverArgs, shutdown: &Shutdown) -> Result<Option<(Reached, Op, Place)>> {
+/// Finds what is to be done, and changes nothing but to abort and to claim.
+async fn look(args: &TakeoverArgs, shutdown: &Shutdown) -> Result<Looked> {
     let new = reach_new(args).await?;
     let place = Place::of(args, shutdown.clone())?;
     if new.node.role == Role::Leaf {
@@ -89,24 +106,26 @@ async fn begin(args: &TakeoverArgs, shutdown: &Shutdown) -> Result<Option<(Reach
     let last = journal::last(&new).await?;
     if args.abort {
         let op = last.ok_or_else(|| nothing(&new, "abort"))?;
-        return give_up(&new, op, "aborted by the operator").await.map(|_| None);
+        return give_up(&new, op, "aborted by the operator")
+            .await
+            .map(|_| Looked::Nothing);
     }
     if args.resume
         && let Some(op) = last.as_ref().filter(|op| op.step == Some(Step::Done))
     {
         tracing::info!(takeover = op.id, "done already");
-        return Ok(None);
+        return Ok(Looked::Nothing);
     }
     let live = last.filter(|op| op.step.is_some_and(|step| step != Step::Done));
     let again = args.promoted_standby && !args.plan && live.as_ref().is_some_and(|op| op.kind == Kind::Standby);
     if args.resume || again {
         let op = live.ok_or_else(|| nothing(&new, "resume"))?;
         let op = journal::claim(&new, op).await?;
-        return Ok(Some((new, op, place)));
+        return Ok(Looked::Begun(new, op, place));
     }
     if args.promoted_standby && preflight::standby::is_open(&new).await? {
         tracing::info!("{} is the root, and open: there is nothing to do", new.node.title());
-        return Ok(None);
+        return Ok(Looked::Nothing);
     }
 
     let found = match &args.dead {
@@ -116,10 +135,15 @@ async fn begin(args: &TakeoverArgs, shutdown: &Shutdown) -> Result<Option<(Reach
     };
     if args.plan {
         print(&found.plan())?;
-        return found.into_result().map(|_| None);
+        return found.into_result().map(|_| Looked::Nothing);
     }
     let begin = found.into_result()?;
     failpoint("takeover_looked");
+    Ok(Looked::Fit(new, begin, place))
+}
+
+/// Enters it in the journal.
+async fn enter(new: &Reached, begin: &Begin, args: &TakeoverArgs, place: &Place) -> Result<Op> {
     if begin.kind == Kind::Standby {
         let call = "select pgcascade.note_location($1, $2, $3, false)";
         let noted = new
@@ -130,7 +154,7 @@ async fn begin(args: &TakeoverArgs, shutdown: &Shutdown) -> Result<Option<(Reach
     }
     // All that follows passes over them.
     let lost: Vec<&str> = args.dead.iter().chain(&args.lost).map(String::as_str).collect();
-    let op = journal::begin(&new, &begin, args.fenced_by.as_deref(), &lost).await?;
+    let op = journal::begin(new, begin, args.fenced_by.as_deref(), &lost).await?;
     tracing::info!(
         takeover = op.id,
         from = op.old,
@@ -139,7 +163,7 @@ async fn begin(args: &TakeoverArgs, shutdown: &Shutdown) -> Result<Option<(Reach
         "takeover begun"
     );
     failpoint("takeover_after_prepared");
-    Ok(Some((new, op, place)))
+    Ok(op)
 }
 
 fn nothing(new: &Reached, what: &str) -> Error {

@@ -149,6 +149,9 @@ select pg_temp.refused(format($$select pgcascade.takeover_promote(%L, 'h1', null
 -- When the newer one is given up the older one counts again, and only with the last is the node free.
 select pgcascade.release_promise('tk_r', :'newer');
 :state
+-- What it asked for before is refused when it comes only now.
+select pg_temp.refused(format($$select pgcascade.promise_epoch('tk_r', %L, 4, 'dead')$$, :'newer'));
+select gen_random_uuid() as newer \gset
 select * from pgcascade.promise_epoch('tk_r', :'newer', 4, 'dead');
 select pgcascade.takeover_abort(:'older', 'h1', 'superseded');
 select pg_temp.refused($$select pgq.ticker('tk_r', 1000600, now(), 1000700)$$);
@@ -234,4 +237,5 @@ select ret_code from pgq_node.drop_node('tk_r', 'r') union all select ret_code f
 -- All of it goes with the nodes.
 select count(*) from (select queue_name from pgcascade.epoch_history union all select queue_name from pgcascade.takeover
                       union all select queue_name from pgcascade.node_epoch
-                      union all select queue_name from pgcascade.node_promise) rest;
+                      union all select queue_name from pgcascade.node_promise
+                      union all select queue_name from pgcascade.node_release) rest;

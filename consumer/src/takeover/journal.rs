@@ -104,7 +104,16 @@ pub(super) async fn begin(new: &Reached, begin: &Begin, fenced_by: Option<&str>,
             ],
         )
         .await
-        .doing(what)?;
+        .doing(what)
+        .map_err(|error| {
+            if new.client().is_closed() {
+                error.hint(
+                    "It may have begun all the same: consumer takeover --plan shows that, and --abort gives it up.",
+                )
+            } else {
+                error
+            }
+        })?;
     let row = new
         .client()
         .query_one(

@@ -43,6 +43,12 @@ impl Paused {
         Self { running, file }
     }
 
+    /// Told to stop; it hears that when it goes on.
+    async fn told_to_stop(&self) {
+        self.running.signal("TERM");
+        self.running.until_it_says("stopping after the work at hand").await;
+    }
+
     pub(crate) async fn go_on(self, code: i32) -> Output {
         std::fs::write(&self.file, "").unwrap();
         let output = self.running.wait().await;
@@ -238,4 +244,65 @@ async fn a_lock_that_is_kept_is_not_waited_for() {
     stop(replays).await;
     drop((root, branch, holder));
     tree.drop(&["branch", "root"]).await;
+}
+
+/// Told to stop while it is being entered in the journal, it is entered, and given up.
+#[tokio::test]
+async fn a_signal_while_it_begins_leaves_nothing() {
+    let tree = Tree::new().await;
+    let root = tree.connect("root").await;
+    let [branch] = tree.below_root([("branch", "branch")]).await;
+    let replays = tree.replays(&["root", "branch"]);
+    let run = Paused::at(&tree, "looked", &[]).await;
+    let holder = tree.connect("branch").await;
+    holder.run("begin; select from pgq_node.node_info for update").await;
+    std::fs::write(&run.file, "").unwrap();
+    let waits = "select count(*) from pg_stat_activity
+                  where datname = current_database() and query like '%takeover_begin%' and wait_event_type = 'Lock'";
+    until(&branch, waits, "1").await;
+    run.told_to_stop().await;
+    holder.run("commit").await;
+    let output = run.go_on(1).await;
+    assert_says(
+        &output,
+        &["was given up, and the old root is open: stopped before the takeover was done"],
+    );
+    assert_eq!(branch.text("select step from pgcascade.takeover").await, "aborted");
+    assert_eq!(state(&branch).await, "branch|f|1|t");
+    stop(replays).await;
+    drop((root, branch, holder));
+    tree.drop(&["branch", "root"]).await;
+}
+
+/// Told to stop while it asks for a promise that is given only when it has been given up. No replay runs that would ask what became of that.
+#[tokio::test]
+async fn a_promise_that_comes_after_the_release_is_refused() {
+    let tree = Tree::apart().await;
+    let root = tree.connect("root").await;
+    let [branch] = tree.below_root([("branch", "branch")]).await;
+    let replay = tree.replay("branch").spawn();
+    for again in [false, true] {
+        let patient = command(&tree, "branch", "branch");
+        let run = Paused::of(&tree, "promising_old", patient).await;
+        let pids = hang_in(&tree, &run, "promise_epoch").await;
+        run.told_to_stop().await;
+        let output = run.go_on(1).await;
+        assert_says(
+            &output,
+            &["was given up, and the old root is open: stopped before the takeover was done"],
+        );
+        wake(&root, &pids).await;
+        assert_eq!(state(&root).await, "root|t|1|t", "{again}");
+        let log = tree.cluster("root").log();
+        assert!(
+            log.contains("cannot promise epoch 2 to takeover") && log.contains("which was given up"),
+            "{log}"
+        );
+    }
+    let done = command(&tree, "branch", "branch").output().await;
+    assert_eq!(done.code(), Some(0), "{}", done.stderr);
+    assert_eq!(root.text("select count(*) from pgcascade.node_release").await, "0");
+    replay.stop().await;
+    drop((root, branch));
+    tree.drop(&["branch"]).await;
 }
