@@ -182,6 +182,22 @@ async fn what_is_tried_again_is_shown_meanwhile() {
     other.run("rollback").await;
     in_order(&pair).await;
 
+    // A conflict between transactions, which one that is serializable may be told of, and so whoever waits for it.
+    subscriber
+        .run(
+            "create table refusing (why text); insert into refusing values ('could not serialize access');
+             create function refuse() returns trigger language plpgsql as $$ declare r record; begin
+                 for r in select why from public.refusing loop raise '%', r.why using errcode = 'serialization_failure'; end loop;
+                 return new; end $$;
+             create trigger refuse before update on t for each row execute function refuse(); alter table t enable always trigger refuse",
+        )
+        .await;
+    pair.provider.run("update t set n = 4 where id = 5").await;
+    retrying(&pair, "40001").await;
+    subscriber.run("truncate refusing").await;
+    in_order(&pair).await;
+    subscriber.run("drop trigger refuse on t").await;
+
     // A lock that cannot be had; the limit is the database's own, which sessions from now on have.
     set("set lock_timeout = '100ms'").await;
     other.run("begin; lock table t").await;
