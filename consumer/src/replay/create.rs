@@ -181,11 +181,20 @@ fn ddl(table: &Table, extras: &Extras) -> String {
             }
             (_, Some(expression)) if expression.contains("nextval(") && sequence.is_some() => {
                 let Some((name, sequence)) = &sequence else { continue };
-                let Definition { type_name, options, .. } = sequence;
-                before.push_str(&format!("create sequence {name} as {type_name} {options}; "));
+                let Definition {
+                    type_name,
+                    options,
+                    is_owned,
+                    ..
+                } = sequence;
+                // One that belongs to no column may have come with another table.
+                let unless = if *is_owned { "" } else { "if not exists " };
+                before.push_str(&format!("create sequence {unless}{name} as {type_name} {options}; "));
                 line.push_str(&format!(" default pg_catalog.nextval({})", literal(name)));
-                let column = format!("{}.{}", table.name.quoted(), quoted(&column.name));
-                after.push_str(&format!("; alter sequence {name} owned by {column}"));
+                if *is_owned {
+                    let column = format!("{}.{}", table.name.quoted(), quoted(&column.name));
+                    after.push_str(&format!("; alter sequence {name} owned by {column}"));
+                }
             }
             (_, Some(expression)) if column.portable => line.push_str(&format!(" default {expression}")),
             _ => {}

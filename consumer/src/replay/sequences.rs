@@ -1,8 +1,9 @@
 //! Keeps the subscriber's sequences ahead of the values that stand in its rows, so that it can be written to whenever it
 //! has to be.
 //!
-//! Meant are the sequences of replicated columns: those of identity columns, and those that a column owns (serial). One of
-//! the provider's goes with the one that belongs to the column of the same name on the subscriber; where that has none
+//! Meant are the sequences of replicated columns: those of identity columns, those that a column owns (serial), and those that a
+//! column's default draws from, which several columns may share. One of
+//! the provider's goes with the one of the column of the same name on the subscriber; where that has none
 //! there is nothing to keep.
 //!
 //! The promise: when a batch is committed, no sequence of the subscriber stands below a value that the provider's had
@@ -45,6 +46,10 @@ struct Sequence {
     options: String,
     /// In the schema of its table.
     beside: bool,
+    /// It belongs to the column.
+    is_owned: bool,
+    /// The column's default is its next value and nothing else.
+    is_plain: bool,
 }
 
 /// A table of the provider, with the columns that are replayed, and the subscriber's.
@@ -91,28 +96,51 @@ pub(super) async fn check(
             ),
         ] {
             if !may {
-                findings.add(
-                    Kind::SequenceRight,
-                    (end, &sequence.name),
-                    format!(
-                        "role \"{role}\" lacks {privilege} on sequence {} of the {end}",
-                        sequence.name
-                    ),
-                    Remedy::run(
-                        end,
-                        format!(
-                            "grant {privilege} on sequence {} to {}",
-                            sequence.name.quoted(),
-                            quoted(role)
-                        ),
-                    )
-                    .words("leave sequences alone with --no-sequences, or"),
-                );
+                lacks(findings, (end, role), &sequence.name, privilege);
             }
         }
     }
     findings.about(None);
     Ok(())
+}
+
+/// The same for tables that are to be made on the subscriber, and their sequences with them.
+pub(super) async fn check_missing(
+    provider: &Client,
+    role: &str,
+    tables: impl Iterator<Item = (&Name, &Table)>,
+    findings: &mut Findings,
+) -> Result<()> {
+    let tables: Vec<(&Name, &Table)> = tables.collect();
+    let all = owned(provider, End::Provider, tables.iter().map(|(_, table)| *table)).await?;
+    for (name, table) in tables {
+        findings.about(Some(name));
+        let theirs = all
+            .iter()
+            .filter(|((oid, _), sequence)| *oid == table.oid && !sequence.may_read);
+        for (_, sequence) in theirs {
+            lacks(findings, (End::Provider, role), &sequence.name, "select");
+        }
+    }
+    findings.about(None);
+    Ok(())
+}
+
+fn lacks(findings: &mut Findings, (end, role): (End, &str), sequence: &Name, privilege: &str) {
+    findings.add(
+        Kind::SequenceRight,
+        (end, sequence),
+        format!("role \"{role}\" lacks {privilege} on sequence {sequence} of the {end}"),
+        Remedy::run(
+            end,
+            format!(
+                "grant {privilege} on sequence {} to {}",
+                sequence.quoted(),
+                quoted(role)
+            ),
+        )
+        .words("leave sequences alone with --no-sequences, or"),
+    );
 }
 
 /// Adds a finding for each sequence of the subscriber that is behind and stays so: because nobody keeps it ahead, or because
@@ -189,11 +217,13 @@ pub(super) async fn match_up(provider: &Client, subscriber: &Client, pairs: &[Pa
     Ok(Sequences(kept))
 }
 
-/// How a sequence that belongs to a column is made.
+/// How a sequence that a column draws from is made.
 #[derive(Debug)]
 pub(super) struct Definition {
     name: Name,
     beside: bool,
+    /// It is to belong to the column, as it does on the provider.
+    pub(super) is_owned: bool,
     pub(super) type_name: String,
     pub(super) options: String,
 }
@@ -209,7 +239,7 @@ impl Definition {
     }
 }
 
-/// Those of the provider's tables, by table and column.
+/// Those of the provider's tables that can be made with them, by table and column.
 pub(super) async fn definitions<'a>(
     provider: &Client,
     tables: impl Iterator<Item = &'a Table>,
@@ -218,11 +248,13 @@ pub(super) async fn definitions<'a>(
     let definition = |sequence: Sequence| Definition {
         name: sequence.name,
         beside: sequence.beside,
+        is_owned: sequence.is_owned,
         type_name: sequence.type_name,
         options: sequence.options,
     };
     Ok(owned
         .into_iter()
+        .filter(|(_, sequence)| sequence.is_plain)
         .map(|(column, sequence)| (column, definition(sequence)))
         .collect())
 }
@@ -254,6 +286,8 @@ async fn owned<'a>(client: &Client, end: End, tables: impl Iterator<Item = &'a T
             type_name: row.get("type"),
             options: row.get("options"),
             beside: row.get("beside"),
+            is_owned: row.get("is_owned"),
+            is_plain: row.get("is_plain"),
         };
         owned.insert((oid, column), sequence);
     }
@@ -396,6 +430,8 @@ mod tests {
             type_name: "bigint".to_owned(),
             options: String::new(),
             beside: true,
+            is_owned: true,
+            is_plain: true,
         }
     }
 

@@ -344,6 +344,14 @@ pub(super) async fn survey(
     if look.sequences {
         let ends = ((p, &*facts.provider.role), (s, role.as_str()));
         sequences::check(ends.0, ends.1, &survey.tables_of_both(), &mut findings).await?;
+        if look.create {
+            let to_make = survey
+                .entries
+                .iter()
+                .filter(|entry| !survey.at_subscriber.contains_key(&entry.subscriber));
+            let to_make = to_make.filter_map(|entry| Some((&entry.provider, survey.parts.get(&entry.provider)?)));
+            sequences::check_missing(p, &facts.provider.role, to_make, &mut findings).await?;
+        }
     }
     let new = survey.entries.iter().filter(|entry| entry.is_new && entry.made);
     let new: Vec<&Table> = new
