@@ -178,13 +178,14 @@ async fn finish(new: &Reached, mut op: Op, args: &TakeoverArgs, place: &Place, s
         fence_ms: i32::try_from(args.fence_timeout).unwrap_or(i32::MAX),
         ignored: args.ignore_table.clone(),
     };
+    let mut old = None;
     while let Some(at) = op.step
         && let Some(next) = op.kind.after(at)
     {
         failpoint(&format!("takeover_before_{}", next.word()));
         let step = async {
             match op.kind {
-                Kind::Planned => planned::step(new, &mut op, next, &limits).await,
+                Kind::Planned => planned::step(new, &mut op, next, &limits, &mut old).await,
                 Kind::Dead => Box::pin(dead::step(new, &mut op, next, &limits)).await,
                 Kind::Standby => Box::pin(standby::step(new, &mut op, next, &limits, place)).await,
             }

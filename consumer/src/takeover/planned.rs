@@ -34,13 +34,16 @@ pub(super) struct Limits {
     pub(super) ignored: Vec<String>,
 }
 
+/// The old root, connected to: nobody can write while a step would connect anew.
+pub(super) type OldRoot = Option<Reached>;
+
 /// Takes one step.
-pub(super) async fn step(new: &Reached, op: &mut Op, step: Step, limits: &Limits) -> Result<()> {
+pub(super) async fn step(new: &Reached, op: &mut Op, step: Step, limits: &Limits, old: &mut OldRoot) -> Result<()> {
     match step {
-        Step::Fenced => fence(new, op, limits).await,
-        Step::Drained => drain(new, op, limits).await,
-        Step::Promoted => promote(new, op, limits).await,
-        Step::Opened => open(new, op).await,
+        Step::Fenced => fence(new, op, limits, old).await,
+        Step::Drained => drain(new, op, limits, old).await,
+        Step::Promoted => promote(new, op, limits, old).await,
+        Step::Opened => open(new, op, old).await,
         Step::Demoted => demote(new, op, limits).await,
         Step::Repointed => repoint(new, op, limits).await,
         Step::Done => op.advance(new, Step::Done).await,
@@ -51,13 +54,17 @@ pub(super) async fn step(new: &Reached, op: &mut Op, step: Step, limits: &Limits
     }
 }
 
-async fn old_root(new: &Reached, op: &Op) -> Result<Reached> {
-    tree::reach_known(&tree::find(new, &op.old).await?, &op.queue).await
+async fn old_root<'a>(new: &Reached, op: &Op, old: &'a mut OldRoot) -> Result<&'a Reached> {
+    let there = match old.take().filter(|old| !old.client().is_closed()) {
+        Some(there) => there,
+        None => tree::reach_known(&tree::find(new, &op.old).await?, &op.queue).await?,
+    };
+    Ok(old.insert(there))
 }
 
-async fn fence(new: &Reached, op: &mut Op, limits: &Limits) -> Result<()> {
-    let old = old_root(new, op).await?;
-    preflight::look_for_replays(new, &old, limits.wait).await?;
+async fn fence(new: &Reached, op: &mut Op, limits: &Limits, old: &mut OldRoot) -> Result<()> {
+    let old = old_root(new, op, old).await?;
+    preflight::look_for_replays(new, old, limits.wait).await?;
     // What is there already is not to be waited for while nobody can write; nor what comes during that wait, as long as it gets less.
     let mut waited = limits.wait;
     loop {
@@ -68,8 +75,8 @@ async fn fence(new: &Reached, op: &mut Op, limits: &Limits) -> Result<()> {
             break;
         }
     }
-    preflight::look_again(new, &old, limits).await?;
-    preflight::look_for_replays(new, &old, limits.wait).await?;
+    preflight::look_again(new, old, limits).await?;
+    preflight::look_for_replays(new, old, limits.wait).await?;
     failpoint("takeover_promising_old");
     old.client()
         .execute(
@@ -92,9 +99,9 @@ async fn fence(new: &Reached, op: &mut Op, limits: &Limits) -> Result<()> {
     op.advance(new, Step::Fenced).await
 }
 
-async fn drain(new: &Reached, op: &mut Op, limits: &Limits) -> Result<()> {
+async fn drain(new: &Reached, op: &mut Op, limits: &Limits, old: &mut OldRoot) -> Result<()> {
     // A table that came in the last moment before the root was closed has nothing to wait for.
-    let look = async { preflight::look_again(new, &old_root(new, op).await?, limits).await };
+    let look = async { preflight::look_again(new, old_root(new, op, old).await?, limits).await };
     tokio::try_join!(reach(new, op.fork()?, limits), look)?;
     op.looked = true;
     op.advance(new, Step::Drained).await
@@ -125,13 +132,13 @@ pub(super) fn too_late(at: &Reached, reached: i64, tick: i64, limits: &Limits) -
     .hint("consumer status shows whether its replay runs, and why it is behind.")
 }
 
-async fn promote(new: &Reached, op: &Op, limits: &Limits) -> Result<()> {
-    let old = old_root(new, op).await?;
+async fn promote(new: &Reached, op: &Op, limits: &Limits, old: &mut OldRoot) -> Result<()> {
+    let old = old_root(new, op, old).await?;
     if !op.looked {
         // Nobody may have gone on with it for days.
-        preflight::look_again(new, &old, limits).await?;
+        preflight::look_again(new, old, limits).await?;
     }
-    let (tick, event) = highest(&old).await?;
+    let (tick, event) = highest(old).await?;
     op.promote(new, tick, event).await.map(drop)
 }
 
@@ -148,18 +155,27 @@ pub(super) async fn highest(at: &Reached) -> Result<(i64, i64)> {
     Ok((row.get(0), row.get(1)))
 }
 
-async fn open(new: &Reached, op: &Op) -> Result<()> {
+async fn open(new: &Reached, op: &Op, old: &mut OldRoot) -> Result<()> {
     let history = history(new, op).await?;
-    let old = old_root(new, op).await?;
-    for (schema, table, column, value) in sequences(&old).await? {
+    let old = old_root(new, op, old).await?;
+    let [mut schemas, mut tables, mut columns] = [const { Vec::new() }; 3];
+    let mut values = Vec::new();
+    for (schema, table, column, value) in sequences(old).await? {
         let Some(value) = value else { continue };
-        new.client()
-            .execute(include_str!("set_sequence.sql"), &[&schema, &table, &column, &value])
-            .await
-            .doing(|| format!("set the sequence of column {column} of table {schema}.{table} to {value}"))?;
+        schemas.push(schema);
+        tables.push(table);
+        columns.push(column);
+        values.push(value);
     }
+    new.client()
+        .execute(
+            include_str!("set_sequences.sql"),
+            &[&schemas, &tables, &columns, &values],
+        )
+        .await
+        .doing(|| format!("set the sequences of {} to where they stood", new.node.title()))?;
     failpoint("takeover_sequences_set");
-    confirm(&old, op, &history).await?;
+    confirm(old, op, &history).await?;
     failpoint("takeover_confirmed_old");
     op.confirmed(new, &op.old).await?;
     op.open(new).await
@@ -219,12 +235,14 @@ pub(super) async fn check_only_root(new: &Reached, old: &Reached, op: &Op) -> Re
 /// The old root has all the rows, so it goes on as a branch as it is: its replay finds that it was the root (duty.rs).
 async fn demote(new: &Reached, op: &Op, limits: &Limits) -> Result<()> {
     let begun = begun(new, op).await?;
-    let old = old_root(new, op).await?;
+    // It has changed since it was closed.
+    let mut anew = None;
+    let old = old_root(new, op, &mut anew).await?;
     if old.node.role == Role::Root {
         // From here on the new root keeps what comes after the fork for it, also if its replay does not run.
-        subscribe(new, &old, op.fork()?).await?;
+        subscribe(new, old, op.fork()?).await?;
         failpoint("takeover_subscribed_old");
-        epoch::follow(&old, &begun, &new.node.name).await?;
+        epoch::follow(old, &begun, &new.node.name).await?;
         failpoint("takeover_demoted_old");
     }
     // So that it can be the root again at once, whether its replay runs or not.
