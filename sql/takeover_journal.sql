@@ -94,7 +94,8 @@ end
 $$;
 
 -- pgcascade.takeover_claim(2)
---     Take a takeover over from whoever holds it, in order to resume or to abort it. Returns its row.
+--     Take a takeover over from whoever holds it, in order to resume or to abort it. Whoever has confirmed an epoch that is not open yet is
+--     asked again: meanwhile another root may have been made that did not know where this one is. Returns its row.
 --     Errors: no such takeover. Writes takeover.
 create function pgcascade.takeover_claim(i_op uuid, i_holder text) returns pgcascade.takeover
 language plpgsql volatile security definer
@@ -104,7 +105,10 @@ declare
     result pgcascade.takeover;
 begin
     update pgcascade.takeover t
-       set holder = i_holder, updated_at = clock_timestamp(), error = null
+       set holder = i_holder, updated_at = clock_timestamp(), error = null,
+           confirmed_by = case when array_position(pgcascade.takeover_steps(t.kind), t.step)
+                                    < array_position(pgcascade.takeover_steps(t.kind), 'opened') then '{}'
+                               else t.confirmed_by end
      where t.op_id = i_op
     returning * into result;
     if not found then

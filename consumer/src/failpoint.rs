@@ -21,7 +21,7 @@
 //! takeover_subscribed_old,
 //! takeover_demoted_old, takeover_settled_old,
 //! takeover_told; for a dead root takeover_promised_one, takeover_promised_leaf, takeover_subscribed_new, takeover_fetching,
-//! takeover_fetched, takeover_sequences_moved, takeover_gravestone, takeover_confirmed_one, takeover_released_one, and donated_copied in the replay that fetches
+//! takeover_fetched, takeover_sequences_moved, takeover_gravestone, takeover_confirmed_one, takeover_confirmed, takeover_released_one, and donated_copied in the replay that fetches
 //! from a leaf, adoption_lost in that of an adopted copy of the root; for a promoted standby takeover_set_aside, takeover_located.
 
 use std::path::PathBuf;

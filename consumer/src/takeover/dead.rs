@@ -206,7 +206,10 @@ pub(super) async fn open(new: &Reached, op: &Op, limits: &Limits) -> Result<()> 
         let mut behind = Vec::new();
         for other in waiting {
             match confirmed_by(new, op, &other, &history).await {
-                Ok(None) => return op.open(new).await,
+                Ok(None) => {
+                    failpoint("takeover_confirmed");
+                    return op.open(new).await;
+                }
                 Ok(Some(tick)) if Instant::now() >= deadline => {
                     failures.push(planned::too_late(&other, tick, op.fork()?, limits));
                 }

@@ -12,6 +12,8 @@
 //! 3. what was safe once is not replaced by something else in the same place;
 //! 4. where there is a leaf (leaf.rs), the root has every tick that the leaf has.
 //!
+//! By the first of the two takeovers a promoted standby of the old root may be the new one (standby.rs).
+//!
 //! [`Rules`] has the rules that were found necessary; with each of them left out there is a run that breaks one of these.
 
 #![allow(
@@ -21,11 +23,13 @@
 )]
 
 mod leaf;
+mod standby;
 
 use std::collections::HashSet;
 
 use super::step::{Kind, Step};
 use leaf::{LEAF, Leaf};
+use standby::STANDBY;
 
 /// The most nodes, the old root included.
 const NODES: usize = 4;
@@ -63,6 +67,12 @@ struct Rules {
     journal_is_kept: bool,
     /// Nothing is fetched from a journal that begins later than the new root ends.
     journal_is_checked: bool,
+    /// A standby that is promoted takes no writes before it has begun an epoch.
+    promoted_is_closed: bool,
+    /// It fetches what branches have and it lacks.
+    standby_fetches: bool,
+    /// A branch that has confirmed counts only if it still follows when the standby opens.
+    confirms_are_fresh: bool,
 }
 
 const PROTOCOL: Rules = Rules {
@@ -80,6 +90,9 @@ const PROTOCOL: Rules = Rules {
     leaf_stops_reading: true,
     journal_is_kept: true,
     journal_is_checked: true,
+    promoted_is_closed: true,
+    standby_fetches: true,
+    confirms_are_fresh: true,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -122,6 +135,7 @@ struct State {
     nodes: [Node; NODES],
     ops: [Takeover; 2],
     leaf: Leaf,
+    standby_promoted: bool,
     /// The longest list of ticks that counted as safe.
     safe: Log,
 }
@@ -211,6 +225,10 @@ impl Model {
             add(("writes", n, None), &|s| self.write(s, n));
             add(("fetches a tick", n, None), &|s| self.fetch(s, n));
         }
+        if self.has_standby() {
+            add(("streams", STANDBY, None), &|s| self.stream(s));
+            add(("is promoted by somebody", STANDBY, None), &|s| self.promote_standby(s));
+        }
         if self.leaf {
             add(("fetches a tick", LEAF, None), &|s| self.leaf_fetch(s));
             add(("forgets ticks", LEAF, None), &|s| self.leaf_forget(s));
@@ -235,11 +253,8 @@ impl Model {
             advance(Step::Fenced, t.fork > 0);
             let drained = state.nodes[new].log == state.nodes[OLD].log;
             advance(Step::Drained, drained);
-            let needed = if self.rules.all_promise {
-                self.nodes - 1
-            } else {
-                self.nodes - 2
-            };
+            let others = self.nodes - 1 - usize::from(self.has_standby() && op != 0);
+            let needed = if self.rules.all_promise { others } else { others - 1 };
             let have = ((t.promised | bit(new)) & !bit(LEAF)).count_ones() as usize;
             let leaf_has = !self.leaf || t.promised & bit(LEAF) != 0;
             advance(Step::Promised, have >= needed && leaf_has);
@@ -247,7 +262,12 @@ impl Model {
             advance(Step::Demoted, state.nodes[OLD].provider == new as u8);
             advance(Step::Done, true);
             for n in (0..self.nodes).filter(|n| *n != new) {
-                let asked = if kind == Kind::Planned { n == OLD } else { n != OLD };
+                // At the old root's place there may be its standby.
+                let asked = if kind == Kind::Planned {
+                    n == OLD || self.is_standby(n) && state.standby_promoted
+                } else {
+                    n != OLD && !self.is_standby(n)
+                };
                 if asked {
                     add(("promises", n, Some(op)), &|s| self.promise(s, op, n));
                     add(("confirms", n, Some(op)), &|s| self.confirm(s, op, n));
@@ -283,7 +303,12 @@ impl Model {
     fn fetch(&self, s: &mut State, n: usize) -> bool {
         let node = s.nodes[n];
         let from = s.nodes[usize::from(node.provider)];
-        if node.root || node.frozen != 0 || usize::from(node.provider) == n || from.log.len <= node.log.len {
+        if self.is_standby(n)
+            || node.root
+            || node.frozen != 0
+            || usize::from(node.provider) == n
+            || from.log.len <= node.log.len
+        {
             return false;
         }
         if !node.log.begins(&from.log) {
@@ -297,7 +322,12 @@ impl Model {
     fn begin(&self, s: &mut State, op: usize) -> bool {
         let node = &mut s.nodes[op + 1];
         let planned = self.kinds[op] == Kind::Planned;
-        if node.root || planned && node.promise().is_some() {
+        let fit = if self.is_standby(op + 1) {
+            node.root && !node.open
+        } else {
+            !node.root
+        };
+        if !fit || planned && node.promise().is_some() {
             return false;
         }
         let epoch = node.epoch.max(node.promise().map_or(0, |promise| promise.1)) + 1;
@@ -369,6 +399,10 @@ impl Model {
         if usize::from(t.donor) == LEAF {
             return self.leaf_give(s, op);
         }
+        if self.is_standby(op + 1) && !self.rules.standby_fetches {
+            s.ops[op].steps += 1;
+            return true;
+        }
         let (new, donor) = (s.nodes[op + 1], s.nodes[usize::from(t.donor)]);
         let log = &mut s.nodes[op + 1].log;
         if !new.log.begins(&donor.log) {
@@ -386,7 +420,8 @@ impl Model {
         let t = s.ops[op];
         let node = &mut s.nodes[op + 1];
         let ready = self.at(op, &t).and_then(|at| self.kinds[op].after(at)) == Some(Step::Promoted);
-        if !ready || t.aborted || node.root || t.fork > 0 && node.log.len != t.fork {
+        let fit = !node.root || self.has_standby() && op == 0;
+        if !ready || t.aborted || !fit || t.fork > 0 && node.log.len != t.fork {
             return false;
         }
         if self.rules.promise_is_compared && node.promise() != Some((op, t.epoch)) {
@@ -428,7 +463,7 @@ impl Model {
         let t = s.ops[op];
         let ready = self.at(op, &t).and_then(|at| self.kinds[op].after(at)) == Some(Step::Opened);
         let promised = !self.rules.promise_is_compared || self.promised(s, op);
-        let confirmed = t.confirmed != 0 || !self.rules.open_is_a_step;
+        let confirmed = self.confirms(s, op) || !self.rules.open_is_a_step;
         if !ready || t.aborted || !promised || !confirmed {
             return false;
         }
@@ -439,11 +474,23 @@ impl Model {
         true
     }
 
+    /// Whether somebody has confirmed. Nobody asks a promoted standby for a promise, as it has the old root's name; so who made it wait is asked
+    /// again by each run of the command (takeover_claim()). That both happen in one moment here is more than a run can do.
+    fn confirms(&self, s: &State, op: usize) -> bool {
+        let t = s.ops[op];
+        let follows = |n: usize| {
+            let node = s.nodes[n];
+            node.epoch == t.epoch && node.promise().is_none_or(|promise| promise.0 == op)
+        };
+        let fresh = self.is_standby(op + 1) && self.rules.confirms_are_fresh;
+        (0..self.nodes).any(|n| t.confirmed & bit(n) != 0 && (!fresh || follows(n)))
+    }
+
     /// follow_root()
     fn follow(&self, s: &mut State, op: usize, n: usize) -> bool {
         let t = s.ops[op];
         let begun = s.nodes[op + 1].knows & bit(op) != 0;
-        let opened = self.kinds[op] == Kind::Dead || self.at(op, &t) == Some(Step::Opened);
+        let opened = self.kinds[op] != Kind::Planned || self.at(op, &t) == Some(Step::Opened);
         let node = &mut s.nodes[n];
         let other = node.promise().is_some_and(|promise| promise.0 != op);
         if !begun || !opened || other || node.open || node.epoch > t.epoch {
@@ -532,7 +579,8 @@ impl Model {
             let root = s.nodes[n];
             for (place, epoch) in root.log.ticks().iter().enumerate() {
                 let upto = &root.log.ticks()[..=place];
-                let held = (1..self.nodes).any(|m| m != n && s.nodes[m].log.ticks().starts_with(upto));
+                let held =
+                    (1..self.nodes).any(|m| m != n && !self.is_standby(m) && s.nodes[m].log.ticks().starts_with(upto));
                 if *epoch != root.epoch || !(held || self.planned() && n == OLD) {
                     continue;
                 }

@@ -339,6 +339,39 @@ async fn a_root_that_is_lost_while_a_takeover_has_closed_it() {
     }
 }
 
+/// A branch has confirmed, and the server of the promoted standby dies before it opens; another root is made. What was confirmed before does not count
+/// when the command is typed again.
+#[tokio::test]
+async fn a_promoted_standby_that_was_given_up_does_not_open() {
+    let standby = Standby::of(Tree::apart_with(LOCAL).await, [("branch", "far"), ("branch", "near")]).await;
+    let tree = &standby.tree;
+    let root = tree.connect("root").await;
+    write(&root, 100).await;
+    standby.synchronous(&root).await;
+    drop(root);
+    drop(standby.promote().await);
+    let replays = tree.replays(&["far", "near"]);
+    standby.killed(PROMOTED, "takeover_confirmed").await;
+    standby.cluster.kill();
+    takeover(tree, "near", &["--dead", "root"], 0).await;
+    standby.cluster.start_again();
+    let refused = standby.takeover(PROMOTED, 1).await;
+    assert!(
+        refused.stderr.contains("0 of 1 nodes have confirmed epoch 2"),
+        "{}",
+        refused.stderr
+    );
+    let open = "select open, epoch from pgcascade.node_state";
+    assert_eq!(standby.connect().await.text(open).await, "f|2");
+    let (near, far) = (tree.connect("near").await, tree.connect("far").await);
+    assert_eq!(near.text(open).await, "t|3");
+    write(&near, 400).await;
+    assert_follow(tree, &near, &[&far]).await;
+    stop(replays).await;
+    drop((near, far));
+    standby.tree.drop(&["far", "near"]).await;
+}
+
 /// The standby has all that the branches have, and nothing else; or lacks exactly their last tick, whole.
 #[tokio::test]
 async fn a_standby_that_is_level_or_a_tick_behind_is_the_root() {
