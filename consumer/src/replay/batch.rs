@@ -252,6 +252,9 @@ pub(super) async fn stream(
             // What is not finished is offered again, and known to be applied.
             return Ok(Ended::NodeChanged);
         }
+        if stream.ready.watch.is_over(&stream.ready.provider.client).await? {
+            return Ok(Ended::TablesChanged);
+        }
         let Some(offer) = stream.next(to_finish.take()).await? else {
             if let Some(duty) = &stream.duty
                 && duty.changed(&stream.ready.subscriber.client).await?

@@ -65,6 +65,7 @@ pub(crate) mod table;
 mod table_state;
 mod triggers;
 mod trouble;
+mod watch;
 mod wish;
 
 use std::collections::HashSet;
@@ -172,7 +173,7 @@ async fn again_and_again(
         let error = match outcome {
             Ok(Ended::Done) => return Ok(()),
             Ok(Ended::TablesChanged) => {
-                tracing::info!("the set of tables was changed, or their partitions were");
+                tracing::info!("the set of tables was changed, or their partitions or triggers were");
                 continue;
             }
             Ok(Ended::Executed | Ended::OutOfOrder | Ended::Swollen) => continue,

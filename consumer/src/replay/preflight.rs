@@ -179,7 +179,7 @@ fn capture(
     if !foreign.is_empty() || triggers::lacking(wanted, found).is_empty() {
         return true;
     }
-    if !entry.is_new && entry.state != State::InCopy {
+    if entry.needs_capture() {
         findings.add(
             Kind::CaptureLost,
             object,

@@ -37,6 +37,7 @@ use super::session;
 use super::survey::{self, Facts, Look, Survey};
 use super::table::{Name, Table};
 use super::table_state::{self, Entry, State};
+use super::watch::Watch;
 use super::wish::Wish;
 use super::{Memory, duty, merge, state, triggers};
 use crate::cascade::{Node, Role};
@@ -70,6 +71,7 @@ pub(super) struct Ready {
     pub(super) parked: Vec<Entry>,
     pub(super) sequences: Sequences,
     pub(super) partitions: Fingerprint,
+    pub(super) watch: Watch,
 }
 
 /// A table that is replayed.
@@ -243,6 +245,7 @@ pub(super) async fn prepare(
         parked: base.parked,
         sequences,
         partitions: base.partitions.fingerprint,
+        watch: base.watch,
     })
 }
 
@@ -259,6 +262,7 @@ pub(super) struct Base {
     at_provider: HashMap<Name, Table>,
     at_subscriber: HashMap<Name, Table>,
     partitions: Partitions,
+    watch: Watch,
     late: HashMap<Name, Vec<Partition>>,
     /// What does not keep it from being replayed.
     pub(super) warnings: Vec<Finding>,
@@ -340,9 +344,16 @@ impl Ends {
             merge::check_source(p, &node.queue, &entries).await?;
             merge::check_tables(s, node, &entries, &at_provider).await?;
         }
+        let mut watch = Watch::nothing();
         if !external {
             let tables = entries.iter().map(|entry| (entry, at_provider.get(&entry.provider)));
-            self.capture(p, End::Provider, tables.clone()).await?;
+            let oids: Vec<u32> = tables.clone().filter_map(|(_, table)| Some(table?.oid)).collect();
+            loop {
+                watch = Watch::take(p, oids.clone()).await?;
+                if !self.capture(p, End::Provider, tables.clone()).await? {
+                    break;
+                }
+            }
             for table in tables.filter_map(|(_, table)| table) {
                 for part in partitions.without_truncate(End::Provider, table) {
                     triggers::make_of_partition(p, End::Provider, who, part).await?;
@@ -403,35 +414,39 @@ impl Ends {
             at_provider,
             at_subscriber,
             partitions,
+            watch,
             late,
             warnings,
         })
     }
 
-    /// Makes the triggers that tables lack.
+    /// Makes the triggers that tables lack. Whether there were any.
     async fn capture<'a>(
         &self,
         client: &Client,
         end: End,
         tables: impl Iterator<Item = (&'a Entry, Option<&'a Table>)> + Clone,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let there = tables.clone().filter_map(|(_, table)| table);
         let mut captured = triggers::found(client, end, &self.who, there).await?;
+        let mut made = false;
         for (entry, table) in tables {
             let Some(table) = table else { continue };
             let found = captured.remove(&table.oid).unwrap_or_default();
             let wanted = entry.captures(table, self.node.as_ref());
-            triggers::make(
-                client,
-                end,
-                &self.who,
-                &table.name,
-                &triggers::lacking(&wanted, &found),
-                &found,
-            )
-            .await?;
+            let lacking = triggers::lacking(&wanted, &found);
+            if lacking.is_empty() {
+                continue;
+            }
+            if end == End::Provider && entry.needs_capture() {
+                return Err(
+                    Error::failure(format!("the triggers of table {} were changed meanwhile", table.name)).transient(),
+                );
+            }
+            triggers::make(client, end, &self.who, &table.name, &lacking, &found).await?;
+            made = true;
         }
-        Ok(())
+        Ok(made)
     }
 }
 

@@ -87,6 +87,11 @@ impl Entry {
         self.state.to_copy()
     }
 
+    /// Whether it needs every event from before now: what its triggers miss would be lost.
+    pub(super) fn needs_capture(&self) -> bool {
+        !self.is_new && self.state != State::InCopy
+    }
+
     /// The triggers that capture it. All nodes of a cascade share those of the root, so they capture the whole table.
     pub(super) fn captures(&self, table: &Table, node: Option<&Node>) -> Vec<Capture> {
         match node {

@@ -407,6 +407,89 @@ async fn triggers_that_were_lost() {
     pair.drop().await;
 }
 
+/// Nobody has to start it again to hear of it.
+#[tokio::test]
+async fn triggers_that_are_lost_while_it_runs() {
+    let pair = pair().await;
+    let (p, s) = (&pair.provider, &pair.subscriber);
+    for table in ["disabled", "dropped", "renamed", "replaced", "other"] {
+        p.run(&format!(
+            "create table {table} (id int primary key); insert into {table} values (1)"
+        ))
+        .await;
+    }
+    pair.catch_up(&["--table", "*", "--create"]).await;
+    let rows = async |table: &str, count: &str| {
+        eventually(&format!("{table} has {count} rows"), async || {
+            s.text(&format!("select count(*) from {table}")).await == count
+        })
+        .await;
+    };
+    // Nothing that replay has to do with.
+    let running = pair.replay().spawn();
+    running.until_it_says("streaming").await;
+    p.run(
+        "create function nothing() returns trigger language plpgsql as 'begin return null; end';
+         create trigger harmless after insert on other for each row execute function nothing();
+         create trigger theirs after insert on other for each row execute function pgq.logutriga('another');
+         select pgq.create_queue('another'); insert into other values (2)",
+    )
+    .await;
+    rows("other", "2").await;
+    running.until_it_says("partitions or triggers were").await;
+    p.run("insert into other values (3)").await;
+    rows("other", "3").await;
+    assert_eq!(running.stop().await.code(), Some(0));
+    for (change, text) in [
+        (
+            "alter table disabled disable trigger all; insert into disabled values (2)",
+            "table public.disabled of the provider has lost its capture triggers",
+        ),
+        (
+            "drop trigger pgcascade_capture_q on dropped; insert into dropped values (2)",
+            "table public.dropped of the provider has lost its capture triggers",
+        ),
+        (
+            "begin; alter table replaced rename to old; create table replaced (like old including all); insert into replaced select id + 1 from old;
+             drop table old; commit",
+            "table public.replaced of the provider has lost its capture triggers",
+        ),
+        (
+            "alter table renamed rename to another",
+            "table public.renamed does not exist on the provider",
+        ),
+    ] {
+        let running = pair.replay().spawn();
+        running.until_it_says("streaming").await;
+        p.run(change).await;
+        let output = running.wait().await;
+        assert_eq!(output.code(), Some(1), "{change}: {}", output.stderr);
+        assert!(output.stderr.contains(text), "{text}: {}", output.stderr);
+        let table = text.split(['.', ' ']).nth(2).unwrap();
+        s.run(&format!("delete from pgcascade_replay.table_state where provider_table = '{table}'"))
+            .await;
+    }
+    // With park the others go on.
+    p.run("create table last (id int primary key)").await;
+    let running = pair
+        .replay()
+        .args(&["--table", "last", "--create", "--on-error", "park"])
+        .spawn();
+    running.until_it_says("copy done").await;
+    p.run("drop trigger pgcascade_capture_q on other; insert into last values (1)")
+        .await;
+    eventually("the table is parked", async || {
+        s.text("select state || ' ' || error from pgcascade_replay.table_state where provider_table = 'other'")
+            .await
+            .contains("broken table public.other of the provider has lost its capture triggers")
+    })
+    .await;
+    p.run("insert into last values (2)").await;
+    rows("last", "2").await;
+    assert_eq!(running.stop().await.code(), Some(0));
+    pair.drop().await;
+}
+
 #[tokio::test]
 async fn a_standby_at_either_end() {
     let pair = own_pair().await;
