@@ -62,7 +62,7 @@ async fn put_aside_and_back() {
     for (jobs, point, left) in [
         ("1", "after_aside=kill", "Odd \"Index,cut_a,cut_brin,cut_hash,cut_in"),
         ("3", &second, all),
-        ("3", "after_chunk_commit=kill:2", all),
+        ("3", "after_chunk_commit=kill:2", ""),
         ("3", "in_copy=kill:9", ""),
         ("3", "after_index=kill:2", ""),
         ("3", "after_copy_commit=kill", ""),
