@@ -27,7 +27,7 @@ use super::session;
 use super::table::{Name, Table, literal, quoted};
 use super::table_state::{self, Entry, State};
 use crate::backoff::Backoff;
-use crate::connect::{End, connect, exists};
+use crate::connect::{End, connect};
 use crate::conninfo::ConnInfo;
 use crate::error::{Doing, Error, Result};
 use crate::failpoint::failpoint;
@@ -162,7 +162,7 @@ pub(super) async fn of_provider(provider: &Client, who: &Who, tables: &[&Table],
         return Ok(keys);
     }
     // First: what is made meanwhile is found among those that are there.
-    if external && exists(provider, "pgcascade_replay.foreign_key").await? {
+    if external && may_read_to_make(provider).await? {
         let rows = provider
             .query(
                 "select * from pgcascade_replay.foreign_key where queue = $1",
@@ -199,6 +199,20 @@ pub(super) async fn of_provider(provider: &Client, who: &Who, tables: &[&Table],
         }
     }
     Ok(keys)
+}
+
+/// Whether a branch lets us see which keys it is still to get. An older one has no such list.
+async fn may_read_to_make(branch: &Client) -> Result<bool> {
+    let row = branch
+        .query_one(
+            "select coalesce((select pg_catalog.has_schema_privilege(n.oid, 'usage') and pg_catalog.has_table_privilege(c.oid, 'select')
+                                from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+                               where n.nspname = 'pgcascade_replay' and c.relname = 'foreign_key'), false)",
+            &[],
+        )
+        .await
+        .doing(|| "look for the foreign keys that are still to be made on the provider".to_owned())?;
+    Ok(row.get(0))
 }
 
 /// Writes down those that are to be made, in the transaction that adds their tables.

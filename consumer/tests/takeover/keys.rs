@@ -44,6 +44,27 @@ async fn the_new_root_has_the_keys_of_the_old_one() {
     tree.wait("leaf").await;
     until(&leaf, KEYS, &keys).await;
     assert_eq!(branch.text(KEYS).await, "<null>");
+    // Unless it may not see what that is.
+    let reader = format!("reader_{}", tree.database_name("branch"));
+    let at = tree.role(&branch, &reader, "branch").await;
+    branch
+        .run(&format!(
+            "grant pgq_admin, pgq_writer to {reader}; grant usage on schema pgcascade_replay to {reader};
+             grant select on all tables in schema pgcascade_replay, public to {reader}; revoke all on pgcascade_replay.foreign_key from {reader}"
+        ))
+        .await;
+    let blind = tree.database("blind", false).await;
+    let ends = ["--db", &tree.conninfo("blind"), "--provider", &at];
+    tree.node(0, "create-leaf blind", &ends).await;
+    tree.catch_up("blind").await;
+    assert_eq!(blind.text(KEYS).await, "<null>");
+    assert_eq!(blind.text("select count(*) from child").await, "9");
+    tree.manage(0, "drop blind").await;
+    for name in ["branch", "leaf"] {
+        tree.wait(name).await;
+    }
+    drop(blind);
+    branch.run(&format!("drop owned by {reader}; drop role {reader}")).await;
 
     takeover(&tree, "leaf", "branch", &[], 0).await;
     running.stop().await;
@@ -59,5 +80,5 @@ async fn the_new_root_has_the_keys_of_the_old_one() {
     until(&branch, "select count(*) from pgcascade_replay.foreign_key", "0").await;
     stop(replays.into_iter().chain([running])).await;
     drop((root, branch, leaf, holder));
-    tree.drop(&["leaf", "branch", "root"]).await;
+    tree.drop(&["blind", "leaf", "branch", "root"]).await;
 }
