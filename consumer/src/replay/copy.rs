@@ -32,8 +32,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use super::position::Who;
 use super::setup::{Ready, Target};
@@ -48,8 +49,6 @@ use source::Source;
 
 /// One table that is being copied.
 struct Job {
-    /// Which target.
-    target: usize,
     provider: Arc<Table>,
     subscriber: Arc<Table>,
     /// The columns that both ends store, quoted for SQL.
@@ -65,6 +64,8 @@ struct Job {
     is_cut: bool,
     /// The tick up to which no events of it are kept.
     position: i64,
+    /// It is not wanted any more: what is on its way is rolled back.
+    given_up: AtomicBool,
 }
 
 /// What the chunks of a table have in common.
@@ -105,8 +106,11 @@ impl Task {
 }
 
 /// What is to be done, and who does it.
+#[derive(Default)]
 struct Queue {
     tasks: VecDeque<Task>,
+    /// The tables of the tasks that workers are at.
+    at_work: Vec<Arc<Job>>,
     /// Tasks at work that may yet bring others: plans, and those of workers that have no sessions so far.
     open: usize,
     /// Workers that have not ended.
@@ -122,11 +126,43 @@ struct Shared {
     changed: Notify,
     config: ReplayConfig,
     who: Who,
+    /// The provider's.
+    identity: String,
     shutdown: Shutdown,
     progress: Progress,
     source: Source,
     /// One of them failed: the others stop as they would for a shutdown.
     failed: AtomicBool,
+}
+
+impl Queue {
+    /// Takes the first task that may be done now: not one of a table that an older copy is still at, which was given up.
+    fn take(&mut self) -> Option<Task> {
+        let is_free = |task: &Task| {
+            let name = &task.job().provider.name;
+            let mut older = self.at_work.iter().filter(|job| job.is_given_up());
+            !older.any(|job| job.provider.name == *name)
+        };
+        let at = self.tasks.iter().position(is_free)?;
+        let task = self.tasks.remove(at)?;
+        self.at_work.push(Arc::clone(task.job()));
+        Some(task)
+    }
+
+    /// A worker is not at a task of this table any more.
+    fn leave(&mut self, job: &Arc<Job>) {
+        if let Some(at) = self.at_work.iter().position(|other| Arc::ptr_eq(other, job)) {
+            self.at_work.swap_remove(at);
+        }
+    }
+
+    /// Has it done later, unless nobody wants it any more.
+    fn put_back(&mut self, task: Task) {
+        self.leave(task.job());
+        if !task.job().is_given_up() {
+            self.tasks.push_back(task);
+        }
+    }
 }
 
 impl Shared {
@@ -143,11 +179,11 @@ impl Shared {
             {
                 let mut queue = self.queue();
                 let stopping = self.stopping();
-                if !stopping && let Some(task) = queue.tasks.pop_front() {
+                if !stopping && let Some(task) = queue.take() {
                     queue.open += usize::from(!connected || matches!(task, Task::Plan(_)));
                     return Some(task);
                 }
-                if stopping || queue.open == 0 {
+                if stopping || queue.open == 0 && queue.tasks.is_empty() {
                     queue.workers -= 1;
                     queue.connected -= usize::from(connected);
                     return None;
@@ -179,27 +215,47 @@ impl Shared {
         }
         queue.workers -= 1;
         queue.open -= 1;
-        queue.tasks.push_front(task);
+        queue.put_back(task);
         self.changed.notify_waiters();
         true
     }
 
-    /// A worker could not do its task now, and gave its sessions up.
+    /// A worker did not do its task, be it that others were in the way or that the table was given up, and ended its sessions.
     fn put_off(&self, task: Task) {
         let mut queue = self.queue();
         queue.connected -= 1;
         queue.open -= usize::from(matches!(task, Task::Plan(_)));
-        queue.tasks.push_back(task);
+        queue.put_back(task);
         self.changed.notify_waiters();
     }
 
     /// The pieces of a table are known: they come before other tables.
-    fn planned(&self, pieces: Vec<Piece>) {
+    fn planned(&self, job: &Arc<Job>, pieces: Vec<Piece>) {
         let mut queue = self.queue();
         queue.open -= 1;
-        for piece in pieces.into_iter().rev() {
-            queue.tasks.push_front(Task::Copy(piece));
+        queue.leave(job);
+        if !job.is_given_up() {
+            for piece in pieces.into_iter().rev() {
+                queue.tasks.push_front(Task::Copy(piece));
+            }
         }
+        self.changed.notify_waiters();
+    }
+
+    /// A piece is copied.
+    fn copied(&self, job: &Arc<Job>) {
+        self.queue().leave(job);
+        if job.is_given_up() {
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// Nothing more is done for these tables.
+    fn give_up<'a>(&self, jobs: impl Iterator<Item = &'a Arc<Job>>) {
+        for job in jobs {
+            job.given_up.store(true, Ordering::Relaxed);
+        }
+        self.queue().tasks.retain(|task| !task.job().is_given_up());
         self.changed.notify_waiters();
     }
 
@@ -225,14 +281,23 @@ pub(super) struct Failure {
     pub(super) target: Option<usize>,
 }
 
+/// The same for whoever does not know the targets.
+struct Broken {
+    error: Error,
+    job: Option<Arc<Job>>,
+}
+
 /// How long copies are waited for when replay fails for another reason. Then their sessions are dropped.
 const END_PATIENCE: Duration = Duration::from_secs(5);
 
-/// The copies that are on their way.
+/// The copies that are on their way. They outlive the stream's sessions where the stream begins anew for another reason.
 pub(super) struct Copies {
     shared: Arc<Shared>,
-    done: mpsc::UnboundedReceiver<Done>,
-    workers: JoinSet<Result<(), Failure>>,
+    /// Those that are not complete, and which targets they are now.
+    jobs: Vec<(Arc<Job>, usize)>,
+    sender: mpsc::UnboundedSender<(Arc<Job>, Copied)>,
+    done: mpsc::UnboundedReceiver<(Arc<Job>, Copied)>,
+    workers: JoinSet<Result<(), Broken>>,
     failure: Option<Failure>,
     running: bool,
 }
@@ -245,22 +310,22 @@ impl Copies {
 
     /// The next table that is complete. None: all are, or a shutdown ended the copies. Cancel-safe.
     pub(super) async fn next(&mut self) -> Result<Option<Done>, Failure> {
-        if let Some(done) = self.done.recv().await {
-            return Ok(Some(done));
-        }
-        while let Some(outcome) = self.workers.join_next().await {
-            let outcome = outcome.unwrap_or_else(|error| {
-                Err(Failure {
-                    error: Error::failure(format!("a task that copies ended: {error}")),
-                    target: None,
-                })
-            });
-            if let Err(failure) = outcome {
-                // Of several the one that waiting does not help against.
-                match &self.failure {
-                    Some(other) if !other.error.is_transient() => {}
-                    _ => self.failure = Some(failure),
+        loop {
+            // What a worker has to tell, it told before it ended.
+            if let Some(done) = self.told() {
+                return Ok(Some(done));
+            }
+            if self.workers.is_empty() {
+                break;
+            }
+            // Both are cancel-safe.
+            tokio::select! {
+                Some((job, copied)) = self.done.recv() => {
+                    if let Some(done) = self.complete(&job, copied) {
+                        return Ok(Some(done));
+                    }
                 }
+                Some(outcome) = self.workers.join_next() => self.ended(outcome),
             }
         }
         self.running = false;
@@ -269,12 +334,66 @@ impl Copies {
 
     /// The same, if it is there at once.
     pub(super) async fn next_now(&mut self) -> Result<Option<Done>, Failure> {
-        match self.done.try_recv() {
-            Ok(done) => Ok(Some(done)),
-            Err(mpsc::error::TryRecvError::Empty) => Ok(None),
-            Err(mpsc::error::TryRecvError::Disconnected) if !self.running => Ok(None),
-            Err(mpsc::error::TryRecvError::Disconnected) => self.next().await,
+        if let Some(done) = self.told() {
+            return Ok(Some(done));
         }
+        while let Some(outcome) = self.workers.try_join_next() {
+            self.ended(outcome);
+        }
+        if self.running && self.workers.is_empty() {
+            return self.next().await;
+        }
+        Ok(None)
+    }
+
+    fn told(&mut self) -> Option<Done> {
+        while let Ok((job, copied)) = self.done.try_recv() {
+            if let Some(done) = self.complete(&job, copied) {
+                return Some(done);
+            }
+        }
+        None
+    }
+
+    /// None: it was given up before that was known.
+    fn complete(&mut self, job: &Arc<Job>, copied: Copied) -> Option<Done> {
+        let at = self.jobs.iter().position(|(other, _)| Arc::ptr_eq(other, job))?;
+        let (_, target) = self.jobs.swap_remove(at);
+        Some(Done { target, copied })
+    }
+
+    fn ended(&mut self, outcome: Result<Result<(), Broken>, JoinError>) {
+        let outcome = outcome.unwrap_or_else(|error| {
+            Err(Broken {
+                error: Error::failure(format!("a task that copies ended: {error}")),
+                job: None,
+            })
+        });
+        let Err(Broken { error, job }) = outcome else { return };
+        // Of several the one that waiting does not help against.
+        if self.failure.as_ref().is_none_or(|failure| failure.error.is_transient()) {
+            let at = |job: Arc<Job>| self.jobs.iter().find(|(other, _)| Arc::ptr_eq(other, &job));
+            let target = job.and_then(at).map(|(_, target)| *target);
+            self.failure = Some(Failure { error, target });
+        }
+    }
+
+    /// Whether they can go on in another life of the stream's sessions.
+    fn go_on_with(&self, ready: &Ready, config: &ReplayConfig, source: &Source) -> bool {
+        let is_same = self.shared.identity == ready.identity && self.shared.source.is_same(source);
+        self.running && is_same && !self.shared.stopping() && !ready.pending && !config.donated
+    }
+
+    /// To be called before the stream begins anew. The next look at partitioned tables may make partitions, which a copy would
+    /// be in the way of. None: there is nothing to go on with.
+    pub(super) async fn hand_over(self) -> Option<Self> {
+        if !self.running || self.shared.stopping() {
+            self.stop().await;
+            return None;
+        }
+        let jobs = self.jobs.iter().map(|(job, _)| job);
+        self.shared.give_up(jobs.filter(|job| job.provider.kind == "p"));
+        Some(self)
     }
 
     /// Ends them: what is on its way is rolled back.
@@ -288,67 +407,110 @@ impl Copies {
     }
 }
 
-/// Begins to copy every table that has no copy, unless a file is pending (execute.rs).
+/// Begins to copy every table that has no copy, unless a file is pending (execute.rs). `kept` are copies that are on their way: those
+/// that are still wanted go on.
 pub(super) async fn start(
+    kept: &mut Option<Copies>,
     ready: &Ready,
     config: &ReplayConfig,
     shutdown: &Shutdown,
     progress: &Progress,
 ) -> Result<Copies> {
     failpoint("before_copy");
-    let mut tasks = VecDeque::new();
+    let mut jobs = Vec::new();
     for (i, target) in ready.targets.iter().enumerate() {
         if !target.state.to_copy() {
             // Of a copy that somebody gave up, the table being added again without one.
             indexes::make_left_over(&ready.subscriber.client, &ready.who, &target.provider.name).await?;
         } else if !ready.pending {
-            tasks.push_back(Task::Plan(Arc::new(Job::new(i, target, ready))));
+            jobs.push((Arc::new(Job::new(target, ready)), i));
         }
     }
-    let source = if tasks.is_empty() {
+    let source = if jobs.is_empty() {
         Source::Provider
     } else {
         Source::find(ready, config).await?
     };
-    for task in &tasks {
-        let table = &task.job().provider;
-        progress.copy_started(&table.name.to_string(), table.rows, Some(table.bytes));
+    let mut copies = match kept.take() {
+        Some(kept) if kept.go_on_with(ready, config, &source) => kept,
+        kept => {
+            if let Some(kept) = kept {
+                kept.stop().await;
+            }
+            Copies::none(ready, config, shutdown, progress, source)
+        }
+    };
+    copies.go_on(jobs);
+    Ok(copies)
+}
+
+impl Copies {
+    fn none(ready: &Ready, config: &ReplayConfig, shutdown: &Shutdown, progress: &Progress, source: Source) -> Self {
+        let shared = Arc::new(Shared {
+            queue: Mutex::new(Queue::default()),
+            changed: Notify::new(),
+            config: config.clone(),
+            who: ready.who.clone(),
+            identity: ready.identity.clone(),
+            shutdown: shutdown.clone(),
+            progress: progress.clone(),
+            source,
+            failed: AtomicBool::new(false),
+        });
+        let (sender, done) = mpsc::unbounded_channel();
+        Self {
+            shared,
+            jobs: Vec::new(),
+            sender,
+            done,
+            workers: JoinSet::new(),
+            failure: None,
+            running: false,
+        }
     }
-    // How many pieces there are is not known before they are planned. Who gets none opens no session.
-    let sessions = if tasks.is_empty() { 0 } else { config.jobs };
-    let shared = Arc::new(Shared {
-        queue: Mutex::new(Queue {
-            tasks,
-            open: 0,
-            workers: sessions,
-            connected: 0,
-        }),
-        changed: Notify::new(),
-        config: config.clone(),
-        who: ready.who.clone(),
-        shutdown: shutdown.clone(),
-        progress: progress.clone(),
-        source,
-        failed: AtomicBool::new(false),
-    });
-    let (sender, done) = mpsc::unbounded_channel();
-    let mut workers = JoinSet::new();
-    for _ in 0..sessions {
-        workers.spawn(worker::work(Arc::clone(&shared), sender.clone()));
+
+    /// From now on these tables are copied, those among them that are already included, and no others.
+    fn go_on(&mut self, wanted: Vec<(Arc<Job>, usize)>) {
+        let before = std::mem::take(&mut self.jobs);
+        let mut fresh = VecDeque::new();
+        for (job, target) in wanted {
+            match before.iter().find(|(other, _)| other.is_same(&job)) {
+                Some((other, _)) => self.jobs.push((Arc::clone(other), target)),
+                None => {
+                    let table = &job.provider;
+                    let progress = &self.shared.progress;
+                    progress.copy_started(&table.name.to_string(), table.rows, Some(table.bytes));
+                    fresh.push_back(Task::Plan(Arc::clone(&job)));
+                    self.jobs.push((job, target));
+                }
+            }
+        }
+        let is_wanted = |job: &Arc<Job>| self.jobs.iter().any(|(other, _)| Arc::ptr_eq(other, job));
+        let others = before.iter().map(|(job, _)| job);
+        self.shared.give_up(others.filter(|job| !is_wanted(job)));
+        if fresh.is_empty() {
+            return;
+        }
+        let more = {
+            let mut queue = self.shared.queue();
+            queue.tasks.append(&mut fresh);
+            // How many pieces there are is not known before they are planned. Who gets none opens no session.
+            let more = self.shared.config.jobs.saturating_sub(queue.workers);
+            queue.workers += more;
+            more
+        };
+        self.shared.changed.notify_waiters();
+        for _ in 0..more {
+            let work = worker::work(Arc::clone(&self.shared), self.sender.clone());
+            self.workers.spawn(work);
+        }
+        self.running = true;
     }
-    Ok(Copies {
-        shared,
-        done,
-        workers,
-        failure: None,
-        running: sessions > 0,
-    })
 }
 
 impl Job {
-    fn new(i: usize, target: &Target, ready: &Ready) -> Self {
+    fn new(target: &Target, ready: &Ready) -> Self {
         Self {
-            target: i,
             provider: Arc::clone(&target.provider),
             subscriber: Arc::clone(&target.subscriber),
             columns: common_columns(&target.provider, &target.subscriber),
@@ -359,8 +521,39 @@ impl Job {
             can_be_cut: plan::can_be_cut(target),
             is_cut: matches!(target.state, State::InChunks(_)),
             position: ready.tick,
+            given_up: AtomicBool::new(false),
         }
     }
+
+    fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Relaxed)
+    }
+
+    /// Whether this copy is also the other one: of the same tables as they were.
+    fn is_same(&self, other: &Self) -> bool {
+        let of = |job: &Self| {
+            (
+                job.revision,
+                job.provider.oid,
+                job.subscriber.oid,
+                job.made,
+                job.can_be_cut,
+            )
+        };
+        !self.is_given_up()
+            && of(self) == of(other)
+            && self.provider.name == other.provider.name
+            && self.subscriber.name == other.subscriber.name
+            && self.provider.primary_key() == other.provider.primary_key()
+            && self.columns == other.columns
+            && self.condition == other.condition
+    }
+}
+
+/// Whether it is nothing but others' locks, of which the session and what else goes on take no harm.
+pub(super) fn is_in_the_way(error: &Error) -> bool {
+    let code = error.sqlstate();
+    code == Some(&SqlState::LOCK_NOT_AVAILABLE) || code == Some(&SqlState::T_R_DEADLOCK_DETECTED)
 }
 
 /// Begins a transaction on the provider with the table locked; returns the text of its snapshot.

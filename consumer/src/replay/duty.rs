@@ -71,10 +71,12 @@ pub(super) async fn attempt(
     memory.home_silent |= !home::check(&session.client, &node, !memory.home_silent).await?;
     if node.paused || node.role == Role::Root || node.frozen {
         memory.connected = true;
+        memory.stop_copies().await;
         return stand_by(session, node, config, shutdown, memory).await;
     }
     merge::check_position(&node)?;
     if merge::is_behind(&node) {
+        memory.stop_copies().await;
         return merge::stand_behind(session, node, config, shutdown, memory).await;
     }
     if node.role == Role::Branch {

@@ -14,7 +14,8 @@
 //! 5. the provider is told that the batch is finished, and may forget it.
 //!
 //! The set of tables is in table_state.rs; whoever changes it raises a number beside the position, which is compared at each
-//! batch and each poll: when it is another, all begins again with setup.rs, without loss.
+//! batch and each poll: when it is another, all begins again with setup.rs, without loss, but for the copies of tables that it does
+//! not concern: these go on.
 //!
 //! A crash before the commit leaves nothing; a crash after it leaves the position at the batch's end, and when the
 //! provider offers the same batch again it is only finished. No future of the database is ever dropped half way in
@@ -91,7 +92,7 @@ pub(crate) use table::Name;
 use wish::Wish;
 
 /// What outlives a lost connection.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Memory {
     /// Both ends could be reached at least once: from now on a lost connection is an incident and not a misspelt
     /// address.
@@ -130,6 +131,8 @@ struct Memory {
     goal: Option<wire::snapshot::Snapshot>,
     /// The same for a node of a cascade: its provider's last tick at the start.
     goal_tick: Option<i64>,
+    /// Copies that go on while the stream begins anew.
+    copies: Option<copy::Copies>,
 }
 
 /// What one transaction on the subscriber applies.
@@ -149,6 +152,7 @@ pub(crate) async fn run(job: Job, shutdown: Shutdown, progress: Progress) -> Res
     };
     let mut memory = Memory::default();
     let outcome = Box::pin(again_and_again(&job, config, &shutdown, &progress, &mut memory)).await;
+    memory.stop_copies().await;
     let complete = config.until_caught_up && outcome.is_ok() && !shutdown.requested();
     memory.keys.end(complete).await;
     outcome
@@ -170,6 +174,14 @@ async fn again_and_again(
             Job::Hop(config) => Box::pin(attempt(config, &wish, &policies, shutdown, progress, memory)).await,
             Job::Node(config) => Box::pin(duty::attempt(config, &wish, &policies, shutdown, progress, memory)).await,
         };
+        let copies_go_on = match &outcome {
+            Ok(Ended::TablesChanged | Ended::OutOfOrder) => true,
+            Ok(Ended::Done | Ended::Executed | Ended::Swollen | Ended::NodeChanged) => false,
+            Err(error) => memory.again || copy::is_in_the_way(error) || config.park && error.class() == Class::Park,
+        };
+        if !copies_go_on {
+            memory.stop_copies().await;
+        }
         let error = match outcome {
             Ok(Ended::Done) => return Ok(()),
             Ok(Ended::TablesChanged) => {
@@ -282,6 +294,9 @@ async fn attempt(
     progress: &Progress,
     memory: &mut Memory,
 ) -> Result<Ended> {
+    if let Some(copies) = memory.copies.take() {
+        memory.copies = copies.hand_over().await;
+    }
     let ready = setup::prepare(config, wish, policies, shutdown, memory).await?;
     if !config.donated {
         let s = &ready.subscriber.client;
@@ -289,13 +304,20 @@ async fn attempt(
         keys.begin(s, &config.subscriber, &ready.who, ready.revision, config.poll_interval)
             .await?;
     }
-    let mut copies = copy::start(&ready, config, shutdown, progress).await?;
+    let mut copies = copy::start(&mut memory.copies, &ready, config, shutdown, progress).await?;
     let outcome = batch::stream(ready, &mut copies, config, shutdown, progress, memory).await;
-    copies.stop().await;
+    // Whether they go on, the outcome decides.
+    memory.copies = Some(copies);
     outcome
 }
 
 impl Memory {
+    async fn stop_copies(&mut self) {
+        if let Some(copies) = self.copies.take() {
+            copies.stop().await;
+        }
+    }
+
     /// What was found out about one provider says nothing about the next.
     fn hop_changed(&mut self) {
         self.careful = None;

@@ -14,7 +14,7 @@ use super::position::Who;
 use super::preflight::Pair;
 use super::survey::Look;
 use super::table::{Name, Table};
-use super::table_state::State;
+use super::table_state::{self, State};
 use crate::connect::{End, exists};
 use crate::error::{Doing, Error, Result};
 
@@ -71,6 +71,11 @@ pub(super) async fn look_for_rows(
         let name = &subscriber.name;
         let is_read = entry.state == State::InCopy && subscriber.may("select") && subscriber.schema_usage;
         if !matches!(subscriber.kind.as_str(), "r" | "p") || !is_read || !has_rows(client, subscriber).await? {
+            continue;
+        }
+        // They may have come with its copy, which goes on while replay begins anew.
+        let begun = table_state::begun(client, who, &entry.provider);
+        if !entry.is_new && begun.await?.is_none_or(|begun| begun.in_chunks) {
             continue;
         }
         findings.about(Some(&entry.provider));

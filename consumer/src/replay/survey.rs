@@ -252,6 +252,7 @@ pub(super) async fn survey(
     } else {
         (None, Vec::new())
     };
+    failpoint("after_states");
     let new = match wish {
         Some(wish) => wish.entries(p, &present, &mut findings).await?,
         None => Vec::new(),

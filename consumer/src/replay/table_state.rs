@@ -316,6 +316,30 @@ pub(super) async fn copied(
     if ended == 1 { Ok(()) } else { Err(changed(provider)) }
 }
 
+/// A table that is in copy, as it is now.
+#[derive(Clone, Copy)]
+pub(super) struct Begun {
+    pub(super) revision: i64,
+    /// It is cut into chunks, of which some may be there.
+    pub(super) in_chunks: bool,
+}
+
+/// None: it is not in copy.
+pub(super) async fn begun(subscriber: &Client, who: &Who, provider: &Name) -> Result<Option<Begun>> {
+    let row = subscriber
+        .query_opt(
+            "select revision, copy_snapshot is not null from pgcascade_replay.table_state
+              where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4 and state = 'in-copy'",
+            &[&who.consumer, &who.queue, &provider.schema, &provider.table],
+        )
+        .await
+        .doing(|| format!("read the state of table {provider} on the subscriber"))?;
+    Ok(row.map(|row| Begun {
+        revision: row.get(0),
+        in_chunks: row.get(1),
+    }))
+}
+
 /// Somebody took the table out, or had it start over: the copy at hand is of no use.
 pub(super) fn changed(provider: &Name) -> Error {
     Error::failure(format!(

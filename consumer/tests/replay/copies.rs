@@ -248,3 +248,229 @@ async fn as_many_copies_at_once_as_were_asked_for() {
         pair.drop().await;
     }
 }
+
+/// The transaction that a copy of a whole table is in; empty when there is none.
+async fn transaction(pair: &Pair, table: &str) -> String {
+    pair.subscriber
+        .text(&format!(
+            "select coalesce(string_agg(pid || ' since ' || xact_start, ', '), '') from pg_stat_activity
+              where datname = current_database() and application_name like 'pgcascade copy %' and query like 'copy \"public\".\"{table}\"%'"
+        ))
+        .await
+}
+
+/// The copy of a table that cannot be cut is not begun again when the set of tables is changed, nor when the stream meets a conflict, a
+/// lock or a broken table.
+#[tokio::test]
+async fn a_copy_goes_on_whatever_happens_to_other_tables() {
+    let pair = replayed().await;
+    pair.provider
+        .run(
+            "create table keyless (n int, v text); insert into keyless select i, 'there' from generate_series(1, 1000) i;
+             create table two_keys (id int primary key, u int unique, v text); insert into two_keys select i, i, 'there' from generate_series(1, 1000) i;
+             create table other (id int primary key, v text); insert into other values (1, 'there')",
+        )
+        .await;
+    let go_on = pair.subscriber_cluster.file(&format!("go-on-{}", pair.database));
+    let subscriber = format!(
+        "{} options='-c lock_timeout=1s'",
+        pair.subscriber_cluster.conninfo(&pair.database)
+    );
+    let running = Replay::new(&pair.provider_cluster.conninfo(&pair.database), &subscriber)
+        .args(&["--jobs", "3", "--on-conflict", "small=skip", "--on-error", "park"])
+        .failpoints(&format!("in_copy=pause:{go_on}"))
+        .spawn();
+    goes_on(&pair, 2).await;
+    let whole = ["keyless", "two_keys"];
+    table(&pair, &["add", "keyless", "two_keys", "--create"]);
+    let mut begun = Vec::new();
+    for name in whole {
+        eventually("it is being copied", async || {
+            !transaction(&pair, name).await.is_empty()
+        })
+        .await;
+        begun.push(transaction(&pair, name).await);
+    }
+    let go_on_there = async |id: u32, after: &str| {
+        pair.provider
+            .run(&format!(
+                "insert into keyless values ({id}, '{after}'); update two_keys set u = -id, v = '{after}' where id = {id};
+                 delete from two_keys where id = 100 + {id}"
+            ))
+            .await;
+        goes_on(&pair, id).await;
+        for (name, begun) in whole.iter().zip(&begun) {
+            assert_eq!(&transaction(&pair, name).await, begun, "{name}, {after}");
+        }
+    };
+    go_on_there(3, "nothing").await;
+    table(&pair, &["add", "other", "--create", "--no-copy"]);
+    go_on_there(4, "a table was added").await;
+    table(&pair, &["remove", "other"]);
+    go_on_there(5, "it was removed").await;
+    table(&pair, &["add", "other", "--replace"]);
+    eventually("it is being copied, too", async || {
+        !transaction(&pair, "other").await.is_empty()
+    })
+    .await;
+    go_on_there(6, "a copy was begun").await;
+    table(&pair, &["remove", "other", "--keep-triggers"]);
+    go_on_there(7, "it was given up").await;
+    pair.subscriber.run("insert into small values (8)").await;
+    goes_on(&pair, 8).await;
+    go_on_there(9, "a conflict").await;
+    eventually("it is recorded", async || {
+        pair.subscriber
+            .text("select count(*) from pgcascade_replay.conflict")
+            .await
+            == "1"
+    })
+    .await;
+    let holder = locked(&pair, "small").await;
+    pair.provider.run("insert into small values (100)").await;
+    eventually("the stream ran into a lock, and again", async || {
+        running.stderr().matches("due to lock timeout").count() >= 2
+    })
+    .await;
+    holder.run("commit").await;
+    go_on_there(11, "a lock").await;
+    pair.subscriber.run("alter table big add check (v <> 'no')").await;
+    pair.provider.run("update big set v = 'no' where id = 1").await;
+    go_on_there(10, "a table was parked").await;
+    let states = "select string_agg(provider_table || ' ' || state, ', ' order by provider_table) from pgcascade_replay.table_state";
+    assert!(pair.subscriber.text(states).await.contains("big broken"));
+    std::fs::write(&go_on, "").unwrap();
+    until_copied(&pair, &whole).await;
+    streams(&pair, 12).await;
+    let output = running.stop().await;
+    for name in whole {
+        let starts = format!("copy starts table=\"public.{name}\"");
+        assert_eq!(output.stderr.matches(&starts).count(), 1, "{}", output.stderr);
+    }
+    assert!(output.stderr.matches("streaming").count() >= 7, "{}", output.stderr);
+    pair.catch_up(&["--on-error", "park"]).await;
+    for name in whole {
+        pair.assert_equal(name).await;
+    }
+    pair.drop().await;
+}
+
+/// What comes after the copies is applied at once.
+async fn streams(pair: &Pair, id: u32) {
+    pair.provider
+        .run(&format!(
+            "insert into keyless values ({id}, 'after'); delete from two_keys where id = {id}"
+        ))
+        .await;
+    goes_on(pair, id).await;
+    pair.assert_equal("keyless").await;
+    pair.assert_equal("two_keys").await;
+}
+
+/// The copy that goes on is complete at the worst of times: when the stream, which begins anew, has read that it is not, or had read
+/// that it is before the copy could say so.
+#[tokio::test]
+async fn a_copy_that_goes_on_ends_while_the_stream_begins_anew() {
+    for at_the_look in [true, false] {
+        let pair = replayed().await;
+        pair.provider
+            .run(
+                "create table keyless (n int, v text); insert into keyless select i, 'there' from generate_series(1, 1000) i;
+                 create table two_keys (id int primary key, u int unique, v text); insert into two_keys select i, i, 'there' from generate_series(1, 1000) i;
+                 create table other (id int primary key)",
+            )
+            .await;
+        let file = |name: &str| pair.subscriber_cluster.file(&format!("{name}-{}", pair.database));
+        let (look, copied) = (file("look"), file("copied"));
+        std::fs::write(&look, "").unwrap();
+        let point = if at_the_look { "in_copy" } else { "after_copy_commit" };
+        let running = pair
+            .replay()
+            .failpoints(&format!("after_states=pause:{look};{point}=pause:{copied}"))
+            .spawn();
+        goes_on(&pair, 2).await;
+        table(&pair, &["add", "keyless", "two_keys", "--create"]);
+        eventually("both wait", async || {
+            running.stderr().matches(&format!("{point} waits until")).count() == 2
+        })
+        .await;
+        streams_to_be(&pair, 3).await;
+        std::fs::remove_file(&look).unwrap();
+        table(&pair, &["add", "other", "--create", "--no-copy"]);
+        running.until_it_says("after_states waits until").await;
+        let states = "select count(*) from pgcascade_replay.table_state where state = 'in-copy'";
+        assert_eq!(pair.subscriber.text(states).await == "0", !at_the_look);
+        if at_the_look {
+            std::fs::write(&copied, "").unwrap();
+            eventually("the copies are there", async || {
+                pair.subscriber.text(states).await == "0"
+            })
+            .await;
+        }
+        std::fs::write(&look, "").unwrap();
+        streams_to_be(&pair, 4).await;
+        std::fs::write(&copied, "").unwrap();
+        until_copied(&pair, &["keyless", "two_keys"]).await;
+        streams(&pair, 5).await;
+        let output = running.stop().await;
+        for name in ["keyless", "two_keys"] {
+            for text in [
+                format!("copy starts table=\"public.{name}\""),
+                format!("copy done table=\"public.{name}\""),
+            ] {
+                assert_eq!(output.stderr.matches(&text).count(), 1, "{}", output.stderr);
+            }
+        }
+        pair.catch_up(&[]).await;
+        pair.assert_equal("two_keys").await;
+        pair.drop().await;
+    }
+}
+
+/// Events of tables whose copies may not be there yet.
+async fn streams_to_be(pair: &Pair, id: u32) {
+    pair.provider
+        .run(&format!(
+            "insert into keyless values ({id}, 'meanwhile'); update two_keys set u = -id, v = 'meanwhile' where id = {id};
+             delete from two_keys where id = 100 + {id}"
+        ))
+        .await;
+    goes_on(pair, id).await;
+}
+
+/// That of a partitioned table makes way, as partitions may have to be made; what is committed of it is not copied again, and
+/// nothing is copied twice.
+#[tokio::test]
+async fn the_copy_of_a_partitioned_table_makes_way() {
+    let pair = replayed().await;
+    pair.provider
+        .run(
+            "create table parted (id int primary key, v text) partition by range (id);
+             create table parted_1 partition of parted for values from (0) to (2250); create table parted_2 partition of parted for values from (2250) to (10000);
+             insert into parted select i, 'x' from generate_series(1, 4499) i; create table other (id int primary key); analyze",
+        )
+        .await;
+    let go_on = pair.subscriber_cluster.file(&format!("go-on-{}", pair.database));
+    let running = pair
+        .replay()
+        .args(&["--jobs", "3", "--copy-chunk-bytes", "65536"])
+        .failpoints(&format!("in_copy=pause:{go_on}"))
+        .spawn();
+    goes_on(&pair, 2).await;
+    table(&pair, &["add", "parted", "--create"]);
+    // Each is at its end, and will be committed.
+    eventually("all chunks wait, and a worker is free", async || {
+        running.stderr().contains("table=public.parted chunks=2")
+            && running.stderr().matches("in_copy waits until").count() == 2
+    })
+    .await;
+    pair.provider
+        .run("update parted set v = 'changed' where id % 7 = 0; delete from parted where id % 11 = 0")
+        .await;
+    table(&pair, &["add", "other", "--create", "--no-copy"]);
+    goes_on(&pair, 3).await;
+    std::fs::write(&go_on, "").unwrap();
+    until_copied(&pair, &["parted", "small"]).await;
+    running.stop().await;
+    pair.drop().await;
+}

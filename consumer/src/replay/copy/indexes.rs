@@ -212,7 +212,7 @@ pub(super) async fn make_all(shared: &Shared, s: &Client, job: &Job) -> Result<(
     let work = async |s: &Client| {
         let next = || list.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
         while let Some(index) = next() {
-            if shared.stopping() {
+            if shared.stopping() || job.is_given_up() {
                 return Err(Error::failure(format!("the indexes of table {table} are not all made")).transient());
             }
             let what = || format!("make index {} on the subscriber", index.name);

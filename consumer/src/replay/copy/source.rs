@@ -85,6 +85,18 @@ impl Source {
         }
     }
 
+    /// Whether it is read at the same place, in the same way.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Provider, Self::Provider) => true,
+            (Self::Standby(at), Self::Standby(other)) => at.to_string() == other.to_string(),
+            (Self::Branch(at, node), Self::Branch(other, node_there)) => {
+                at.to_string() == other.to_string() && node.name == node_there.name
+            }
+            _ => false,
+        }
+    }
+
     /// The least number of chunks that make it worth while to cut a table.
     pub(super) fn least_chunks(&self) -> usize {
         match self {

@@ -14,10 +14,10 @@ use tokio_postgres::error::SqlState;
 use super::super::session;
 use super::super::sources;
 use super::super::table::{Name, Table};
-use super::super::table_state;
+use super::super::table_state::{self, Copied};
 use super::plan::Plan;
 use super::source::Source;
-use super::{Cut, Done, Failure, Job, Piece, Shared, Task, begin_reading, copied, indexes, parts, plan, source};
+use super::{Broken, Cut, Job, Piece, Shared, Task, begin_reading, copied, indexes, parts, plan, source};
 use crate::connect::flow::{self, LARGE, Message, PIECE, Reading};
 use crate::connect::{End, Session, connect};
 use crate::error::{Doing, Error, Result};
@@ -29,14 +29,13 @@ pub(super) struct Worker {
     pub(super) elsewhere: Option<Session>,
     pub(super) provider: Session,
     pub(super) subscriber: Client,
-    done: mpsc::UnboundedSender<Done>,
+    done: mpsc::UnboundedSender<(Arc<Job>, Copied)>,
 }
 
 /// What came of a task.
 enum Step {
     Planned(Vec<Piece>),
-    /// The piece is committed, and was read with this snapshot.
-    Copied(String),
+    Done,
     /// It is to stop, and what it did is rolled back.
     Stopped,
 }
@@ -45,7 +44,7 @@ enum Step {
 const PUT_OFF: Duration = Duration::from_millis(500);
 
 /// Works until there is nothing left to do, or until it is to stop.
-pub(super) async fn work(shared: Arc<Shared>, done: mpsc::UnboundedSender<Done>) -> Result<(), Failure> {
+pub(super) async fn work(shared: Arc<Shared>, done: mpsc::UnboundedSender<(Arc<Job>, Copied)>) -> Result<(), Broken> {
     let outcome = tasks(&shared, &done).await;
     if outcome.is_err() {
         shared.stop();
@@ -53,14 +52,10 @@ pub(super) async fn work(shared: Arc<Shared>, done: mpsc::UnboundedSender<Done>)
     outcome
 }
 
-async fn tasks(shared: &Arc<Shared>, done: &mpsc::UnboundedSender<Done>) -> Result<(), Failure> {
+async fn tasks(shared: &Arc<Shared>, done: &mpsc::UnboundedSender<(Arc<Job>, Copied)>) -> Result<(), Broken> {
     let mut worker = None;
     while let Some(task) = shared.next(worker.is_some()).await {
-        let target = task.job().target;
-        let at = |error| Failure {
-            error,
-            target: Some(target),
-        };
+        let job = Arc::clone(task.job());
         let at_work = match worker.take() {
             Some(at_work) => at_work,
             None => match start(shared, done).await {
@@ -73,20 +68,21 @@ async fn tasks(shared: &Arc<Shared>, done: &mpsc::UnboundedSender<Done>) -> Resu
                     tracing::warn!("{error}; copying goes on with fewer sessions");
                     return Ok(());
                 }
-                Err(error) => return Err(Failure { error, target: None }),
+                Err(error) => return Err(Broken { error, job: None }),
             },
         };
         match at_work.run(&task).await {
-            Ok(Step::Planned(pieces)) => shared.planned(pieces),
-            Ok(Step::Copied(snapshot)) => {
-                if let Task::Copy(piece) = &task {
-                    at_work.complete(piece, &snapshot).await.map_err(at)?;
-                }
+            Ok(Step::Planned(pieces)) => shared.planned(&job, pieces),
+            Ok(Step::Done) => shared.copied(&job),
+            Ok(Step::Stopped) | Err(_) if job.is_given_up() => {
+                // They may be inside of a transaction.
+                drop(at_work);
+                shared.put_off(task);
+                continue;
             }
             Ok(Step::Stopped) => return Ok(()),
-            Err(error) if is_in_the_way(&error) => {
-                tracing::warn!(table = %task.job().provider.name, "{error}; its copy tries again");
-                // They may be inside of a transaction.
+            Err(Trouble::InTheWay(error)) => {
+                tracing::warn!(table = %job.provider.name, "{error}; its copy tries again");
                 drop(at_work);
                 shared.put_off(task);
                 // Both are cancel-safe.
@@ -96,21 +92,35 @@ async fn tasks(shared: &Arc<Shared>, done: &mpsc::UnboundedSender<Done>) -> Resu
                 }
                 continue;
             }
-            Err(error) => return Err(at(error)),
+            Err(Trouble::Other(error)) => {
+                let error = at_work.explained(&job, error).await;
+                return Err(Broken { error, job: Some(job) });
+            }
         }
         worker = Some(at_work);
     }
     Ok(())
 }
 
-/// Whether it is others' locks that the table waits for. That ends, and nothing else is to begin anew for it.
-fn is_in_the_way(error: &Error) -> bool {
-    let code = error.sqlstate();
-    code == Some(&SqlState::LOCK_NOT_AVAILABLE) || code == Some(&SqlState::T_R_DEADLOCK_DETECTED)
+/// Why a task was not done.
+enum Trouble {
+    /// Others' locks, before anything was committed. That ends, and nothing else is to begin anew for it.
+    InTheWay(Error),
+    Other(Error),
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        if super::is_in_the_way(&error) {
+            Self::InTheWay(error)
+        } else {
+            Self::Other(error)
+        }
+    }
 }
 
 /// Opens the sessions. None: it is to stop.
-async fn start(shared: &Arc<Shared>, done: &mpsc::UnboundedSender<Done>) -> Result<Option<Worker>> {
+async fn start(shared: &Arc<Shared>, done: &mpsc::UnboundedSender<(Arc<Job>, Copied)>) -> Result<Option<Worker>> {
     let application_name = format!("pgcascade copy {} {}", shared.who.queue, shared.who.consumer);
     let (provider, subscriber) = future::try_join(
         connect(&shared.config.provider, End::Provider, &application_name),
@@ -147,10 +157,33 @@ async fn start(shared: &Arc<Shared>, done: &mpsc::UnboundedSender<Done>) -> Resu
 }
 
 impl Worker {
-    async fn run(&self, task: &Task) -> Result<Step> {
-        match task {
-            Task::Plan(job) => self.plan(job).await,
-            Task::Copy(piece) => self.copy(piece).await,
+    async fn run(&self, task: &Task) -> Result<Step, Trouble> {
+        let piece = match task {
+            Task::Plan(job) => return Ok(self.plan(job).await?),
+            Task::Copy(piece) => piece,
+        };
+        let Some(snapshot) = self.copy(piece).await? else {
+            return Ok(Step::Stopped);
+        };
+        self.complete(piece, &snapshot).await.map_err(Trouble::Other)?;
+        Ok(Step::Done)
+    }
+
+    /// A copy that somebody else completed meanwhile fails in many ways, none of which is the matter.
+    async fn explained(&self, job: &Job, error: Error) -> Error {
+        if error.is_transient() {
+            return error;
+        }
+        let (s, who, name) = (&self.subscriber, &self.shared.who, &job.provider.name);
+        let wanted = async {
+            s.batch_execute("rollback")
+                .await
+                .doing(|| format!("roll back the copy of table {name}"))?;
+            table_state::begun(s, who, name).await
+        };
+        match wanted.await {
+            Ok(begun) if begun.is_none_or(|begun| begun.revision != job.revision) => table_state::changed(name),
+            _ => error,
         }
     }
 
@@ -202,8 +235,8 @@ impl Worker {
         Ok(Step::Planned(chunks.into_iter().map(piece).collect()))
     }
 
-    /// Copies one piece.
-    async fn copy(&self, piece: &Piece) -> Result<Step> {
+    /// Copies one piece. Returns the snapshot that it was read with; None: it is to stop, and the piece is rolled back.
+    async fn copy(&self, piece: &Piece) -> Result<Option<String>> {
         let job = &piece.job;
         let name = &job.provider.name;
         let s = &self.subscriber;
@@ -226,7 +259,7 @@ impl Worker {
             s.batch_execute("rollback")
                 .await
                 .doing(|| format!("roll back the copy of table {name}"))?;
-            return Ok(Step::Stopped);
+            return Ok(None);
         };
         self.reader(piece)
             .client
@@ -250,7 +283,7 @@ impl Worker {
         } else {
             "after_copy_commit"
         });
-        Ok(Step::Copied(snapshot))
+        Ok(Some(snapshot))
     }
 
     /// A piece is committed: if it was the last, the copy is complete.
@@ -264,10 +297,7 @@ impl Worker {
         self.analyze(&job.subscriber).await?;
         self.shared.progress.copy_done(&job.provider.name.to_string());
         // Whoever does not listen any more has an error of its own.
-        let _ = self.done.send(Done {
-            target: job.target,
-            copied,
-        });
+        let _ = self.done.send((Arc::clone(job), copied));
         Ok(())
     }
 
@@ -460,7 +490,7 @@ impl Worker {
             if at_end {
                 break;
             }
-            if rows_gathered == 0 && self.shared.stopping() {
+            if rows_gathered == 0 && (self.shared.stopping() || job.is_given_up()) {
                 // Dropping the sink makes the server end its COPY with an error; the transactions are rolled back by
                 // the caller and by the end of the session.
                 return Ok(None);
