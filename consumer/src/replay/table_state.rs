@@ -13,6 +13,7 @@
 use std::str::FromStr;
 
 use tokio_postgres::Client;
+use tokio_postgres::types::ToSql;
 use wire::snapshot::Snapshot;
 
 use super::filter::{Columns, Filter};
@@ -236,18 +237,10 @@ pub(super) async fn add(subscriber: &Client, who: &Who, entry: &Entry, revision:
     Ok(())
 }
 
-/// Has a table copied again, its present rows replaced; inside the change of that number.
-pub(super) async fn start_over(subscriber: &Client, who: &Who, provider: &Name, revision: i64) -> Result<()> {
+/// Has a table copied again, its present rows replaced; inside the change of that number. Whether it was being copied in chunks.
+pub(super) async fn start_over(subscriber: &Client, who: &Who, provider: &Name, revision: i64) -> Result<bool> {
     let what = || format!("record the state of table {provider} on the subscriber");
-    let key: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
-        &[&who.consumer, &who.queue, &provider.schema, &provider.table];
-    for rows in ["copy_chunk", "held_event"] {
-        let sql = format!(
-            "delete from pgcascade_replay.{rows}
-              where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4"
-        );
-        subscriber.execute(&sql, key).await.doing(what)?;
-    }
+    // First: a plan that is about to be committed is waited for here, and what it wrote down is seen below.
     subscriber
         .execute(
             "update pgcascade_replay.table_state
@@ -258,7 +251,16 @@ pub(super) async fn start_over(subscriber: &Client, who: &Who, provider: &Name, 
         )
         .await
         .doing(what)?;
-    Ok(())
+    let forget = async |rows: &str| {
+        let sql = format!(
+            "delete from pgcascade_replay.{rows}
+              where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4"
+        );
+        let key: [&(dyn ToSql + Sync); 4] = [&who.consumer, &who.queue, &provider.schema, &provider.table];
+        subscriber.execute(&sql, &key).await.doing(what)
+    };
+    forget("held_event").await?;
+    Ok(forget("copy_chunk").await? > 0)
 }
 
 /// Forgets a table; inside a change.

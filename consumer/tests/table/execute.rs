@@ -436,6 +436,60 @@ async fn between_the_look_and_a_copy() {
     pair.drop().await;
 }
 
+/// The file is committed between the plan of a copy in chunks and its first chunk, which has the file's row then; its event comes before the
+/// second.
+#[tokio::test]
+async fn among_the_chunks_of_a_copy() {
+    let pair = pair().await;
+    let p = &pair.provider;
+    p.run(
+        "create table small (id int primary key);
+         create table t (id int primary key, pad text); insert into t select i, repeat('x', 100) from generate_series(1, 10000) i; analyze t",
+    )
+    .await;
+    pair.catch_up(&["--table", "small", "--create"]).await;
+    done(&pair, &["add", "t", "--create"]);
+    let [planned, copied] = ["planned", "copied"].map(|name| {
+        let name = format!("{name}-{}", pair.database);
+        pair.subscriber_cluster.file(&name)
+    });
+    let running = pair
+        .replay()
+        .args(&ROLE)
+        .args(&["--copy-chunk-bytes", "65536", "--jobs", "1"])
+        .failpoints(&format!(
+            "after_plan_commit=pause:{planned};after_chunk_commit=pause:{copied}"
+        ))
+        .spawn();
+    running.until_it_says(&format!("waits until {planned} exists")).await;
+    p.run("select pgq.set_queue_config('q', 'ticker_paused', 'true')").await;
+    let insert = file(
+        &pair,
+        "insert.sql",
+        "--*-- Local-Table: public.t\ninsert into t values (0, 'of the file')",
+    );
+    executed(&pair, &[&insert]);
+    std::fs::write(&planned, "").unwrap();
+    running.until_it_says(&format!("waits until {copied} exists")).await;
+    assert_eq!(
+        pair.subscriber.text("select pad from t where id = 0").await,
+        "of the file"
+    );
+    p.run("select pgq.set_queue_config('q', 'ticker_paused', 'false')")
+        .await;
+    running
+        .until_it_says("to be copied again, as the file was executed during its copy")
+        .await;
+    std::fs::write(&copied, "").unwrap();
+    eventually("it is copied again", async || {
+        pair.subscriber.text(STATES).await == "small ok, t ok"
+    })
+    .await;
+    pair.assert_equal("t").await;
+    running.stop().await;
+    pair.drop().await;
+}
+
 /// Conflicts on both sides of a file, answered in one batch; and a file for a table that is parked, which has to fit when it
 /// comes back.
 #[tokio::test]

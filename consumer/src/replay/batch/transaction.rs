@@ -130,8 +130,9 @@ impl Stream<'_> {
                     Some(number) => number,
                     None => *revision.insert(table_state::next_revision(s, who).await?),
                 };
-                table_state::start_over(s, who, &target.provider.name, number).await?;
-                if target.state != State::InCopy {
+                let was_cut = table_state::start_over(s, who, &target.provider.name, number).await?;
+                // It may have been cut into chunks since the start.
+                if target.state != State::InCopy || was_cut {
                     let table = &target.subscriber;
                     sources::keep_others(s, who, &table.name).await?;
                     s.batch_execute(&format!("delete from {}", table.own_rows()))
