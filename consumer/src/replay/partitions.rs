@@ -33,6 +33,7 @@ use super::table_state::{Entry, State};
 use super::triggers;
 use crate::connect::End;
 use crate::error::{Doing, Result};
+use crate::failpoint::failpoint;
 pub(super) use make::{make, statement};
 
 /// `pg_class.relkind` of a foreign table.
@@ -143,8 +144,8 @@ impl Partitions {
             return Ok(Self::default());
         }
         // Before the look at the trees: what comes in between is noticed later.
-        let fingerprint = Fingerprint::take(p, roots).await?;
-        let provider = trees(p, End::Provider, who, &fingerprint.roots).await?;
+        let fingerprint = Fingerprint::take(p, oids(&roots)).await?;
+        let provider = trees(p, End::Provider, who, &roots).await?;
         let known = match remembered_by {
             Some(s) => load(s, who).await?,
             None => HashMap::new(),
@@ -342,27 +343,40 @@ fn was_copied(entry: &Entry) -> bool {
     !entry.is_new && entry.state != State::InCopy
 }
 
-fn roots<'a>(tables: impl Iterator<Item = &'a Table>) -> Vec<u32> {
-    tables
-        .filter(|table| table.kind == "p")
-        .map(|table| table.oid)
-        .collect()
+fn roots<'a>(tables: impl Iterator<Item = &'a Table>) -> Vec<&'a Table> {
+    let mut roots: Vec<&Table> = tables.filter(|table| table.kind == "p").collect();
+    roots.sort_unstable_by_key(|table| table.oid);
+    roots
 }
 
-async fn trees(client: &Client, end: End, who: &Who, roots: &[u32]) -> Result<Trees> {
+fn oids(roots: &[&Table]) -> Vec<u32> {
+    roots.iter().map(|table| table.oid).collect()
+}
+
+/// The server locks a partition before the table above it, to show which rows belong into it; who drops a partition locks them the other way
+/// round. So the tables are locked first, not to have an application's DDL ended as a deadlock. Parsing a query does that, and asks for no
+/// right to them as LOCK would.
+async fn trees(client: &Client, end: End, who: &Who, roots: &[&Table]) -> Result<Trees> {
     let mut trees = Trees::new();
     if roots.is_empty() {
         return Ok(trees);
     }
     let what = || format!("read the partitions of the {end}");
+    failpoint("before_partitions");
+    client.batch_execute("begin").await.doing(what)?;
+    for table in roots {
+        let query = format!("select from only {}", table.name.quoted());
+        client.prepare(&query).await.doing(what)?;
+    }
     for row in client
-        .query(include_str!("sql/partitions.sql"), &[&roots, &who.queue])
+        .query(include_str!("sql/partitions.sql"), &[&oids(roots), &who.queue])
         .await
         .doing(what)?
     {
         let partition = partition(&row).doing(what)?;
         trees.entry(partition.root).or_default().push(partition);
     }
+    client.batch_execute("commit").await.doing(what)?;
     Ok(trees)
 }
 

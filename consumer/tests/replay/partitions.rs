@@ -375,3 +375,40 @@ async fn a_partition_out_of_the_default_one_waits_for_kept_events() {
     pair.assert_equal("d_new").await;
     pair.drop().await;
 }
+
+/// Who drops a partition locks the table first and the partition then. Replay, which looks at both at that moment, is not what ends it.
+#[tokio::test]
+async fn a_look_is_no_deadlock_for_who_drops_a_partition() {
+    let pair = pair().await;
+    for db in [&pair.provider, &pair.subscriber] {
+        db.run(
+            "create table t (id int primary key) partition by range (id);
+             create table t_1 partition of t for values from (0) to (10); create table t_2 partition of t for values from (10) to (20)",
+        )
+        .await;
+    }
+    pair.catch_up(&["--table", "t"]).await;
+    let go_on = pair.subscriber_cluster.file(&format!("go-on-{}", pair.database));
+    let running = pair
+        .replay()
+        .failpoints(&format!("before_partitions=pause:{go_on}"))
+        .spawn();
+    running.until_it_says(&format!("waits until {go_on} exists")).await;
+    let dropping = pair.provider_cluster.connect(&pair.database).await;
+    dropping.run("begin; lock table only t in access exclusive mode").await;
+    std::fs::write(&go_on, "").unwrap();
+    let waits = "select count(*) from pg_locks where not granted and database = (select oid from pg_database where datname = current_database())
+                    and now() - waitstart > 1.5 * current_setting('deadlock_timeout')::interval";
+    eventually(
+        "replay has waited for the lock longer than for a deadlock",
+        async || pair.provider.text(waits).await == "1",
+    )
+    .await;
+    dropping.run("drop table t_2; insert into t values (1); commit").await;
+    eventually("replay goes on", async || {
+        pair.subscriber.text("select count(*) from t").await == "1"
+    })
+    .await;
+    assert_eq!(running.stop().await.code(), Some(0));
+    pair.drop().await;
+}
