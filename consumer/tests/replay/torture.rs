@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::RwLock;
 
-use crate::cluster::{Pair, eventually, pair};
+use crate::cluster::{Pair, eventually, own_pair};
 
 const WRITERS: u64 = 3;
 
@@ -92,7 +92,8 @@ async fn tick(pair: &Pair) -> Option<(i64, String)> {
 
 #[tokio::test]
 async fn types_and_shapes_under_random_changes_and_kills() {
-    let pair = pair().await;
+    // With no transactions of others, for which tables stay short of ok.
+    let pair = own_pair().await;
     // A server built without libxml has the type and takes no value of it.
     let xml = pair.provider.try_text("select xml '<a/>'").await.is_ok();
     let without = |sql: &str| {
@@ -159,8 +160,10 @@ async fn types_and_shapes_under_random_changes_and_kills() {
         if round > 2 {
             let _quiet = writers.quiet.write().await;
             let (behind, state) = tick(&pair).await.expect("there is a queue");
+            // A copy has nothing beyond the tick: nobody has written since.
             let there = format!(
-                "select bool_and(state = 'ok') and (select tick from pgcascade_replay.position) >= {behind} from pgcascade_replay.table_state"
+                "select bool_and(state in ('ok', 'catching-up')) and not exists (select from pgcascade_replay.held_event)
+                        and (select tick from pgcascade_replay.position) >= {behind} from pgcascade_replay.table_state"
             );
             eventually("replay is at this tick", async || {
                 pair.subscriber.text(&there).await == "t"
