@@ -355,7 +355,7 @@ fn oids(roots: &[&Table]) -> Vec<u32> {
 
 /// The server locks a partition before the table above it, to show which rows belong into it; who drops a partition locks them the other way
 /// round. So the tables are locked first, not to have an application's DDL ended as a deadlock. Parsing a query does that, and asks for no
-/// right to them as LOCK would.
+/// right to them as LOCK would, only to their schema.
 async fn trees(client: &Client, end: End, who: &Who, roots: &[&Table]) -> Result<Trees> {
     let mut trees = Trees::new();
     if roots.is_empty() {
@@ -364,7 +364,7 @@ async fn trees(client: &Client, end: End, who: &Who, roots: &[&Table]) -> Result
     let what = || format!("read the partitions of the {end}");
     failpoint("before_partitions");
     client.batch_execute("begin").await.doing(what)?;
-    for table in roots {
+    for table in roots.iter().filter(|table| table.schema_usage) {
         let query = format!("select from only {}", table.name.quoted());
         client.prepare(&query).await.doing(what)?;
     }
