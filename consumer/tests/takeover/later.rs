@@ -28,7 +28,7 @@ async fn a_delayed_event_that_comes_late_has_it_given_up() {
         root.run("delete from pgcascade.delayed_event").await;
     }
     let writer = tree.connect("root").await;
-    let run = Paused::at(&tree, "promising_old", &[]).await;
+    let run = Paused::at(&tree, "promising_old", &["--fence-timeout", "100"]).await;
     writer
         .run(&format!("begin isolation level repeatable read; {delay}"))
         .await;

@@ -9,7 +9,7 @@ use crate::planned::{command, state};
 use crate::tree::{Tree, stop, until, write};
 
 /// Each hanging answer takes as long; nothing else may take longer.
-const TIMEOUT: [&str; 4] = ["--timeout", "15", "--fence-timeout", "100"];
+const TIMEOUT: [&str; 2] = ["--timeout", "15"];
 
 fn signal(name: &str, pids: &str) {
     for pid in pids.lines() {
