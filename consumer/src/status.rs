@@ -11,7 +11,7 @@
 mod cascade;
 mod show;
 
-pub(crate) use show::print;
+pub(crate) use show::{print, waiting};
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -106,6 +106,9 @@ struct Table {
     conflicts: i64,
     updated: Option<String>,
     error: Option<String>,
+    /// Why its copy could not go on when it was tried last; null: nothing keeps it waiting.
+    waits_for: Option<String>,
+    waits_since: Option<String>,
 }
 
 /// Which consumers are wanted.
@@ -249,6 +252,8 @@ async fn positions(subscriber: &Client, wanted: &Wanted) -> Result<Vec<Consumer>
                 copied_rows: row.get("copied_rows"),
                 updated: row.get("updated"),
                 error: row.get("error"),
+                waits_for: row.get("waits_for"),
+                waits_since: row.get("waits_since"),
                 conflicts: 0,
             })
             .collect();

@@ -224,7 +224,7 @@ async fn the_set_is_changed_while_replay_runs() {
     assert_eq!(done(&pair, &["missing"]), "public.keyless  not replayed\n");
     assert_eq!(
         done(&pair, &["missing", "--json"]),
-        "{\"table\":\"public.keyless\",\"state\":null,\"error\":null}\n"
+        "{\"table\":\"public.keyless\",\"state\":null,\"error\":null,\"waits_for\":null,\"waits_since\":null}\n"
     );
 
     // Copied again: what somebody did to the subscriber's rows is gone.

@@ -39,7 +39,8 @@ use tokio_postgres::error::SqlState;
 use super::position::Who;
 use super::setup::{Ready, Target};
 use super::table::{Name, Table, quoted};
-use super::table_state::{Copied, State};
+use super::table_state::{self, Copied, State};
+use super::trouble;
 use crate::config::ReplayConfig;
 use crate::error::{Doing, Error, Result};
 use crate::failpoint::failpoint;
@@ -64,6 +65,8 @@ struct Job {
     is_cut: bool,
     /// The tick up to which no events of it are kept.
     position: i64,
+    /// Others were in its way, and that is written down.
+    waits: AtomicBool,
     /// It is not wanted any more: what is on its way is rolled back.
     given_up: AtomicBool,
 }
@@ -259,6 +262,33 @@ impl Shared {
         self.changed.notify_waiters();
     }
 
+    /// Others are in the way of the table's copy, which is tried again.
+    async fn waits(&self, job: &Job, error: &Error) {
+        job.waits.store(true, Ordering::Relaxed);
+        trouble::copy_waits(
+            &self.config.subscriber,
+            &self.who,
+            &job.provider.name,
+            job.revision,
+            Some(error),
+        )
+        .await;
+    }
+
+    /// Nobody is any more.
+    async fn goes_on(&self, job: &Job) {
+        if job.waits.swap(false, Ordering::Relaxed) {
+            trouble::copy_waits(
+                &self.config.subscriber,
+                &self.who,
+                &job.provider.name,
+                job.revision,
+                None,
+            )
+            .await;
+        }
+    }
+
     fn stop(&self) {
         self.failed.store(true, Ordering::Relaxed);
         self.changed.notify_waiters();
@@ -437,6 +467,7 @@ pub(super) async fn start(
             if let Some(kept) = kept {
                 kept.stop().await;
             }
+            table_state::none_waits(&ready.subscriber.client, &ready.who).await?;
             Copies::none(ready, config, shutdown, progress, source)
         }
     };
@@ -521,6 +552,7 @@ impl Job {
             can_be_cut: plan::can_be_cut(target),
             is_cut: matches!(target.state, State::InChunks(_)),
             position: ready.tick,
+            waits: AtomicBool::new(false),
             given_up: AtomicBool::new(false),
         }
     }

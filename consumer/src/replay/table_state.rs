@@ -79,6 +79,8 @@ pub(super) struct Entry {
     pub(super) revision: i64,
     /// Why the last run stopped at it.
     pub(super) error: Option<String>,
+    /// What its copy waits for.
+    pub(super) waits: Option<Waits>,
     /// Not recorded yet.
     pub(super) is_new: bool,
 }
@@ -102,12 +104,21 @@ impl Entry {
     }
 }
 
+/// What keeps a copy waiting that is tried again.
+#[derive(Debug, Clone)]
+pub(super) struct Waits {
+    /// Why it could not go on when it was tried last.
+    pub(super) reason: String,
+    pub(super) since: String,
+}
+
 /// The set of tables of this consumer, in the order of their names.
 pub(super) async fn load(subscriber: &Client, who: &Who) -> Result<Vec<Entry>> {
     let rows = subscriber
         .query(
             "select provider_schema, provider_table, subscriber_schema, subscriber_table, state, copy_snapshot, copy_end_snapshot,
-                    only_columns, except_columns, row_filter, replace_rows, with_indexes, revision, error
+                    only_columns, except_columns, row_filter, replace_rows, with_indexes, revision, error,
+                    waits_for, pg_catalog.to_json(waits_since) #>> '{}' as waits_since
                from pgcascade_replay.table_state where consumer = $1 and queue = $2",
             &[&who.consumer, &who.queue],
         )
@@ -158,6 +169,10 @@ pub(super) async fn load(subscriber: &Client, who: &Who) -> Result<Vec<Entry>> {
             made: row.get("with_indexes"),
             revision: row.get("revision"),
             error: row.get("error"),
+            waits: row.get::<_, Option<String>>("waits_for").map(|reason| Waits {
+                reason,
+                since: row.get::<_, Option<String>>("waits_since").unwrap_or_default(),
+            }),
             is_new: false,
             provider,
         });
@@ -245,7 +260,7 @@ pub(super) async fn start_over(subscriber: &Client, who: &Who, provider: &Name, 
         .execute(
             "update pgcascade_replay.table_state
                 set state = 'in-copy', copy_snapshot = null, copy_end_snapshot = null, copied_rows = null, error = null,
-                    copied_from = null, replace_rows = true, revision = $5, updated = pg_catalog.clock_timestamp()
+                    waits_for = null, waits_since = null, copied_from = null, replace_rows = true, revision = $5, updated = pg_catalog.clock_timestamp()
               where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4",
             &[&who.consumer, &who.queue, &provider.schema, &provider.table, &revision],
         )
@@ -299,7 +314,7 @@ pub(super) async fn copied(
         .execute(
             "update pgcascade_replay.table_state
                 set state = 'catching-up', copy_snapshot = $5, copy_end_snapshot = $6, copied_rows = $7, error = null,
-                    replace_rows = false, updated = pg_catalog.clock_timestamp()
+                    waits_for = null, waits_since = null, replace_rows = false, updated = pg_catalog.clock_timestamp()
               where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4 and state = 'in-copy'
                 and revision = $8",
             &[
@@ -376,7 +391,7 @@ pub(super) async fn park(subscriber: &Client, who: &Who, provider: &Name, error:
                             where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4)
              update pgcascade_replay.table_state
                 set state = 'broken', copy_snapshot = null, copy_end_snapshot = null, error = $5,
-                    updated = pg_catalog.clock_timestamp()
+                    waits_for = null, waits_since = null, updated = pg_catalog.clock_timestamp()
               where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4",
             &[&who.consumer, &who.queue, &provider.schema, &provider.table, &error],
         )
@@ -401,5 +416,39 @@ pub(super) async fn set_error(subscriber: &Client, who: &Who, provider: &Name, e
         )
         .await
         .doing(|| format!("record the state of table {provider} on the subscriber"))?;
+    Ok(())
+}
+
+/// Writes down what the copy that began at that revision waits for; None: it goes on.
+pub(super) async fn set_waits(
+    subscriber: &Client,
+    who: &Who,
+    provider: &Name,
+    revision: i64,
+    reason: Option<&str>,
+) -> Result<()> {
+    subscriber
+        .execute(
+            "update pgcascade_replay.table_state
+                set waits_for = $6, waits_since = case when $6 is not null then coalesce(waits_since, pg_catalog.clock_timestamp()) end
+              where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4 and revision = $5
+                and waits_for is distinct from $6",
+            &[&who.consumer, &who.queue, &provider.schema, &provider.table, &revision, &reason],
+        )
+        .await
+        .doing(|| format!("record the state of table {provider} on the subscriber"))?;
+    Ok(())
+}
+
+/// No copy is under way, so none waits.
+pub(super) async fn none_waits(subscriber: &Client, who: &Who) -> Result<()> {
+    subscriber
+        .execute(
+            "update pgcascade_replay.table_state set waits_for = null, waits_since = null
+              where consumer = $1 and queue = $2 and waits_for is not null",
+            &[&who.consumer, &who.queue],
+        )
+        .await
+        .doing(|| "record that no copy waits on the subscriber".to_owned())?;
     Ok(())
 }

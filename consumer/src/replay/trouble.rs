@@ -15,6 +15,7 @@ use super::table_state;
 use crate::cascade;
 use crate::config::Job;
 use crate::connect::{End, connect};
+use crate::conninfo::ConnInfo;
 use crate::error::{Doing, Error, Result};
 
 /// The failure itself is in the log already; to say it twice is not worth a longer wait.
@@ -72,6 +73,26 @@ async fn write(
     match table {
         Some(table) => table_state::set_error(subscriber, who, table, &text).await,
         None => Ok(()),
+    }
+}
+
+/// Writes down what the copy of a table waits for, while its own session is in a transaction or gone; None: it goes on.
+pub(super) async fn copy_waits(at: &ConnInfo, who: &Who, table: &Name, revision: i64, error: Option<&Error>) {
+    let reason = error.map(ToString::to_string);
+    let outcome = async {
+        let session = connect(at, End::Subscriber, "pgcascade replay").await?;
+        let what = || format!("record what the copy of table {table} waits for on the subscriber");
+        session
+            .client
+            .batch_execute("set lock_timeout = '2s'")
+            .await
+            .doing(what)?;
+        table_state::set_waits(&session.client, who, table, revision, reason.as_deref()).await
+    };
+    match tokio::time::timeout(PATIENCE, outcome).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!("what a copy waits for could not be recorded: {error}"),
+        Err(_) => tracing::debug!("what a copy waits for could not be recorded in time"),
     }
 }
 

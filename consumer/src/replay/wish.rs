@@ -157,6 +157,7 @@ impl Wish {
                 made: self.made,
                 revision: 0,
                 error: None,
+                waits: None,
                 is_new: true,
             });
         }

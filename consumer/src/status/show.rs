@@ -101,6 +101,14 @@ fn block(out: &mut String, consumer: &Consumer) {
     tables(out, &consumer.tables);
 }
 
+/// What a copy waits for, at the end of its table's line.
+pub(crate) fn waiting(out: &mut String, reason: Option<&str>, since: Option<&str>) {
+    if let Some(reason) = reason {
+        let since = since.unwrap_or("an unknown time");
+        let _ = write!(out, "  WAITING since {since}: {reason}");
+    }
+}
+
 fn tables(out: &mut String, tables: &[Table]) {
     let width = tables
         .iter()
@@ -122,6 +130,7 @@ fn tables(out: &mut String, tables: &[Table]) {
         if let Some(error) = &table.error {
             let _ = write!(out, "  ERROR: {error}");
         }
+        waiting(out, table.waits_for.as_deref(), table.waits_since.as_deref());
         out.push('\n');
     }
 }

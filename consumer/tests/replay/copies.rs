@@ -2,6 +2,8 @@
 
 use std::process::Command;
 
+use serde_json::Value;
+
 use crate::cluster::{Db, Pair, Replay, eventually, pair};
 
 const CHUNKS: [&str; 2] = ["--copy-chunk-bytes", "65536"];
@@ -211,6 +213,126 @@ async fn a_copy_that_waits_too_long_is_put_off() {
     let output = running.stop().await;
     assert_eq!(output.stderr.matches("streaming").count(), 1, "{}", output.stderr);
     pair.drop().await;
+}
+
+/// What `consumer status`, `table list` and `table missing` say of table `big`, as text and as JSON.
+fn shown(pair: &Pair) -> ([String; 3], [Value; 3]) {
+    let (provider, subscriber) = (
+        pair.provider_cluster.conninfo(&pair.database),
+        pair.subscriber_cluster.conninfo(&pair.database),
+    );
+    let say = |command: &[&str]| {
+        let ends = [
+            "--provider",
+            &provider,
+            "--subscriber",
+            &subscriber,
+            "--queue",
+            "q",
+            "--consumer",
+            "c",
+        ];
+        Replay::command(command).args(&ends).stdout()
+    };
+    let line = |text: String| {
+        text.lines()
+            .find(|line| line.contains("public.big"))
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let commands = [&["status"][..], &["table", "list"], &["table", "missing"]];
+    let texts = commands.map(|command| line(say(command)));
+    let json = commands.map(|command| {
+        let json = line(say(&[command, &["--json"]].concat()));
+        serde_json::from_str(&json).unwrap_or_default()
+    });
+    let [mut status, list, missing]: [Value; 3] = json;
+    let tables = status["consumers"][0]["tables"].as_array().cloned().unwrap_or_default();
+    status = tables
+        .into_iter()
+        .find(|table| table["table"] == "public.big")
+        .unwrap_or_default();
+    (texts, [status, list, missing])
+}
+
+/// What a copy waits for stands in the table's state, since when it does, until it goes on; also when the replay that wrote it was killed.
+#[tokio::test]
+async fn what_a_copy_waits_for_is_shown_until_it_goes_on() {
+    for (chunks, what) in [(&CHUNKS[..], "chunks"), (&[], "whole")] {
+        let pair = replayed().await;
+        let mut holder = locked(&pair, "big").await;
+        table(&pair, &["resync", "big"]);
+        let go_on = pair.subscriber_cluster.file(&format!("go-on-{}", pair.database));
+        let subscriber = format!(
+            "{} options='-c lock_timeout=100ms'",
+            pair.subscriber_cluster.conninfo(&pair.database)
+        );
+        let replay = || {
+            Replay::new(&pair.provider_cluster.conninfo(&pair.database), &subscriber)
+                .args(chunks)
+                .failpoints(&format!("in_copy=pause:{go_on}"))
+                .spawn()
+        };
+        let waits = async || {
+            eventually("all show what it waits for", async || {
+                let (texts, json) = shown(&pair);
+                let since = json[0]["waits_since"].as_str().unwrap_or("?");
+                let reason = json[0]["waits_for"].as_str().unwrap_or("?");
+                let end = format!("  WAITING since {since}: {reason}");
+                // Of one that is emptied already, the first chunk waits.
+                let [
+                    "could not remove the rows of table public.big on the subscriber"
+                    | "could not copy into table public.big of the subscriber",
+                    "canceling statement due to lock timeout (SQLSTATE 55P03)",
+                ] = reason.split(": ").collect::<Vec<_>>()[..]
+                else {
+                    return false;
+                };
+                texts.iter().all(|text| text.ends_with(&end))
+                    && json.iter().all(|table| {
+                        table["state"] == "in-copy" && table["waits_for"] == reason && table["waits_since"] == since
+                    })
+            })
+            .await;
+            shown(&pair).1[0]["waits_since"].as_str().unwrap().to_owned()
+        };
+        let goes_on = async || {
+            eventually("it goes on, and nothing is said of locks", async || {
+                let (texts, json) = shown(&pair);
+                !texts.iter().any(|text| text.contains("WAITING"))
+                    && json.iter().all(|table| {
+                        table["state"] == "in-copy" && table["waits_for"].is_null() && table["waits_since"].is_null()
+                    })
+            })
+            .await;
+        };
+        let running = replay();
+        let since = waits().await;
+        let before = running.stderr().matches("its copy tries again").count();
+        eventually("it was put off again", async || {
+            running.stderr().matches("its copy tries again").count() > before + 1
+        })
+        .await;
+        assert_eq!(waits().await, since, "{what}");
+        holder.run("commit").await;
+        goes_on().await;
+        running.kill().await;
+
+        holder = locked(&pair, "big").await;
+        table(&pair, &["remove", "big", "--keep-triggers"]);
+        table(&pair, &["add", "big", "--replace"]);
+        let running = replay();
+        waits().await;
+        running.kill().await;
+        waits().await;
+        holder.run("commit").await;
+        let running = replay();
+        goes_on().await;
+        std::fs::write(&go_on, "").unwrap();
+        until_copied(&pair, &["big"]).await;
+        running.stop().await;
+        pair.drop().await;
+    }
 }
 
 /// `--jobs` tables, and no more, are copied at once; and what is done is told.

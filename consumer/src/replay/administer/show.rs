@@ -13,7 +13,7 @@ use crate::cli::table::{ListArgs, MissingArgs};
 use crate::config::conninfo;
 use crate::connect::{End, connect};
 use crate::error::{Error, Result};
-use crate::status::print;
+use crate::status::{print, waiting};
 
 /// A table of the set; a line of `list --json`.
 #[derive(Serialize)]
@@ -26,6 +26,9 @@ struct Listed<'a> {
     except: Option<&'a [String]>,
     r#where: Option<&'a str>,
     error: Option<&'a str>,
+    /// Why its copy could not go on when it was tried last; null: nothing keeps it waiting.
+    waits_for: Option<&'a str>,
+    waits_since: Option<&'a str>,
 }
 
 /// A table that is not replayed, or not complete; a line of `missing --json`.
@@ -35,6 +38,8 @@ struct Missing<'a> {
     /// Null: not in the set.
     state: Option<&'a str>,
     error: Option<&'a str>,
+    waits_for: Option<&'a str>,
+    waits_since: Option<&'a str>,
 }
 
 /// Shows the set.
@@ -58,6 +63,8 @@ pub(super) async fn list(args: ListArgs) -> Result<()> {
             },
             r#where: entry.filter.rows.as_deref(),
             error: entry.error.as_deref(),
+            waits_for: entry.waits.as_ref().map(|waits| waits.reason.as_str()),
+            waits_since: entry.waits.as_ref().map(|waits| waits.since.as_str()),
         })
         .collect();
     if args.json {
@@ -81,6 +88,7 @@ pub(super) async fn list(args: ListArgs) -> Result<()> {
         if let Some(error) = table.error {
             let _ = write!(out, "  ERROR: {error}");
         }
+        waiting(&mut out, table.waits_for, table.waits_since);
         line_end(&mut out);
     }
     print(&out)
@@ -115,10 +123,15 @@ pub(super) async fn missing(args: MissingArgs) -> Result<()> {
     tables.sort_by(|(a, _), (b, _)| a.cmp(b));
     let tables: Vec<Missing<'_>> = tables
         .iter()
-        .map(|(name, entry)| Missing {
-            table: name.to_string(),
-            state: entry.map(|entry| entry.state_name.as_str()),
-            error: entry.and_then(|entry| entry.error.as_deref()),
+        .map(|(name, entry)| {
+            let waits = entry.and_then(|entry| entry.waits.as_ref());
+            Missing {
+                table: name.to_string(),
+                state: entry.map(|entry| entry.state_name.as_str()),
+                error: entry.and_then(|entry| entry.error.as_deref()),
+                waits_for: waits.map(|waits| waits.reason.as_str()),
+                waits_since: waits.map(|waits| waits.since.as_str()),
+            }
         })
         .collect();
     if args.json {
@@ -136,6 +149,7 @@ pub(super) async fn missing(args: MissingArgs) -> Result<()> {
         if let Some(error) = table.error {
             let _ = write!(out, "  ERROR: {error}");
         }
+        waiting(&mut out, table.waits_for, table.waits_since);
         line_end(&mut out);
     }
     print(&out)

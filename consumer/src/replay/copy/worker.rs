@@ -84,6 +84,7 @@ async fn tasks(shared: &Arc<Shared>, done: &mpsc::UnboundedSender<(Arc<Job>, Cop
             Err(Trouble::InTheWay(error)) => {
                 tracing::warn!(table = %job.provider.name, "{error}; its copy tries again");
                 drop(at_work);
+                shared.waits(&job, &error).await;
                 shared.put_off(task);
                 // Both are cancel-safe.
                 tokio::select! {
@@ -159,7 +160,11 @@ async fn start(shared: &Arc<Shared>, done: &mpsc::UnboundedSender<(Arc<Job>, Cop
 impl Worker {
     async fn run(&self, task: &Task) -> Result<Step, Trouble> {
         let piece = match task {
-            Task::Plan(job) => return Ok(self.plan(job).await?),
+            Task::Plan(job) => {
+                let step = self.plan(job).await?;
+                self.shared.goes_on(job).await;
+                return Ok(step);
+            }
             Task::Copy(piece) => piece,
         };
         let Some(snapshot) = self.copy(piece).await? else {
@@ -458,6 +463,8 @@ impl Worker {
                 .await
                 .doing(write)?
         );
+        // Both tables are locked.
+        self.shared.goes_on(job).await;
         let mut rows = 0;
         let mut gathered = BytesMut::with_capacity(2 * PIECE);
         let mut rows_gathered = 0;
