@@ -28,6 +28,7 @@ grant execute on function
     pgcascade.follow_root(text, uuid, jsonb, text),
     pgcascade.takeover_begin(text, text, text, bigint, text, integer, text, text[]),
     pgcascade.takeover_claim(uuid, text),
+    pgcascade.takeover_without_old(uuid, text, integer, text, text[]),
     pgcascade.takeover_advance(uuid, text, text, bigint, text),
     pgcascade.takeover_fetch(uuid, text, text, jsonb),
     pgcascade.takeover_promote(uuid, text, bigint, bigint, bigint),

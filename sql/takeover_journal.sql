@@ -120,6 +120,45 @@ begin
 end
 $$;
 
+-- pgcascade.takeover_without_old(5)
+--     The old root of a planned takeover is gone for good after this node was promoted, and before it was a branch: go on as if it had been dead
+--     from the beginning. What is left is to be told to the others, and confirmed by one of them instead. Nothing is lost by that, as this
+--     node has the closing tick.
+--     i_confirms, i_fenced_by, i_lost   as for takeover_begin(); i_lost has the old root, too
+--     Returns false if that was done, or if the old root is not needed any more.
+--     Errors: those of takeover_at(); not promoted yet; nobody would confirm. Writes takeover, node_location.
+create function pgcascade.takeover_without_old(
+    i_op uuid, i_holder text, i_confirms integer, i_fenced_by text, i_lost text[]
+) returns boolean
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    t pgcascade.takeover;
+begin
+    if (pgcascade.takeover_at(i_op, i_holder, 'promoted')).op_id is not null then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = format('takeover %s has not promoted its node yet, and cannot do without the old root', i_op),
+            hint = 'Give it up with --abort, and begin one without the old root: consumer takeover NEW --dead OLD.';
+    end if;
+    select * into t from pgcascade.takeover k where k.op_id = i_op;
+    if t.kind <> 'planned' or t.step not in ('promoted', 'opened') then
+        return false;
+    end if;
+    if coalesce(i_confirms, 0) < 1 and i_fenced_by is null then
+        raise exception using errcode = 'invalid_parameter_value',
+            message = format('a takeover of queue "%s" that no other node has to confirm needs the operator''s word', t.queue_name),
+            hint = 'Say how the old root was made sure to be off: consumer takeover NEW --resume --dead OLD --fenced-by "power off".';
+    end if;
+    update pgq_node.node_location l set dead = true where l.queue_name = t.queue_name and l.node_name = any (i_lost);
+    update pgcascade.takeover k
+       set kind = 'dead', step = 'promoted', confirms = i_confirms, confirmed_by = '{}', fenced_by = i_fenced_by,
+           updated_at = clock_timestamp(), error = null
+     where k.op_id = i_op;
+    return true;
+end
+$$;
+
 -- pgcascade.takeover_at(3)
 --     Lock a takeover, and its node, for its next step. Returns its row, or null if the step was taken. The step 'aborted' may
 --     come after each one before 'promoted'.
@@ -374,12 +413,16 @@ begin
     if t.op_id is null then
         return false;
     end if;
-    perform pgcascade.check_promise(t);
-    if cardinality(t.confirmed_by) < t.confirms then
-        raise exception using errcode = 'object_not_in_prerequisite_state',
-            message = format('node "%s" does not open queue "%s": %s of %s nodes have confirmed epoch %s', t.new_node,
-                             t.queue_name, cardinality(t.confirmed_by), t.confirms, t.epoch_new),
-            hint = 'Another root may have been made meanwhile. Resume the takeover when the other nodes can be reached.';
+    -- It was, before the old root was lost (takeover_without_old()).
+    if not exists (select from pgcascade.node_state s
+                    where s.queue_name = t.queue_name and s.open and s.epoch = t.epoch_new and s.promised_op is null) then
+        perform pgcascade.check_promise(t);
+        if cardinality(t.confirmed_by) < t.confirms then
+            raise exception using errcode = 'object_not_in_prerequisite_state',
+                message = format('node "%s" does not open queue "%s": %s of %s nodes have confirmed epoch %s', t.new_node,
+                                 t.queue_name, cardinality(t.confirmed_by), t.confirms, t.epoch_new),
+                hint = 'Another root may have been made meanwhile. Resume the takeover when the other nodes can be reached.';
+        end if;
     end if;
     update pgq.queue set queue_disable_insert = false, queue_external_ticker = false where queue_name = t.queue_name;
     delete from pgcascade.node_promise p where p.queue_name = t.queue_name;
@@ -435,6 +478,8 @@ comment on function pgcascade.takeover_begin(text, text, text, bigint, text, int
     'enter a takeover that makes this node root';
 comment on function pgcascade.check_adoption(text) is 'refuse an adopted copy of a root that the cascade went on without';
 comment on function pgcascade.takeover_claim(uuid, text) is 'take a takeover over in order to resume or to abort it';
+comment on function pgcascade.takeover_without_old(uuid, text, integer, text, text[]) is
+    'go on with a takeover whose old root was lost after the promotion';
 comment on function pgcascade.takeover_at(uuid, text, text) is 'lock a takeover for its next step';
 comment on function pgcascade.takeover_advance(uuid, text, text, bigint, text) is 'enter a step that was taken on other nodes';
 comment on function pgcascade.takeover_fetch(uuid, text, text, jsonb) is 'let the new root fetch from the donor';

@@ -86,7 +86,8 @@ begin
             hint = 'consumer status shows the cascade.';
     end if;
     select h.* into newest from jsonb_populate_recordset(null::pgcascade.epoch_history, i_history) h order by h.epoch desc limit 1;
-    if me.promised_epoch > newest.epoch or me.promised_op = newest.op_id then
+    -- What began the newest epoch, and is over, needs no promise any more; consumer node rejoin looks for that on the root.
+    if me.promised_epoch > newest.epoch then
         raise exception using errcode = 'object_in_use',
             message = format('root "%s" of queue "%s" is promised to takeover %s', me.node_name, i_queue_name, me.promised_op),
             hint = 'Finish or abort that one first: consumer takeover --resume or --abort; --plan shows where it is.';

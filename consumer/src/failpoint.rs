@@ -18,7 +18,7 @@
 //! node_forgotten, node_adopted, node_renamed, node_told, rejoin_found, rejoin_closed, rejoin_written, rejoin_renamed, rejoin_subscribed,
 //! rejoin_joining, rejoin_joined, rejoin_told, rejoin_left; `consumer takeover` around its steps: takeover_looked, takeover_before_STEP,
 //! takeover_after_STEP, and within them takeover_promising_old, takeover_promised_old, takeover_fenced_old, takeover_sequences_set, takeover_confirmed_old,
-//! takeover_subscribed_old,
+//! takeover_subscribed_old, takeover_without_old,
 //! takeover_demoted_old, takeover_settled_old,
 //! takeover_told; for a dead root takeover_promised_one, takeover_promised_leaf, takeover_subscribed_new, takeover_fetching,
 //! takeover_fetched, takeover_sequences_moved, takeover_gravestone, takeover_confirmed_one, takeover_confirmed, takeover_released_one, and donated_copied in the replay that fetches

@@ -120,7 +120,17 @@ async fn look(args: &TakeoverArgs, shutdown: &Shutdown) -> Result<Looked> {
     let again = args.promoted_standby && !args.plan && live.as_ref().is_some_and(|op| op.kind == Kind::Standby);
     if args.resume || again {
         let op = live.ok_or_else(|| nothing(&new, "resume"))?;
-        let op = journal::claim(&new, op).await?;
+        let confirms = match &args.dead {
+            Some(old) => preflight::onward::look(&new, &op, old, args).await?,
+            None => None,
+        };
+        let mut op = journal::claim(&new, op).await?;
+        if let Some(confirms) = confirms {
+            op = op
+                .without_old(&new, confirms, args.fenced_by.as_deref(), &lost(args))
+                .await?;
+            failpoint("takeover_without_old");
+        }
         return Ok(Looked::Begun(new, op, place));
     }
     if args.promoted_standby && preflight::standby::is_open(&new).await? {
@@ -152,9 +162,7 @@ async fn enter(new: &Reached, begin: &Begin, args: &TakeoverArgs, place: &Place)
             .await;
         noted.doing(|| format!("note on {} where it is", new.node.title()))?;
     }
-    // All that follows passes over them.
-    let lost: Vec<&str> = args.dead.iter().chain(&args.lost).map(String::as_str).collect();
-    let op = journal::begin(new, begin, args.fenced_by.as_deref(), &lost).await?;
+    let op = journal::begin(new, begin, args.fenced_by.as_deref(), &lost(args)).await?;
     tracing::info!(
         takeover = op.id,
         from = op.old,
@@ -164,6 +172,11 @@ async fn enter(new: &Reached, begin: &Begin, args: &TakeoverArgs, place: &Place)
     );
     failpoint("takeover_after_prepared");
     Ok(op)
+}
+
+/// Who is given up; all that follows passes over them.
+fn lost(args: &TakeoverArgs) -> Vec<&str> {
+    args.dead.iter().chain(&args.lost).map(String::as_str).collect()
 }
 
 fn nothing(new: &Reached, what: &str) -> Error {

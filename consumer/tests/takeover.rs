@@ -43,6 +43,8 @@ mod leaf;
 mod load;
 #[path = "takeover/merges.rs"]
 mod merges;
+#[path = "takeover/onward.rs"]
+mod onward;
 #[path = "takeover/partitions.rs"]
 mod partitions;
 #[path = "takeover/planned.rs"]

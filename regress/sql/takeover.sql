@@ -86,6 +86,7 @@ select pgcascade.takeover_advance(:'op', 'h1', 'fenced', :fork, null), pgcascade
 select pg_temp.refused(format($$select pgcascade.takeover_promote(%L, 'h1', 2, 0, 0)$$, :'op'));
 select pgq.ticker('tk_n', 2, now(), 1);
 select pgcascade.takeover_advance(:'op', 'h1', 'drained', null, null);
+select pg_temp.refused(format($$select pgcascade.takeover_without_old(%L, 'h1', 1, null, '{}')$$, :'op'));
 select pg_temp.refused(format($$select pgcascade.takeover_promote(%L, 'h1', %s, 0, 0)$$, :'op', :fork));
 -- A branch's batch is its root's: what is stored with a tick, before or after it in one transaction, is in that tick and no other.
 set session_replication_role = replica;
@@ -112,12 +113,27 @@ select pg_temp.refused(format($$select pgcascade.takeover_abort(%L, 'h3', 'too l
 select pg_temp.refused(format($$select pgcascade.takeover_open(%L, 'h3')$$, :'op'));
 select pg_temp.refused(format($$select pgcascade.follow_root('tk_r', gen_random_uuid(), %L, 'n')$$, :'history'));
 select pg_temp.refused(format($$select pgcascade.confirm_epoch('tk_r', gen_random_uuid(), %L)$$, :'history'));
+-- The old root may be lost now: somebody else confirms.
+begin;
+select pg_temp.refused(format($$select pgcascade.takeover_without_old(%L, 'h1', 1, null, '{r}')$$, :'op'));
+select pg_temp.refused(format($$select pgcascade.takeover_without_old(%L, 'h3', 0, null, '{r}')$$, :'op'));
+select pgcascade.takeover_without_old(:'op', 'h3', 1, null, '{r}'), pgcascade.takeover_without_old(:'op', 'h3', 1, null, '{r}') as again;
+select kind, step, confirms from pgcascade.takeover where op_id = :'op';
+select pgcascade.takeover_advance(:'op', 'h3', 'repointed', null, null);
+select pg_temp.refused(format($$select pgcascade.takeover_open(%L, 'h3')$$, :'op'));
+rollback;
 select pgcascade.confirm_epoch('tk_r', :'op', :'history'), pgcascade.confirm_epoch('tk_r', :'op', :'history');
 select pg_temp.refused(format($$select pgcascade.release_promise('tk_r', %L)$$, :'op'));
 select pgcascade.takeover_confirmed(:'op', 'h3', 'n');
 select pg_temp.refused(format($$select pgcascade.takeover_open(%L, 'h3')$$, :'op'));
 select pgcascade.takeover_confirmed(:'op', 'h3', 'r'), pgcascade.takeover_confirmed(:'op', 'h3', 'r');
 select pgcascade.takeover_open(:'op', 'h3'), pgcascade.takeover_open(:'op', 'h3');
+-- Also when it was opened: it stays so.
+begin;
+select pgcascade.takeover_without_old(:'op', 'h3', 1, null, '{r}');
+select pgcascade.takeover_advance(:'op', 'h3', 'repointed', null, null), pgcascade.takeover_open(:'op', 'h3');
+:state
+rollback;
 select pg_temp.refused(format($$select pgcascade.follow_root('tk_r', %L, %L, 'r')$$, :'op', :'history'));
 select pgcascade.follow_root('tk_r', :'op', :'history', 'n') = :fork as at_fork, pgcascade.follow_root('tk_r', :'op', :'history', 'n') = :fork as again;
 select pgcascade.takeover_advance(:'op', 'h3', s, null, null) from unnest(array['demoted', 'repointed', 'done']) s;

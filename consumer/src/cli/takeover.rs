@@ -13,8 +13,8 @@ pub(crate) struct TakeoverArgs {
     /// The root as it is now; another one is refused.
     #[arg(long, value_name = "NODE", conflicts_with_all = ["resume", "abort"])]
     pub(crate) from: Option<String>,
-    /// The root is gone for good: do without it. What no other node has is lost.
-    #[arg(long, value_name = "NODE", group = "loss", conflicts_with_all = ["from", "resume", "abort"])]
+    /// The root is gone for good: do without it. What no other node has is lost. With --resume: it was lost after it had handed over.
+    #[arg(long, value_name = "NODE", group = "loss", conflicts_with_all = ["from", "abort"])]
     pub(crate) dead: Option<String>,
     /// --db is a standby of the root that was promoted; it is to be the root. What branches have and it lacks it fetches from
     /// them. Typed again, an interrupted takeover of it goes on.

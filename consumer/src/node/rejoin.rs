@@ -166,6 +166,7 @@ async fn become_branch(old: &Reached, root: &Reached, provider: &Reached, args: 
             .hint("No takeover has declared it dead: it is the root.")
     })?;
     // Everything is looked at before it is closed.
+    check_handed_over(old, root).await?;
     let row = client
         .query_one(
             "select fork_tick from pgcascade.return_fork($1, $2::text::jsonb)",
@@ -217,6 +218,41 @@ async fn become_branch(old: &Reached, root: &Reached, provider: &Reached, args: 
     join(old, provider, &found, &history).await?;
     failpoint("rejoin_joined");
     Ok(found)
+}
+
+/// Refuses while the takeover that it handed over to has still to make it a branch.
+async fn check_handed_over(old: &Reached, root: &Reached) -> Result<()> {
+    let what = || format!("see whether the takeover from {} is over", old.node.title());
+    let promised: Option<String> = old
+        .client()
+        .query_one(
+            "select promised_op::text from pgcascade.node_state where queue_name = $1",
+            &[&old.node.queue],
+        )
+        .await
+        .doing(what)?
+        .get(0);
+    let live = root
+        .client()
+        .query_opt(
+            "select step from pgcascade.takeover where op_id = $1::text::uuid and step not in ('done', 'aborted')",
+            &[&promised],
+        )
+        .await
+        .doing(what)?;
+    match live {
+        None => Ok(()),
+        Some(row) => Err(Error::failure(format!(
+            "{} is promised to takeover {}, which is {}",
+            old.node.title(),
+            promised.unwrap_or_default(),
+            row.get::<_, &str>(0)
+        ))
+        .hint(format!(
+            "Finish that one, which makes it a branch: consumer takeover {} --resume.",
+            root.node.name
+        ))),
+    }
 }
 
 /// The node as it will be at the fork, which its provider must have as it has. None: that one does not have it any more.

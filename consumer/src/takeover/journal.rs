@@ -140,6 +140,33 @@ pub(super) async fn claim(new: &Reached, known: Op) -> Result<Op> {
 }
 
 impl Op {
+    /// Goes on without the old root, which was lost after the promotion. Nothing changes where that is not needed any more.
+    pub(super) async fn without_old(
+        self,
+        new: &Reached,
+        confirms: i32,
+        fenced_by: Option<&str>,
+        lost: &[&str],
+    ) -> Result<Self> {
+        let what = || format!("go on with takeover {} without \"{}\"", self.id, self.old);
+        new.client()
+            .execute(
+                "select pgcascade.takeover_without_old($1::text::uuid, $2, $3, $4, $5)",
+                &[&self.id, &self.holder, &confirms, &fenced_by, &lost],
+            )
+            .await
+            .doing(what)?;
+        let row = new
+            .client()
+            .query_one(
+                &format!("select {COLUMNS} from pgcascade.takeover where op_id = $1::text::uuid"),
+                &[&self.id],
+            )
+            .await
+            .doing(what)?;
+        op(&row, self.holder.clone())
+    }
+
     /// The last tick of the old epoch, in a step before which it must be known.
     pub(super) fn fork(&self) -> Result<i64> {
         self.fork

@@ -62,6 +62,17 @@ async fn old_root<'a>(new: &Reached, op: &Op, old: &'a mut OldRoot) -> Result<&'
     Ok(old.insert(there))
 }
 
+/// The same once there is no way back.
+async fn handed_over<'a>(new: &Reached, op: &Op, old: &'a mut OldRoot) -> Result<&'a Reached> {
+    old_root(new, op, old).await.map_err(|error| {
+        error.hint(format!(
+            "Bring node \"{old}\" back, and type --resume. If it is gone for good, go on without it: consumer takeover {new} --resume --dead {old}.",
+            old = op.old,
+            new = new.node.name
+        ))
+    })
+}
+
 async fn fence(new: &Reached, op: &mut Op, limits: &Limits, old: &mut OldRoot) -> Result<()> {
     let old = old_root(new, op, old).await?;
     preflight::look_for_replays(new, old, limits.wait).await?;
@@ -157,7 +168,7 @@ pub(super) async fn highest(at: &Reached) -> Result<(i64, i64)> {
 
 async fn open(new: &Reached, op: &Op, old: &mut OldRoot) -> Result<()> {
     let history = history(new, op).await?;
-    let old = old_root(new, op, old).await?;
+    let old = handed_over(new, op, old).await?;
     let [mut schemas, mut tables, mut columns] = [const { Vec::new() }; 3];
     let mut values = Vec::new();
     for (schema, table, column, value) in sequences(old).await? {
@@ -237,7 +248,7 @@ async fn demote(new: &Reached, op: &Op, limits: &Limits) -> Result<()> {
     let begun = begun(new, op).await?;
     // It has changed since it was closed.
     let mut anew = None;
-    let old = old_root(new, op, &mut anew).await?;
+    let old = handed_over(new, op, &mut anew).await?;
     if old.node.role == Role::Root {
         // From here on the new root keeps what comes after the fork for it, also if its replay does not run.
         subscribe(new, old, op.fork()?).await?;

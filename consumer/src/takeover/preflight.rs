@@ -3,6 +3,7 @@
 mod adopted;
 mod gate;
 mod leaves;
+pub(super) mod onward;
 pub(super) mod standby;
 
 use std::collections::HashMap;
@@ -32,6 +33,9 @@ const TICKER_STARTS: Duration = Duration::from_secs(10);
 
 /// How often it is looked for meanwhile.
 const POLL: Duration = Duration::from_millis(100);
+
+const NOBODY_CONFIRMS: &str = "no other branch is left that could confirm the new root";
+const SAY_HOW: &str = "make sure that the old root is off and stays off, and say how: --fenced-by TEXT";
 
 /// What was found.
 pub(super) struct Found {
@@ -151,22 +155,7 @@ pub(super) async fn look_without(new: &Reached, old: &str, live: Option<Op>, arg
             .hint("consumer status shows the cascade; a takeover that was interrupted goes on with --resume."));
     }
     let mut found = Found::new(Kind::Dead, new, old, live);
-    for gone in args.lost.iter().map(String::as_str).chain([old]) {
-        let known = tree::find(new, gone).await?;
-        let remedy = "if it is the root, leave --dead out; else stop it";
-        match timeout(PROBE, tree::reach_known(&known, queue)).await {
-            Ok(Ok(_)) => found.add(format!("node \"{gone}\" answers, and is not dead"), remedy),
-            // One that refuses us may take what others write; one without the database does not.
-            Ok(Err(error))
-                if error
-                    .sqlstate()
-                    .is_some_and(|state| *state != SqlState::INVALID_CATALOG_NAME) =>
-            {
-                found.add(format!("the server of node \"{gone}\" answers: {error}"), remedy);
-            }
-            _ => {}
-        }
-    }
+    found.gone(new, old, args).await?;
     let ours = facts(new).await?;
     let mut furthest = ours.top;
     let (mut branches, mut leaves) = (0, Vec::new());
@@ -224,10 +213,7 @@ pub(super) async fn look_without(new: &Reached, old: &str, live: Option<Op>, arg
     if branches == 0 {
         found.confirms = 0;
         if args.fenced_by.is_none() {
-            found.add(
-                "no other branch is left that could confirm the new root".to_owned(),
-                "make sure that the old root is off and stays off, and say how: --fenced-by TEXT",
-            );
+            found.add(NOBODY_CONFIRMS.to_owned(), SAY_HOW);
         }
     }
     Ok(found)
@@ -350,6 +336,27 @@ impl Found {
                 "wait until they are due, or cancel them with pgcascade.cancel_event_at()",
             );
         }
+    }
+
+    /// The nodes that are given up must not answer.
+    async fn gone(&mut self, new: &Reached, old: &str, args: &TakeoverArgs) -> Result<()> {
+        for gone in args.lost.iter().map(String::as_str).chain([old]) {
+            let known = tree::find(new, gone).await?;
+            let remedy = "if it is the root, leave --dead out; else stop it";
+            match timeout(PROBE, tree::reach_known(&known, &new.node.queue)).await {
+                Ok(Ok(_)) => self.add(format!("node \"{gone}\" answers, and is not dead"), remedy),
+                // One that refuses us may take what others write; one without the database does not.
+                Ok(Err(error))
+                    if error
+                        .sqlstate()
+                        .is_some_and(|state| *state != SqlState::INVALID_CATALOG_NAME) =>
+                {
+                    self.add(format!("the server of node \"{gone}\" answers: {error}"), remedy);
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// A node that is promised to another takeover would not follow this one.

@@ -98,7 +98,10 @@ pub(in crate::takeover) async fn look(
                     "\"{}\" is the root: it was moved there before the standby was promoted",
                     known.name
                 ),
-                "do not use the promoted standby as a node; make it anew",
+                &format!(
+                    "do not use the promoted standby as a node; make it anew. If \"{0}\" is not open yet: consumer takeover {0} --resume --dead {1}",
+                    known.name, new.node.name
+                ),
             ),
             Ok(other) => {
                 if newer_epochs(&other.client(), queue, epoch(new).await?).await?.is_some() {
