@@ -42,6 +42,11 @@ impl Model {
         node.open = !self.rules.promoted_is_closed;
         true
     }
+
+    /// Somebody has given it up, and has made another root.
+    pub(super) fn opens_late(&self, s: &State, n: usize) -> bool {
+        self.is_standby(n) && s.nodes.iter().any(|other| other.epoch > s.nodes[n].epoch)
+    }
 }
 
 fn explore(rules: Rules, other: Kind, nodes: usize) -> Result<usize, String> {
@@ -67,6 +72,20 @@ fn a_promoted_standby_opens_with_all_and_alone() {
             ),
             Err(story) => panic!("{other:?}: {story}"),
         }
+    }
+}
+
+/// A slow run of the command may open the standby by a confirmation that was true once, after somebody has declared it dead and made another
+/// root. That is as if it had opened a moment before: an old root that takes writes until it is told. All that can happen by it is in the
+/// states that can happen without; these are some of the others, so they are the same if they are as many.
+#[test]
+fn a_standby_that_opens_late_leads_nowhere_else() {
+    let mut rules = PROTOCOL;
+    (rules.confirms_are_fresh, rules.none_opens_late) = (false, false);
+    let counted = explore(PROTOCOL, Kind::Dead, 4).and_then(|states| Ok((states, explore(rules, Kind::Dead, 4)?)));
+    match counted {
+        Ok((states, late)) => assert_eq!(states, late),
+        Err(story) => panic!("{story}"),
     }
 }
 
