@@ -21,7 +21,8 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_postgres::config::LoadBalanceHosts;
 use tokio_postgres::error::{Severity, SqlState};
-use tokio_postgres::{AsyncMessage, Client, Connection, Notification};
+use tokio_postgres::{AsyncMessage, CancelToken, Client, Connection, Notification};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::conninfo::{Attempt, ConnInfo};
 use crate::error::{Doing, Error, Result};
@@ -60,9 +61,31 @@ pub(crate) struct Session {
     /// Closed while too much is kept of what a COPY brought.
     valve: Valve,
     asks: Asks,
+    cancel: Cancel,
+}
+
+/// Has the server cancel what a session of ours does, by a connection of its own.
+#[derive(Clone)]
+pub(crate) struct Cancel {
+    token: CancelToken,
+    tls: MakeRustlsConnect,
+}
+
+impl Cancel {
+    /// Asks for it. Nobody hears whether that came to anything; a session that is dropped next ends either way, and this is sooner.
+    pub(crate) async fn send(self) {
+        if let Err(error) = self.token.cancel_query(self.tls).await {
+            tracing::debug!("a statement could not be cancelled: {error}");
+        }
+    }
 }
 
 impl Session {
+    /// For whoever has to end what it does.
+    pub(crate) fn cancel(&self) -> Cancel {
+        self.cancel.clone()
+    }
+
     /// Asks something, which is waited for as long as the session's patience lasts, if it has one.
     pub(crate) fn ask(&self) -> Asking<'_> {
         self.asks.begin(&self.client)
@@ -143,7 +166,7 @@ async fn open(target: &ConnInfo, end: End, attempt: &Attempt, patience: Option<P
             target.dbname()
         )
     };
-    let connecting = attempt.settings.connect(tls);
+    let connecting = attempt.settings.connect(tls.clone());
     let limits = [target.connect_timeout(), patience.map(|patience| patience.lock)];
     let connected = match limits.into_iter().flatten().min() {
         // The future is dropped on timeout together with its socket: nothing is left half done on a connection that
@@ -160,6 +183,10 @@ async fn open(target: &ConnInfo, end: End, attempt: &Attempt, patience: Option<P
     let asks = Asks::default();
     tokio::spawn(drive(connection, end, sender, valve.clone(), asks.watch(patience)));
     let session = Session {
+        cancel: Cancel {
+            token: client.cancel_token(),
+            tls,
+        },
         client,
         notifications,
         valve,

@@ -1,6 +1,6 @@
 //! Stopping when told to.
 //!
-//! The first SIGTERM or SIGINT is a request: the replay loop sees it between two batches, `copy` between two pieces,
+//! The first SIGTERM or SIGINT is a request: the replay loop sees it between two batches, copies end with their sessions,
 //! and the process exits 0. The second one ends the process at once, with 128 plus the number of the signal, whatever
 //! it is doing; as the position commits with the data, that loses nothing. Nothing here cancels a database future: a
 //! future that is dropped half way leaves its connection in the middle of an answer.

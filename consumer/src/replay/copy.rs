@@ -294,6 +294,21 @@ impl Shared {
         self.changed.notify_waiters();
     }
 
+    /// Returns when it is time to stop. Cancel-safe.
+    async fn stopped(&self) {
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if self.stopping() {
+                return;
+            }
+            tokio::select! {
+                () = changed => {}
+                () = self.shutdown.wait() => {}
+            }
+        }
+    }
+
     fn stopping(&self) -> bool {
         self.shutdown.requested() || self.failed.load(Ordering::Relaxed)
     }
@@ -317,7 +332,7 @@ struct Broken {
     job: Option<Arc<Job>>,
 }
 
-/// How long copies are waited for when replay fails for another reason. Then their sessions are dropped.
+/// How long servers are waited for that are to cancel what copies do. Then their sessions are dropped without.
 const END_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The copies that are on their way. They outlive the stream's sessions where the stream begins anew for another reason.
@@ -359,7 +374,13 @@ impl Copies {
             }
         }
         self.running = false;
-        self.failure.take().map_or(Ok(None), Err)
+        if let Some(failure) = self.failure.take() {
+            return Err(failure);
+        }
+        if !self.jobs.is_empty() {
+            tell_of_the_end();
+        }
+        Ok(None)
     }
 
     /// The same, if it is there at once.
@@ -426,15 +447,19 @@ impl Copies {
         Some(self)
     }
 
-    /// Ends them: what is on its way is rolled back.
+    /// Ends them: what is on its way is cancelled, and rolled back.
     pub(super) async fn stop(mut self) {
         self.shared.stop();
         let all = async { while self.workers.join_next().await.is_some() {} };
         let ended = tokio::time::timeout(END_PATIENCE, all).await;
         if self.running && ended.is_ok() {
-            tracing::info!("copy stopped; what was on its way is rolled back, the next start goes on");
+            tell_of_the_end();
         }
     }
+}
+
+fn tell_of_the_end() {
+    tracing::info!("copy stopped; what was on its way is rolled back, the next start goes on");
 }
 
 /// Begins to copy every table that has no copy, unless a file is pending (execute.rs). `kept` are copies that are on their way: those

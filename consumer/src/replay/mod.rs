@@ -19,7 +19,8 @@
 //!
 //! A crash before the commit leaves nothing; a crash after it leaves the position at the batch's end, and when the
 //! provider offers the same batch again it is only finished. No future of the database is ever dropped half way in
-//! order to stop: shutdown is looked for between batches and chunks. An attempt that fails drops both sessions, and
+//! order to stop: shutdown is looked for between batches and chunks. (Those of copies are, which may wait for long: their sessions end with them,
+//! worker.rs.) An attempt that fails drops both sessions, and
 //! with them whatever was on its way.
 
 pub(crate) mod administer;

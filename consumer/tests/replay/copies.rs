@@ -215,6 +215,80 @@ async fn a_copy_that_waits_too_long_is_put_off() {
     pair.drop().await;
 }
 
+/// Told to stop while its copy waits for somebody who has the table locked, at either end: it does not wait for him, its servers know at
+/// once, and nothing of the copy stays.
+#[tokio::test]
+async fn told_to_stop_while_a_copy_waits() {
+    for (at_provider, chunks) in [(false, &CHUNKS[..]), (false, &[]), (true, &CHUNKS), (true, &[])] {
+        let pair = replayed().await;
+        pair.subscriber.run("delete from big where id < 100").await;
+        let options = " options='-c lock_timeout=1h'";
+        let running = Replay::new(
+            &(pair.provider_cluster.conninfo(&pair.database) + options),
+            &(pair.subscriber_cluster.conninfo(&pair.database) + options),
+        )
+        .args(chunks)
+        .spawn();
+        goes_on(&pair, 2).await;
+        let here = locked(&pair, "big").await;
+        table(&pair, &["resync", "big"]);
+        wait_for_locks(&pair, 1).await;
+        let (cluster, db) = if at_provider {
+            (&pair.provider_cluster, &pair.provider)
+        } else {
+            (&pair.subscriber_cluster, &pair.subscriber)
+        };
+        let there = pair.provider_cluster.connect(&pair.database).await;
+        if at_provider {
+            there.run("begin; lock table big in access exclusive mode").await;
+            here.run("commit").await;
+        }
+        let waiting = "select pid from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'
+                          and application_name like 'pgcascade copy %' order by pid limit 1";
+        eventually("its copy waits", async || !db.text(waiting).await.is_empty()).await;
+        let pid = db.text(waiting).await;
+        running.signal("TERM");
+        let output = running.wait().await;
+        assert_eq!(output.code(), Some(0), "{}", output.stderr);
+        assert!(
+            output
+                .stderr
+                .contains("copy stopped; what was on its way is rolled back"),
+            "{}",
+            output.stderr
+        );
+        for end in [&pair.provider, &pair.subscriber] {
+            eventually("no session of it is left", async || {
+                end.text("select count(*) from pg_stat_activity where datname = current_database() and application_name like 'pgcascade %'")
+                    .await
+                    == "0"
+            })
+            .await;
+        }
+        let log = cluster.log();
+        let mut of_it = log.lines().filter(|line| line.contains(&format!("[{pid}]")));
+        assert!(
+            of_it.any(|line| line.ends_with("ERROR:  canceling statement due to user request")),
+            "{pid}"
+        );
+        let left = pair
+            .subscriber
+            .text(
+                "select (select count(*) from big), (select count(*) from pgcascade_replay.copy_chunk where copied_rows is not null),
+                        (select string_agg(state, ' ') from pgcascade_replay.table_state where provider_table = 'big')",
+            )
+            .await;
+        // The plan, which empties the table, is committed when the first chunk waits.
+        let rows = if at_provider && !chunks.is_empty() { "0" } else { "2901" };
+        assert_eq!(left, format!("{rows}|0|in-copy"));
+        there.run("rollback").await;
+        here.run("rollback").await;
+        pair.catch_up(chunks).await;
+        pair.assert_equal("big").await;
+        pair.drop().await;
+    }
+}
+
 /// What `consumer status`, `table list` and `table missing` say of table `big`, as text and as JSON.
 fn shown(pair: &Pair) -> ([String; 3], [Value; 3]) {
     let (provider, subscriber) = (

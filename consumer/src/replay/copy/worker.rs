@@ -19,7 +19,7 @@ use super::plan::Plan;
 use super::source::Source;
 use super::{Broken, Cut, Job, Piece, Shared, Task, begin_reading, copied, indexes, parts, plan, source};
 use crate::connect::flow::{self, LARGE, Message, PIECE, Reading};
-use crate::connect::{End, Session, connect};
+use crate::connect::{Cancel, End, Session, connect};
 use crate::error::{Doing, Error, Result};
 use crate::failpoint::failpoint;
 
@@ -29,6 +29,8 @@ pub(super) struct Worker {
     pub(super) elsewhere: Option<Session>,
     pub(super) provider: Session,
     pub(super) subscriber: Client,
+    /// Of all its sessions.
+    cancels: Vec<Cancel>,
     done: mpsc::UnboundedSender<(Arc<Job>, Copied)>,
 }
 
@@ -58,7 +60,7 @@ async fn tasks(shared: &Arc<Shared>, done: &mpsc::UnboundedSender<(Arc<Job>, Cop
         let job = Arc::clone(task.job());
         let at_work = match worker.take() {
             Some(at_work) => at_work,
-            None => match start(shared, done).await {
+            None => match unless_stopped(shared, start(shared, done)).await.unwrap_or(Ok(None)) {
                 Ok(Some(at_work)) => {
                     shared.connected(&task);
                     at_work
@@ -71,7 +73,12 @@ async fn tasks(shared: &Arc<Shared>, done: &mpsc::UnboundedSender<(Arc<Job>, Cop
                 Err(error) => return Err(Broken { error, job: None }),
             },
         };
-        match at_work.run(&task).await {
+        // What it waits for may take long. Dropped half way, its sessions are of no more use.
+        let Some(outcome) = unless_stopped(shared, at_work.run(&task)).await else {
+            future::join_all(at_work.cancels.into_iter().map(Cancel::send)).await;
+            return Ok(());
+        };
+        match outcome {
             Ok(Step::Planned(pieces)) => shared.planned(&job, pieces),
             Ok(Step::Done) => shared.copied(&job),
             Ok(Step::Stopped) | Err(_) if job.is_given_up() => {
@@ -84,13 +91,10 @@ async fn tasks(shared: &Arc<Shared>, done: &mpsc::UnboundedSender<(Arc<Job>, Cop
             Err(Trouble::InTheWay(error)) => {
                 tracing::warn!(table = %job.provider.name, "{error}; its copy tries again");
                 drop(at_work);
-                shared.waits(&job, &error).await;
+                // It has a session of its own.
+                unless_stopped(shared, shared.waits(&job, &error)).await;
                 shared.put_off(task);
-                // Both are cancel-safe.
-                tokio::select! {
-                    () = tokio::time::sleep(PUT_OFF) => {}
-                    () = shared.shutdown.wait() => {}
-                }
+                unless_stopped(shared, tokio::time::sleep(PUT_OFF)).await;
                 continue;
             }
             Err(Trouble::Other(error)) => {
@@ -101,6 +105,14 @@ async fn tasks(shared: &Arc<Shared>, done: &mpsc::UnboundedSender<(Arc<Job>, Cop
         worker = Some(at_work);
     }
     Ok(())
+}
+
+/// None: it is time to stop, and the work is dropped wherever it was.
+async fn unless_stopped<T>(shared: &Shared, work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        done = work => Some(done),
+        () = shared.stopped() => None,
+    }
 }
 
 /// Why a task was not done.
@@ -128,6 +140,7 @@ async fn start(shared: &Arc<Shared>, done: &mpsc::UnboundedSender<(Arc<Job>, Cop
         connect(&shared.config.subscriber, End::Subscriber, &application_name),
     )
     .await?;
+    let mut cancels = vec![provider.cancel(), subscriber.cancel()];
     let subscriber = subscriber.client;
     session::set_up_sessions(&provider.client, &subscriber).await?;
     subscriber
@@ -145,6 +158,7 @@ async fn start(shared: &Arc<Shared>, done: &mpsc::UnboundedSender<(Arc<Job>, Cop
             {
                 return Ok(None);
             }
+            cancels.push(session.cancel());
             Some(session)
         }
     };
@@ -153,6 +167,7 @@ async fn start(shared: &Arc<Shared>, done: &mpsc::UnboundedSender<(Arc<Job>, Cop
         elsewhere,
         provider,
         subscriber,
+        cancels,
         done: done.clone(),
     }))
 }
