@@ -25,6 +25,8 @@ mod copies;
 mod copy_from;
 #[path = "replay/crashes.rs"]
 mod crashes;
+#[path = "replay/displaced.rs"]
+mod displaced;
 #[path = "replay/errors.rs"]
 mod errors;
 #[path = "replay/findings.rs"]

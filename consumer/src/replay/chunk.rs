@@ -43,6 +43,8 @@ pub(super) struct Shape {
     /// The copy may hold these changes already, and later ones too: an insert of a row that is there replaces it, and a
     /// row that is not there need not be updated or deleted.
     pub(super) settling: bool,
+    /// And other rows may be in its way by another key than the primary one, see displaced.rs.
+    pub(super) makes_way: bool,
     /// Of the TRUNCATE of a partition: what is done for it; or what makes one.
     pub(super) part: Option<Part>,
     /// The event type as it came.
@@ -285,6 +287,7 @@ pub(super) mod tests {
                 key: key.to_vec(),
                 by_primary_key: true,
                 settling: false,
+                makes_way: false,
                 part: None,
                 event_type: Vec::new(),
                 names: Vec::new(),

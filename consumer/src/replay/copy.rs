@@ -13,8 +13,9 @@
 //! every chunk holds; what `to` does not see, none does. In between it depends on the row's chunk, which the stream need not
 //! know: it applies these changes in a way that does not mind a row which is there already, or not there (chunk.rs,
 //! `settling`). A row that nobody changed in between is in exactly one chunk, as its key does not change without an event;
-//! one that somebody changed ends as its last event says. That takes a key, and no other constraint between rows: with one,
-//! an older version of a row may for a moment stand in the way of a newer one of another row. Such tables are copied whole.
+//! one that somebody changed ends as its last event says. That takes a key; with another constraint between rows an older
+//! version of a row may for a moment stand in the way of a newer one of another row: displaced.rs has what is done about that,
+//! and which tables are copied whole because it cannot be.
 //!
 //! On the provider a table is locked (ACCESS SHARE) before a snapshot is taken: a TRUNCATE between the two would otherwise
 //! leave the copy empty and yet be older than the snapshot's events. COPY's own text goes through as it is.
@@ -61,6 +62,8 @@ struct Job {
     revision: i64,
     /// It may be copied in chunks.
     can_be_cut: bool,
+    /// Its chunks' rows may be in each other's way, see displaced.rs.
+    may_displace: bool,
     /// The chunks are written down already.
     is_cut: bool,
     /// The tick up to which no events of it are kept.
@@ -84,6 +87,8 @@ struct Piece {
     job: Arc<Job>,
     /// None: the whole table.
     chunk: Option<(Arc<Cut>, plan::Chunk)>,
+    /// Rows of other chunks are in its way: it is stored aside first, see displaced.rs.
+    aside: bool,
 }
 
 impl Piece {
@@ -101,6 +106,17 @@ enum Task {
 }
 
 impl Task {
+    /// Whether the error means that rows of other chunks are in the way, so that it is to be done otherwise.
+    fn goes_aside(&mut self, error: &Error) -> bool {
+        match self {
+            Self::Copy(piece) if !piece.aside && piece.chunk.is_some() && piece.job.may_displace => {
+                piece.aside = error.sqlstate() == Some(&SqlState::UNIQUE_VIOLATION);
+                piece.aside
+            }
+            _ => false,
+        }
+    }
+
     fn job(&self) -> &Arc<Job> {
         match self {
             Self::Plan(job) | Self::Copy(Piece { job, .. }) => job,
@@ -575,6 +591,7 @@ impl Job {
             made: target.made,
             revision: target.revision,
             can_be_cut: plan::can_be_cut(target),
+            may_displace: target.may_displace(),
             is_cut: matches!(target.state, State::InChunks(_)),
             position: ready.tick,
             waits: AtomicBool::new(false),
@@ -595,6 +612,7 @@ impl Job {
                 job.subscriber.oid,
                 job.made,
                 job.can_be_cut,
+                job.may_displace,
             )
         };
         !self.is_given_up()

@@ -2,7 +2,7 @@
 //!
 //! What is made is what replay needs and a reader of the copy expects: schema, columns with type, collation, NOT NULL,
 //! default, identity or generation expression, the sequences of identity and serial columns, primary key, unique and check
-//! constraints, and what is below a partitioned table; all missing tables in one transaction, before anything is copied. The
+//! constraints, plain unique indexes, and what is below a partitioned table; all missing tables in one transaction, before anything is copied. The
 //! other indexes and exclusion constraints follow after the copy (copy.rs), because rows go into a table with few indexes faster,
 //! and foreign keys when both tables are complete (foreign_keys.rs).
 //! Left out: triggers, and defaults, checks and indexes that need an object of the
@@ -12,10 +12,11 @@ use std::collections::{BTreeSet, HashMap};
 
 use tokio_postgres::Client;
 
+use super::displaced;
 use super::findings::{Findings, Kind};
 use super::partitions::{self, Partition};
 use super::sequences::{self, Definition};
-use super::table::{Name, Table, literal, quoted};
+use super::table::{Index, Name, Table, literal, quoted};
 use crate::connect::End;
 use crate::error::{Doing, Result};
 
@@ -211,12 +212,26 @@ fn ddl(table: &Table, extras: &Extras) -> String {
             lines.push(format!("constraint {} {definition}", quoted(name)));
         }
     }
+    // Nor later than a constraint's: the table may be copied in chunks, see displaced.rs.
+    for index in table.indexes.iter().filter(|index| is_made_at_once(index)) {
+        after.push_str(&format!(
+            "; create unique index {} on {} {}",
+            quoted(&index.name),
+            table.name.quoted(),
+            index.definition
+        ));
+    }
     for (name, definition) in extras.checks.get(&table.oid).into_iter().flatten() {
         lines.push(format!("constraint {} {definition}", quoted(name)));
     }
     let by = partition_by(table.part_key.as_deref());
     let name = table.name.quoted();
     format!("{before}create table {name} ({}){by}{after}", lines.join(", "))
+}
+
+/// A unique index, of no constraint, that needs nothing of the provider's own.
+fn is_made_at_once(index: &Index) -> bool {
+    index.constraint.is_none() && displaced::is_plain(index)
 }
 
 /// An index for the subscriber.

@@ -33,6 +33,7 @@ mod collapse;
 mod conflict;
 mod copy;
 mod create;
+mod displaced;
 pub(crate) mod donated;
 pub(crate) mod duty;
 mod epochs;

@@ -24,6 +24,7 @@ use tokio_postgres::Client;
 
 use super::collapse::Freedom;
 use super::create;
+use super::displaced;
 use super::filter::Filter;
 use super::findings::{Finding, Findings, Kind};
 use super::foreign_keys;
@@ -91,18 +92,29 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// What may be done with the order of its changes. A unique index that is made at the end of the copy counts from the start on:
-    /// its rows have to be in the copy as if it were there, and nobody looks at the table again when it is.
+    /// What may be done with the order of its changes.
     pub(super) fn freedom(&self) -> Freedom {
         let freedom = Freedom::of(&self.subscriber, self.provider.primary_key());
-        let to_come = self.made
-            && self.state.to_copy()
-            && create::later_indexes(&self.provider, &self.subscriber).any(|later| later.constrains);
-        if freedom == Freedom::Net && to_come {
+        if freedom == Freedom::Net && self.constraint_to_come() {
             Freedom::Ordered
         } else {
             freedom
         }
+    }
+
+    /// A unique index that is made at the end of the copy counts from the start on: its rows have to be in the copy as if it were there, and
+    /// nobody looks at the table again when it is.
+    fn constraint_to_come(&self) -> bool {
+        self.made
+            && self.state.to_copy()
+            && create::later_indexes(&self.provider, &self.subscriber).any(|later| later.constrains)
+    }
+
+    /// Its chunks' rows may be in each other's way, and no worse than displaced.rs knows what to do about.
+    pub(super) fn may_displace(&self) -> bool {
+        self.freedom() == Freedom::Ordered
+            && !self.constraint_to_come()
+            && displaced::other_keys(&self.provider, &self.subscriber).is_some_and(|others| !others.is_empty())
     }
 }
 

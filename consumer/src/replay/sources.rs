@@ -51,6 +51,11 @@ async fn others(subscriber: &Client, who: &Who, name: &Name) -> Result<Option<St
     Ok((!others.is_empty()).then(|| others.join(", ")))
 }
 
+/// Whether it has another source than this one.
+pub(super) async fn are_several(subscriber: &Client, who: &Who, name: &Name) -> Result<bool> {
+    others(subscriber, who, name).await.map(|others| others.is_some())
+}
+
 pub(super) async fn has_rows(client: &Client, table: &Table) -> Result<bool> {
     let row = client
         .query_one(&format!("select exists (select from {})", table.own_rows()), &[])

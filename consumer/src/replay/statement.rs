@@ -12,6 +12,7 @@ use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
 use wire::event_type::Operation;
 
 use super::chunk::{Chunk, Row, Shape, Value};
+use super::displaced;
 use super::table::{Table, quoted};
 use crate::connect::flow::PIECE;
 
@@ -175,14 +176,21 @@ pub(super) fn set_sql(shape: &Shape, table: &Table) -> Option<RowSql> {
 fn insert(shape: &Shape, table: &Table) -> RowSql {
     let columns: Vec<String> = shape.columns.iter().map(|column| quoted(column)).collect();
     let values: Vec<String> = (1..=columns.len()).map(|i| format!("${i}")).collect();
+    let values = values.join(", ");
+    let (with, source) = if shape.makes_way {
+        let source = format!("select {values} from (select count(*) from blocker) as first");
+        (displaced::with_insert(shape, table), source)
+    } else {
+        (String::new(), format!("values ({values})"))
+    };
     let sql = if columns.is_empty() {
         format!("insert into {} default values", table.name.quoted())
     } else {
         format!(
-            "insert into {} ({}) overriding system value values ({}){}",
+            "{with}insert into {} ({}) overriding system value {}{}",
             table.name.quoted(),
             columns.join(", "),
-            values.join(", "),
+            source,
             if shape.settling {
                 or_replace(shape, table)
             } else {
@@ -302,8 +310,13 @@ fn update_parameters(shape: &Shape, table: &Table) -> (Vec<usize>, Vec<(usize, u
 }
 
 fn delete(shape: &Shape, table: &Table) -> RowSql {
+    let with = if shape.makes_way {
+        displaced::with_delete(shape, table, &shape.key)
+    } else {
+        String::new()
+    };
     let sql = format!(
-        "delete from {} where {}",
+        "{with}delete from {} where {}",
         table.own_rows(),
         condition(shape, table, "", |_, number| format!("${}", number + 1))
     );

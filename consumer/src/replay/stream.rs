@@ -60,9 +60,11 @@ struct Route {
     /// The copy is not there, or not all events from before its end are applied: new ones have to be kept (held.rs).
     hold: bool,
     freedom: Freedom,
-    /// The shape of the last insert, update, delete, truncate, and of the last that were settling: nearly always that of the
-    /// next.
-    last: [Option<usize>; 8],
+    /// Rows that are settling may be in each other's way, see displaced.rs.
+    may_displace: bool,
+    /// The shape of the last insert, update, delete, truncate, of the last that were settling, and of those that made way besides: nearly
+    /// always that of the next.
+    last: [Option<usize>; 12],
 }
 
 /// Turns events into rows. Lives as long as the sessions; knows the tables as they were then.
@@ -134,7 +136,8 @@ impl Decoder {
                 },
                 hold: target.state.to_copy() || held.contains(&target.provider.name),
                 freedom: target.freedom(),
-                last: [None; 8],
+                may_displace: target.may_displace(),
+                last: [None; 12],
             })
             .collect();
         let mut by_name: HashMap<Vec<u8>, usize> = HashMap::new();
@@ -304,6 +307,7 @@ impl Decoder {
             });
             return Ok(());
         }
+        let makes_way = settling && self.routes[route].may_displace;
         self.make_late(route, event, chunk);
         let mark = chunk.mark();
         let mut kind = match event.event_type.first() {
@@ -322,7 +326,11 @@ impl Decoder {
             }
             settling |= becomes.is_some();
         }
-        let kind = kind + 4 * usize::from(settling);
+        if makes_way && kind == 1 {
+            // Its row may have been in the way of another one, and is gone.
+            (kind, becomes) = (0, Some(Operation::Insert));
+        }
+        let kind = kind + 4 * (usize::from(settling) + usize::from(makes_way));
         // Those of partitions look all the same.
         if kind % 4 < 3
             && let Some(shape) = self.routes[route].last[kind]
@@ -338,7 +346,7 @@ impl Decoder {
                 Err(what) => return Err(self.unreadable(route, event, &what)),
             }
         }
-        let shape = self.shape(route, event, becomes, settling)?;
+        let shape = self.shape(route, event, becomes, (settling, makes_way))?;
         self.routes[route].last[kind] = Some(shape);
         match fill(&self.shapes[shape], event, chunk) {
             Ok(true) => {

@@ -28,7 +28,7 @@ async fn node(arguments: &[&str]) -> Output {
 
 /// The leaf has the rows of both, each once.
 async fn same(all: &Db, roots: [&Db; 2]) {
-    for table in ["t", "journal", "parted", "flat"] {
+    for table in ["t", "journal", "two_keys", "parted", "flat"] {
         let query = format!("select x::text from {table} x");
         let mut wanted = String::new();
         for root in roots {
@@ -59,6 +59,14 @@ async fn several_roots_fill_one_table() {
              insert into journal select i, 'other' from generate_series(1, 500) i",
         )
         .await;
+    // The rows of the one would be removed where those of the other collide with them in the second key.
+    for (db, from) in [(&root, 1), (&other, 10_001)] {
+        db.run(&format!(
+            "create table two_keys (id int primary key, u int unique); insert into two_keys select i, i from generate_series({from}, {from} + 4999) i;
+             analyze two_keys"
+        ))
+        .await;
+    }
     // Partitions that have rows of both; here the one is partitioned, too, the other is not.
     for (db, from) in [(&root, 1), (&other, 11)] {
         for table in ["parted", "flat"] {
@@ -103,7 +111,8 @@ async fn several_roots_fill_one_table() {
     // Killed in the copy, and once it is recorded there is nothing more to say.
     let killed = replay(&tree, &["--merge"]).failpoints("in_copy=kill:2").output().await;
     assert_eq!(killed.code(), None, "{}", killed.stderr);
-    let replays = [tree.replay("all").spawn(), replay(&tree, &[]).spawn()];
+    let small = ["--copy-chunk-bytes", "65536"];
+    let replays = [tree.replay("all").spawn(), replay(&tree, &small).spawn()];
     for from in [100, 200, 300] {
         write(&root, from).await;
         write(&other, 200_000 + from).await;
@@ -120,6 +129,11 @@ async fn several_roots_fill_one_table() {
         .await;
     let [of_root, of_other] = replays;
     let stopped = of_other.wait().await;
+    assert!(
+        !stopped.stderr.contains("cut into chunks table=public.two_keys"),
+        "{}",
+        stopped.stderr
+    );
     assert_eq!(stopped.code(), Some(1), "{}", stopped.stderr);
     assert!(
         stopped

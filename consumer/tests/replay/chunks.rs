@@ -182,7 +182,7 @@ async fn whole_tables_and_stops() {
     pair.provider
         .run(
             "create table keyless (n int, pad text); insert into keyless select i, repeat('x', 100) from generate_series(1, 10000) i;
-             create table two_keys (id int primary key, u int unique, pad text);
+             create table two_keys (id int primary key, u int, pad text); create unique index on two_keys ((u + 1));
              insert into two_keys select i, i, repeat('x', 100) from generate_series(1, 10000) i;
              create table deferred (id int primary key deferrable, pad text);
              insert into deferred select i, repeat('x', 100) from generate_series(1, 10000) i;

@@ -10,7 +10,7 @@ const CHUNKS: [&str; 2] = ["--copy-chunk-bytes", "65536"];
 
 /// `consumer table`, which has to succeed.
 #[track_caller]
-fn table(pair: &Pair, arguments: &[&str]) {
+pub(crate) fn table(pair: &Pair, arguments: &[&str]) {
     let output = Command::new(env!("CARGO_BIN_EXE_consumer"))
         .args(["table", arguments[0]])
         .args(["--provider", &pair.provider_cluster.conninfo(&pair.database)])

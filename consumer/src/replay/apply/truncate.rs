@@ -9,6 +9,7 @@
 use tokio_postgres::Client;
 
 use super::super::chunk::{Chunk, Part, Row};
+use super::super::displaced;
 use super::super::sources;
 use super::{Applier, Failure};
 use crate::config::Policy;
@@ -121,7 +122,14 @@ impl Applier {
         empty.await.doing(what).map_err(|error| Failure {
             unclear: !careful && tables.len() > 1 && !error.is_transient(),
             ..of(Some(first), error)
-        })
+        })?;
+        for row in rows {
+            let shape = chunk.shape(row);
+            if shape.makes_way && shape.part.is_none() {
+                displaced::forget(client, &self.tables[shape.table].name).await?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 
 use super::super::apply::{Applier, Failure};
 use super::super::conflict::Book;
+use super::super::displaced;
 use super::super::duty::Duty;
 use super::super::event::{self, Order};
 use super::super::execute::{self, Execute};
@@ -314,7 +315,9 @@ impl Stream<'_> {
         let who = &self.ready.who;
         let caught_up = self.caught_up(batch);
         for &table in &caught_up {
-            table_state::caught_up(client, who, &self.ready.targets[table].provider.name).await?;
+            let target = &self.ready.targets[table];
+            table_state::caught_up(client, who, &target.provider.name).await?;
+            displaced::left(client, &target.subscriber.name).await?;
         }
         memory.parking.write(client, who).await?;
         if !memory.in_order {

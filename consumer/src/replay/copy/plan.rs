@@ -7,6 +7,7 @@
 use tokio_postgres::Client;
 
 use super::super::collapse::Freedom;
+use super::super::displaced;
 use super::super::setup::Target;
 use super::super::sources;
 use super::super::table::{Name, Table, literal, quoted};
@@ -78,7 +79,11 @@ pub(super) fn can_be_cut(target: &Target) -> bool {
         .columns
         .iter()
         .all(|column| column.identity != "a" || key.contains(&column.name));
-    !key.is_empty() && by(provider) && by(subscriber) && settable && target.freedom() == Freedom::Net
+    !key.is_empty()
+        && by(provider)
+        && by(subscriber)
+        && settable
+        && (target.freedom() == Freedom::Net || target.may_displace())
 }
 
 /// Decides, and writes down the chunks if there are any. None: to stop.
@@ -87,6 +92,9 @@ pub(super) async fn make(worker: &Worker, job: &Job) -> Result<Option<Plan>> {
     let (source, chunk_bytes) = (&shared.source, shared.config.copy_chunk_bytes);
     let least = source.least_chunks();
     if job.provider.bytes / chunk_bytes < least as u64 || !job.can_be_cut {
+        return Ok(Some(Plan::Whole));
+    }
+    if job.may_displace && !displaced::is_allowed(&worker.subscriber, &shared.who, &job.subscriber.name).await? {
         return Ok(Some(Plan::Whole));
     }
     let provider = &worker.provider.client;

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
+use super::super::displaced;
 use super::super::session;
 use super::super::sources;
 use super::super::table::{Name, Table};
@@ -56,7 +57,7 @@ pub(super) async fn work(shared: Arc<Shared>, done: mpsc::UnboundedSender<(Arc<J
 
 async fn tasks(shared: &Arc<Shared>, done: &mpsc::UnboundedSender<(Arc<Job>, Copied)>) -> Result<(), Broken> {
     let mut worker = None;
-    while let Some(task) = shared.next(worker.is_some()).await {
+    while let Some(mut task) = shared.next(worker.is_some()).await {
         let job = Arc::clone(task.job());
         let at_work = match worker.take() {
             Some(at_work) => at_work,
@@ -95,6 +96,12 @@ async fn tasks(shared: &Arc<Shared>, done: &mpsc::UnboundedSender<(Arc<Job>, Cop
                 unless_stopped(shared, shared.waits(&job, &error)).await;
                 shared.put_off(task);
                 unless_stopped(shared, tokio::time::sleep(PUT_OFF)).await;
+                continue;
+            }
+            Err(Trouble::Other(error)) if task.goes_aside(&error) => {
+                // As it is inside of a COPY at either end.
+                drop(at_work);
+                shared.put_off(task);
                 continue;
             }
             Err(Trouble::Other(error)) => {
@@ -213,6 +220,7 @@ impl Worker {
             Some(plan::load(self, job).await?)
         } else {
             let chunk_bytes = self.shared.config.copy_chunk_bytes;
+            displaced::forget(&self.subscriber, &job.subscriber.name).await?;
             indexes::put_aside(&self.subscriber, &self.shared.who, job, chunk_bytes).await?;
             plan::make(self, job).await?
         };
@@ -220,7 +228,11 @@ impl Worker {
             None => return Ok(Step::Stopped),
             Some(Plan::Whole) => {
                 let job = Arc::clone(job);
-                return Ok(Step::Planned(vec![Piece { job, chunk: None }]));
+                return Ok(Step::Planned(vec![Piece {
+                    job,
+                    chunk: None,
+                    aside: false,
+                }]));
             }
             Some(Plan::Chunks {
                 from,
@@ -251,6 +263,7 @@ impl Worker {
         let piece = |chunk| Piece {
             job: Arc::clone(job),
             chunk: Some((Arc::clone(&cut), chunk)),
+            aside: false,
         };
         Ok(Step::Planned(chunks.into_iter().map(piece).collect()))
     }
@@ -275,12 +288,21 @@ impl Worker {
             .await?;
         }
         let snapshot = self.begin_reading(piece).await?;
-        let Some(rows) = self.pump(job, piece).await.map_err(Error::of_a_value)? else {
+        let into = if piece.aside {
+            displaced::make_aside(s, &job.subscriber, &job.columns).await?;
+            displaced::ASIDE.to_owned()
+        } else {
+            job.subscriber.name.quoted()
+        };
+        let Some(rows) = self.pump(job, piece, &into).await.map_err(Error::of_a_value)? else {
             s.batch_execute("rollback")
                 .await
                 .doing(|| format!("roll back the copy of table {name}"))?;
             return Ok(None);
         };
+        if piece.aside {
+            displaced::store_aside(s, &job.provider, &job.subscriber, &job.columns).await?;
+        }
         self.reader(piece)
             .client
             .batch_execute("commit")
@@ -444,7 +466,7 @@ impl Worker {
     }
 
     /// Moves the rows and returns how many there were. None: to stop.
-    async fn pump(&self, job: &Job, piece: &Piece) -> Result<Option<u64>> {
+    async fn pump(&self, job: &Job, piece: &Piece, into: &str) -> Result<Option<u64>> {
         let from = piece.partition().unwrap_or(&job.provider.name);
         let to = &job.subscriber.name;
         let shown = job.provider.name.to_string();
@@ -471,10 +493,7 @@ impl Worker {
         let mut source = Reading::begin(self.reader(piece), &query, LARGE).await.doing(read)?;
         let mut sink = pin!(
             self.subscriber
-                .copy_in::<_, Bytes>(&format!(
-                    "copy {} ({columns}) from stdin (encoding 'UTF8')",
-                    to.quoted()
-                ))
+                .copy_in::<_, Bytes>(&format!("copy {into} ({columns}) from stdin (encoding 'UTF8')"))
                 .await
                 .doing(write)?
         );

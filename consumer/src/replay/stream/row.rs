@@ -18,7 +18,7 @@ impl Decoder {
         route: usize,
         event: &Event<'_>,
         becomes: Option<Operation>,
-        settling: bool,
+        (settling, makes_way): (bool, bool),
     ) -> Result<usize> {
         let mut parsed = event_type::parse(event.event_type)
             .map_err(|error| self.unreadable(route, event, &format!("its type is not logutriga's: {error}")))?;
@@ -45,6 +45,7 @@ impl Decoder {
                 && shape.operation == parsed.operation
                 && shape.part == part
                 && shape.settling == settling
+                && shape.makes_way == makes_way
                 && shape.event_type == event.event_type
                 && shape.names.iter().map(|(name, _)| name).eq(names.iter())
         }) {
@@ -114,6 +115,7 @@ impl Decoder {
             key,
             by_primary_key,
             settling,
+            makes_way,
             part,
             event_type: event.event_type.to_vec(),
             names: kept,

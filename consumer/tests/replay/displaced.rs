@@ -1,0 +1,277 @@
+//! A value of a second unique key goes from row to row while their table is copied in chunks of different moments.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::cluster::{Pair, Replay, Running, eventually, pair};
+use crate::copies::table;
+
+const CUT: [&str; 5] = ["--table", "t", "--create", "--copy-chunk-bytes", "65536"];
+
+/// `t` on the provider, with rows whose `u` is their key, and `(a, "B ""b")` nearly so.
+async fn with_table() -> Pair {
+    let pair = pair().await;
+    pair.provider
+        .run(
+            "create table t (id int, \"Key 2\" text, u numeric(12,2) unique, a varchar(20), \"B \"\"b\" date, v text, t int,
+                             unique (a, \"B \"\"b\"), primary key (id, \"Key 2\"));
+             create unique index \"Odd, Index\" on t (t);
+             insert into t select i, 'k' || i % 3, i, 'a' || i % 100, date '2000-01-01' + i / 100, repeat('x', 40), i from generate_series(1, 10000) i;
+             analyze t",
+        )
+        .await;
+    pair
+}
+
+/// Replay stops when the first chunk is there, until the file is.
+async fn after_first_chunk(pair: &Pair) -> (Running, String) {
+    let go_on = pair.subscriber_cluster.file(&format!("go-on-{}", pair.database));
+    let running = pair
+        .replay()
+        .args(&CUT)
+        .args(&["--jobs", "1"])
+        .failpoints(&format!("after_chunk_commit=pause:{go_on}"))
+        .spawn();
+    running.until_it_says("after_chunk_commit waits until").await;
+    assert_eq!(
+        pair.subscriber
+            .text("select count(*) filter (where id = 1) || ' ' || count(*) filter (where id >= 9000) from t")
+            .await,
+        "1 0"
+    );
+    (running, go_on)
+}
+
+const DISPLACED: &str = "select count(*) from pgcascade_replay.displaced_row";
+
+/// What is in the older chunk makes way when a younger one is stored; what is in a younger one, when an older event is applied.
+#[tokio::test]
+async fn older_and_younger_rows_make_way() {
+    let pair = with_table().await;
+    let (running, go_on) = after_first_chunk(&pair).await;
+    pair.provider
+        .run(
+            "-- From the first chunk to the last.
+             update t set u = -u where id = 1; update t set u = 1 where id = 10000;
+             update t set a = null where id = 2; update t set a = 'a2', \"B \"\"b\" = '2000-01-01' where id = 9999;
+             delete from t where id = 3; update t set t = 3 where id = 9998;
+             -- Given to one of the first chunk in between.
+             update t set u = 20001 where id = 4; update t set u = 20002 where id = 4; update t set u = 20001 where id = 9997;
+             -- Rows of two chunks swap values, by way of NULL.
+             update t set t = null where id = 5; update t set t = 5 where id = 9996; update t set t = 9996 where id = 5;
+             -- The one that it went to is gone at the end, or is another row of that key.
+             update t set u = 20003 where id = 6; update t set u = 6 where id = 9995; delete from t where id = 9995;
+             update t set u = 20004 where id = 7; update t set u = 7 where id = 9994; delete from t where id = 9994;
+             insert into t values (9994, 'k0', 7, 'again', null, 'again', null);
+             -- In a circle over three.
+             update t set u = 30000 where id = 8; update t set u = 8 where id = 9993; update t set u = 9993 where id = 9;
+             update t set u = 9 where id = 8",
+        )
+        .await;
+    std::fs::write(&go_on, "").unwrap();
+    pair.until_past_copies(1).await;
+    eventually("all is applied", async || {
+        pair.subscriber.text("select u from t where id = 8").await == "9.00"
+    })
+    .await;
+    let output = running.stop().await;
+    assert!(output.stderr.contains("cut into chunks"), "{}", output.stderr);
+    assert!(
+        output.stderr.contains("rows of other chunks made way"),
+        "{}",
+        output.stderr
+    );
+    assert!(!output.stderr.contains("displaced_row"), "{}", output.stderr);
+    pair.catch_up(&CUT).await;
+    pair.assert_equal("t").await;
+    assert_eq!(pair.subscriber.text(DISPLACED).await, "0");
+    let unique = "select count(*) from pg_index where indrelid = 't'::regclass and indisunique";
+    assert_eq!(pair.subscriber.text(unique).await, "4");
+    pair.drop().await;
+}
+
+/// A row that was never the provider's is removed, too: it is kept, and told of.
+#[tokio::test]
+async fn rows_of_the_subscribers_own_are_kept_and_told_of() {
+    let pair = with_table().await;
+    let (running, go_on) = after_first_chunk(&pair).await;
+    pair.subscriber
+        .run("insert into t values (-1, 'ours', 10000, null, null, 'local', null), (-2, 'ours', 20000, null, null, 'local', null)")
+        .await;
+    // One is in the way of a chunk, and one of an event.
+    pair.provider.run("update t set u = 20000 where id = 1").await;
+    std::fs::write(&go_on, "").unwrap();
+    pair.until_past_copies(1).await;
+    let before = running.stop().await.stderr;
+    let after = pair.catch_up(&CUT).await.stderr;
+    let told = |stderr: &str| {
+        stderr
+            .lines()
+            .any(|line| line.contains("pgcascade_replay.displaced_row") && line.contains("rows=2"))
+    };
+    assert!(told(&before) != told(&after), "once: {before}{after}");
+    pair.assert_equal("t").await;
+    assert_eq!(
+        pair.subscriber
+            .text("select string_agg(table_schema || '.' || table_name || ' ' || key::text || ' ' || row, ' ' order by key desc) from pgcascade_replay.displaced_row")
+            .await,
+        "public.t {-2,ours} (-2,ours,20000.00,,,local,) public.t {-1,ours} (-1,ours,10000.00,,,local,)"
+    );
+    pair.drop().await;
+}
+
+/// Values go round among all rows while the copy is killed again and again.
+async fn values_go_round(partitioned: bool, condition: Option<&str>) {
+    let pair = pair().await;
+    let below = if partitioned {
+        "partition by list (g); create table even partition of t for values in (0); create table odd partition of t for values in (1)"
+    } else {
+        ""
+    };
+    pair.provider
+        .run(&format!(
+            "create table t (id int, g int, u int, a text, b int, v text, primary key (id, g), unique (u, g)) {below};
+             create unique index on t (a, b, g);
+             insert into t select i, i % 2, i, 'a' || i % 100, i / 100, repeat('x', 40) from generate_series(1, 10000) i; analyze t"
+        ))
+        .await;
+    if let Some(condition) = condition {
+        table(&pair, &["add", "t", "--create", "--where", condition]);
+    }
+    let writer = pair.provider_cluster.connect(&pair.database).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let writing = tokio::spawn(async move {
+        let mut n: u32 = 0;
+        while !stopped.load(Ordering::Relaxed) {
+            n += 1;
+            let one = n.wrapping_mul(7919) % 10_000;
+            let other = (one + n.wrapping_mul(104_729) % 5_000 * 2) % 10_000;
+            let again = one % 97;
+            writer
+                .run(&format!(
+                    "begin;
+                     create temp table was on commit drop as select * from t where id in ({one}, {other});
+                     update t set u = null, a = null where id in ({one}, {other});
+                     update t set u = w.u, a = w.a, b = w.b, v = case when {n} % 5 = 0 then 'hidden' else '{n}' end from was w
+                      where t.id in ({one}, {other}) and w.id <> t.id;
+                     commit;
+                     begin; delete from t where id = {again};
+                     insert into t values ({again}, {again} % 2, -{again}, 'again', {again}, '{n}') on conflict do nothing; commit"
+                ))
+                .await;
+            if n.is_multiple_of(300) {
+                writer
+                    .run("begin; create temp table was on commit drop as table t; truncate t; insert into t table was; commit")
+                    .await;
+            }
+        }
+        n
+    });
+    let mut arguments = vec!["--copy-chunk-bytes", "65536", "--jobs", "3"];
+    if condition.is_none() {
+        arguments.extend(["--table", "t", "--create"]);
+    }
+    for points in [
+        "after_chunk_commit=kill:2",
+        "in_copy=kill:5",
+        "after_chunk_commit=kill:5",
+        "after_copy_commit=kill",
+        "before_held_commit=kill",
+        "after_held_commit=kill",
+    ] {
+        let output = pair.replay().args(&arguments).failpoints(points).output().await;
+        assert_eq!(output.code(), None, "{points} was not reached: {}", output.stderr);
+    }
+    let running = pair.replay().args(&arguments).spawn();
+    pair.until_past_copies(1).await;
+    stop.store(true, Ordering::Relaxed);
+    let transactions = writing.await.unwrap();
+    running.stop().await;
+    pair.catch_up(&arguments).await;
+    let rows = format!(
+        "select string_agg(t::text, e'\\n' order by id) from t where {}",
+        condition.unwrap_or("true")
+    );
+    assert!(pair.provider.text(&rows).await == pair.subscriber.text(&rows).await);
+    let rows = "select count(*) from t";
+    assert!(condition.is_none() || pair.provider.text(rows).await != pair.subscriber.text(rows).await);
+    assert_eq!(pair.subscriber.text(DISPLACED).await, "0");
+    println!("{transactions} exchanges were made meanwhile");
+    pair.drop().await;
+}
+
+#[tokio::test]
+async fn values_go_round_while_it_is_killed() {
+    values_go_round(false, None).await;
+}
+
+#[tokio::test]
+async fn values_go_round_in_a_partitioned_table() {
+    values_go_round(true, None).await;
+}
+
+#[tokio::test]
+async fn values_go_round_between_rows_that_come_and_go() {
+    values_go_round(false, Some("v <> 'hidden'")).await;
+}
+
+/// The provider lets two rows have the value that the subscriber does not: nothing is removed, and the copy fails.
+#[tokio::test]
+async fn a_key_that_only_the_subscriber_has_is_none_to_make_way_by() {
+    let pair = pair().await;
+    pair.provider
+        .run("create table t (id int primary key, u int); insert into t select i, i % 9999 from generate_series(1, 10000) i; analyze t")
+        .await;
+    pair.subscriber
+        .run("create table t (id int primary key, u int unique)")
+        .await;
+    let output = pair
+        .replay()
+        .args(&["--table", "t", "--copy-chunk-bytes", "65536", "--until-caught-up"])
+        .output()
+        .await;
+    assert_eq!(output.code(), Some(1), "{}", output.stderr);
+    assert!(output.stderr.contains("t_u_key"), "{}", output.stderr);
+    assert!(!output.stderr.contains("cut into chunks"), "{}", output.stderr);
+    assert_eq!(pair.subscriber.text("select count(*) from t").await, "0");
+    pair.drop().await;
+}
+
+/// A role that may make no temporary table could not bring a chunk past the rows that are in its way.
+#[tokio::test]
+async fn who_may_make_no_temporary_table_copies_it_whole() {
+    for may in [false, true] {
+        let pair = with_table().await;
+        let role = format!("clerk_{}", pair.database);
+        let database = &pair.database;
+        pair.subscriber
+            .run(&format!(
+                "create role {role} login password 'secret'; grant create on database {database} to {role}; grant create on schema public to {role};
+                 grant set on parameter session_replication_role to {role}; revoke temporary on database {database} from public"
+            ))
+            .await;
+        if may {
+            pair.subscriber
+                .run(&format!("grant temporary on database {database} to {role}"))
+                .await;
+        }
+        let output = Replay::new(
+            &pair.provider_cluster.conninfo(database),
+            &pair.subscriber_cluster.conninfo_as(database, &role, "secret"),
+        )
+        .args(&CUT)
+        .arg("--until-caught-up")
+        .output()
+        .await;
+        assert_eq!(output.code(), Some(0), "{}", output.stderr);
+        assert_eq!(output.stderr.contains("cut into chunks"), may, "{}", output.stderr);
+        pair.assert_equal("t").await;
+        pair.subscriber
+            .run(&format!(
+                "drop owned by {role}; revoke all on parameter session_replication_role from {role}; drop role {role}"
+            ))
+            .await;
+        pair.drop().await;
+    }
+}
