@@ -11,12 +11,14 @@
 //! for before it is made, so a process that is killed in between is followed by one that goes on.
 //!
 //! The work is done by a task with a session of its own ([`Keys`]), which outlives the attempts of replay (mod.rs). What keeps a key from being
-//! made is logged once, and is found by `consumer check` ([`check`]).
+//! made is logged once, and is found by `consumer check` ([`check`]); it is tried again now and then, as somebody may have put it right.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Row};
 
@@ -38,6 +40,12 @@ const LOCK_TIMEOUT: &str = "2s";
 
 /// The longest pause before a lock is tried for again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// The longest pause before one that was refused is tried again.
+const LONGEST_REFUSAL: Duration = Duration::from_secs(300);
+
+/// And so many times as long as that took: VALIDATE reads a whole table.
+const IDLE_SHARE: u32 = 20;
 
 /// How often a lock is tried for when replay is about to end.
 const LAST_TRIES: usize = 3;
@@ -298,7 +306,7 @@ fn missing(key: &Key, why: &str, remedy: Remedy, findings: &mut Findings) {
 /// Adds a finding for each that is written down and will not be made by waiting.
 pub(super) async fn check(subscriber: &Client, who: &Who, entries: &[&Entry], findings: &mut Findings) -> Result<()> {
     for key in to_make(subscriber, who).await? {
-        // Somebody may have put it right by hand; the next start of replay sees that.
+        // Somebody may have put it right by hand; replay sees that when it tries again.
         if is_there(subscriber, &key, entries).await {
             continue;
         }
@@ -337,9 +345,9 @@ fn remedy(key: &Key, relation: &Name) -> Remedy {
                 quoted(&key.name)
             ),
         )
-        .words("consumer compare shows which rows differ; when every row has its parent")
+        .words("consumer compare shows which rows differ; when every row has its parent, replay does it within minutes, or by hand")
     } else {
-        "put that right; the next start of replay tries again".into()
+        "put that right; replay tries again every few minutes, and when it starts".into()
     }
 }
 
@@ -385,14 +393,16 @@ async fn find(subscriber: &Client, key: &Key, relation: &Name, parent: &Name) ->
 enum Left {
     /// None that waiting helps.
     Nothing,
+    /// The server refused some.
+    Refused,
     /// Their tables are not complete.
     Tables,
     /// Somebody has locks.
     Locks,
 }
 
-/// Makes what can be made now.
-async fn pass(s: &Client, who: &Who) -> Result<Left> {
+/// Makes what can be made now; those that were refused only if it is their `turn`. `said` has the reasons that were told.
+async fn pass(s: &Client, who: &Who, turn: bool, said: &mut HashSet<String>) -> Result<Left> {
     let keys = to_make(s, who).await?;
     if keys.is_empty() {
         return Ok(Left::Nothing);
@@ -400,9 +410,9 @@ async fn pass(s: &Client, who: &Who) -> Result<Left> {
     let entries = table_state::load(s, who).await?;
     let entries: Vec<&Entry> = entries.iter().collect();
     let held = held::tables(s, who).await?;
-    let (mut waits, mut locked) = (false, false);
+    let (mut waits, mut locked, mut refused) = (false, false, false);
     for key in keys {
-        if key.error.is_some() || key.obstacle(&entries).is_some() {
+        if key.obstacle(&entries).is_some() {
             continue;
         }
         let of = |name: &Name| entries.iter().find(|entry| entry.provider == *name);
@@ -420,6 +430,10 @@ async fn pass(s: &Client, who: &Who) -> Result<Left> {
             waits = true;
             continue;
         }
+        if key.error.is_some() && !turn {
+            refused = true;
+            continue;
+        }
         let relation = key.relation_there(own);
         match make(s, who, &key, &relation, &parent.subscriber).await {
             Ok(()) => {}
@@ -432,13 +446,20 @@ async fn pass(s: &Client, who: &Who) -> Result<Left> {
                 locked = true;
             }
             Err(error) if error.is_transient() => return Err(error),
-            Err(error) => give_up(s, who, &key, &relation, &error).await?,
+            Err(error) => {
+                refused = true;
+                put_off(s, who, &key, &relation, &error, said).await?;
+            }
         }
     }
-    Ok(match (locked, waits) {
-        (true, _) => Left::Locks,
-        (false, true) => Left::Tables,
-        (false, false) => Left::Nothing,
+    Ok(if locked {
+        Left::Locks
+    } else if waits {
+        Left::Tables
+    } else if refused {
+        Left::Refused
+    } else {
+        Left::Nothing
     })
 }
 
@@ -540,8 +561,15 @@ async fn add(s: &Client, who: &Who, key: &Key, table: &Name, definition: &str) -
     outcome
 }
 
-/// It is not tried again before the next start, or change of the set.
-async fn give_up(s: &Client, who: &Who, key: &Key, relation: &Name, error: &Error) -> Result<()> {
+/// It was refused, and is tried again some time.
+async fn put_off(
+    s: &Client,
+    who: &Who,
+    key: &Key,
+    relation: &Name,
+    error: &Error,
+    said: &mut HashSet<String>,
+) -> Result<()> {
     let detail = error
         .get_detail()
         .map_or_else(String::new, |detail| format!(": {detail}"));
@@ -556,7 +584,9 @@ async fn give_up(s: &Client, who: &Who, key: &Key, relation: &Name, error: &Erro
         made: row.is_some_and(|row| row.get(0)),
         ..key.clone()
     };
-    tracing::warn!("{sentence}; {}; replay goes on without", remedy(&key, relation));
+    if said.insert(sentence.clone()) {
+        tracing::warn!("{sentence}; {}; replay goes on without", remedy(&key, relation));
+    }
     Ok(())
 }
 
@@ -595,6 +625,10 @@ impl Keys {
             .await
             .doing(|| "have foreign keys tried again on the subscriber".to_owned())?;
             self.tried = Some(revision);
+            if let Some((sender, _)) = &self.task {
+                // It may have ended, or pause for long.
+                let _ = sender.send(Until::Made);
+            }
         }
         let runs = self.task.as_ref().is_some_and(|(_, task)| !task.is_finished());
         if !runs && !to_make(s, who).await?.is_empty() {
@@ -621,8 +655,13 @@ async fn work(at: ConnInfo, who: Who, poll: Duration, mut until: watch::Receiver
     let mut backoff = Backoff::new(LONGEST_PAUSE);
     let mut tries = 0;
     let mut session = None;
+    let mut refusals = Backoff::new(LONGEST_REFUSAL);
+    let mut turn = Instant::now();
+    let mut said = HashSet::new();
     loop {
         let now = *until.borrow_and_update() == Until::Now;
+        let began = Instant::now();
+        let (is_turn, told) = (began >= turn, said.len());
         let outcome = async {
             if session.is_none() {
                 let application_name = format!("pgcascade keys {} {}", who.queue, who.consumer);
@@ -631,14 +670,22 @@ async fn work(at: ConnInfo, who: Who, poll: Duration, mut until: watch::Receiver
                 session = Some(opened);
             }
             match &session {
-                Some(session) => pass(&session.client, &who).await,
+                Some(session) => pass(&session.client, &who, is_turn, &mut said).await,
                 None => Ok(Left::Nothing),
             }
         }
         .await;
+        let is_new = said.len() > told;
+        if is_new {
+            refusals.reset();
+        }
+        if is_turn || is_new {
+            turn = Instant::now() + refusals.next_pause().max(began.elapsed() * IDLE_SHARE);
+        }
         let pause = match outcome {
             Ok(Left::Nothing) => return,
-            Ok(Left::Tables) if now => return,
+            Ok(Left::Tables | Left::Refused) if now => return,
+            Ok(Left::Refused) => turn.saturating_duration_since(Instant::now()),
             Ok(Left::Tables) => poll,
             Ok(Left::Locks) => {
                 if tries == 0 {

@@ -272,6 +272,65 @@ async fn rows_without_their_parents() {
     pair.drop().await;
 }
 
+/// What was refused is made when the reason is gone, by the replay that runs; and each reason is told once.
+#[tokio::test]
+async fn refused_and_put_right_meanwhile() {
+    let pair = pair().await;
+    let (p, s) = (&pair.provider, &pair.subscriber);
+    p.run(
+        "select pgq.create_queue('q');
+         create table parent (id int primary key); create table child (id int primary key, p int references parent);
+         create table other (id int primary key, p int references child); insert into other values (1, null)",
+    )
+    .await;
+    let keeper = format!("keeper_{}", pair.database);
+    s.run(&format!(
+        "create table parent (id int primary key);
+         create role {keeper} login password 'secret'; grant create on schema public to {keeper};
+         grant create on database {} to {keeper}; grant set on parameter session_replication_role to {keeper};
+         grant select, insert, update, delete, truncate on parent to {keeper}",
+        pair.database
+    ))
+    .await;
+    let ends = [
+        pair.provider_cluster.conninfo(&pair.database),
+        pair.subscriber_cluster.conninfo_as(&pair.database, &keeper, "secret"),
+    ];
+    let running = Replay::new(&ends[0], &ends[1])
+        .args(&["--table", "parent", "--table", "child", "--table", "other", "--create"])
+        .spawn();
+    let denied = "could not make foreign key \"child_p_fkey\" of table public.child on the subscriber: permission denied for table parent";
+    until(
+        &pair,
+        "the other key",
+        &keys(p).await.lines().skip(1).collect::<Vec<_>>().join("\n"),
+    )
+    .await;
+    running.until_it_says(denied).await;
+    eventually("it is in consumer check", async || checked(&pair).contains(denied)).await;
+    // Tried again, it is refused in another way.
+    s.run("set session_replication_role = replica; insert into child values (1, 77)")
+        .await;
+    s.run(&format!("grant references on parent to {keeper}")).await;
+    let violated = "Key (p)=(77) is not present in table \"parent\"";
+    running.until_it_says(violated).await;
+    s.run("delete from child").await;
+    all_made(&pair).await;
+    assert_eq!(keys(s).await, keys(p).await);
+    assert_eq!(checked(&pair), "");
+    let said = running.stop().await.stderr;
+    assert_eq!(
+        (said.matches(denied).count(), said.matches(violated).count()),
+        (1, 1),
+        "{said}"
+    );
+    s.run(&format!(
+        "drop schema pgcascade_replay cascade; drop owned by {keeper} cascade; drop role {keeper}"
+    ))
+    .await;
+    pair.drop().await;
+}
+
 /// What is not replayed whole is not referred to.
 #[tokio::test]
 async fn parts_of_tables() {
