@@ -74,13 +74,22 @@ async fn locked(client: &Client, node: &Node, op: &str, epoch: i64) -> Result<i6
         ))
         .hint("Another takeover came between. Finish or abort that one first; consumer takeover --plan shows where it is."));
     }
-    client
+    // Not by what was read above: who releases it does not wait for a batch.
+    let changed = client
         .execute(
-            "update pgcascade_replay.node set promises = promises || pg_catalog.jsonb_build_object($2::text, $3::int8) where queue = $1",
+            "update pgcascade_replay.node set promises = promises || pg_catalog.jsonb_build_object($2::text, $3::int8)
+              where queue = $1 and $2 <> all (released)",
             &[&node.queue, &op, &epoch],
         )
         .await
         .doing(what)?;
+    if changed == 0 {
+        return Err(Error::failure(format!(
+            "{} cannot promise epoch {epoch} to takeover {op}, which was given up",
+            node.title()
+        ))
+        .hint("Nothing is to be done for it; consumer status shows which node is root."));
+    }
     Ok(tick)
 }
 
@@ -90,7 +99,7 @@ pub(crate) async fn follow(client: &Client, node: &Node, op: &str, epoch: i64, p
     let changed = client
         .execute(
             "update pgcascade_replay.node n
-                set provider = $4, uptodate = uptodate and provider = $4 and promises = '{}', epoch = $3, promises = '{}'
+                set provider = $4, uptodate = uptodate and provider = $4 and promises = '{}', epoch = $3, promises = '{}', released = '{}'
               where queue = $1 and epoch <= $3
                 and not exists (select from pg_catalog.jsonb_each_text(n.promises) x where x.key <> $2 and x.value::int8 > $3)",
             &[&node.queue, &op, &epoch, &provider],
@@ -107,12 +116,13 @@ pub(crate) async fn follow(client: &Client, node: &Node, op: &str, epoch: i64, p
     Ok(())
 }
 
-/// Owes an aborted takeover nothing any more.
+/// Owes an aborted takeover nothing any more. What that asked before, and comes later, is refused.
 pub(crate) async fn release(client: &Client, node: &Node, op: &str) -> Result<()> {
     state::install(client).await?;
     client
         .execute(
-            "update pgcascade_replay.node set promises = promises - $2 where queue = $1",
+            "update pgcascade_replay.node
+                set promises = promises - $2, released = pg_catalog.array_append(pg_catalog.array_remove(released, $2), $2) where queue = $1",
             &[&node.queue, &op],
         )
         .await

@@ -14,7 +14,7 @@ use crate::connect::exists;
 use crate::error::{Doing, Error, Result};
 
 /// What each version adds to the one before.
-const STEPS: [&str; 19] = [
+const STEPS: [&str; 20] = [
     include_str!("sql/state.sql"),
     include_str!("sql/state_2.sql"),
     include_str!("sql/state_3.sql"),
@@ -34,6 +34,7 @@ const STEPS: [&str; 19] = [
     include_str!("sql/state_17.sql"),
     include_str!("sql/state_18.sql"),
     include_str!("sql/state_19.sql"),
+    include_str!("sql/state_20.sql"),
 ];
 
 /// The version stands in the comment as "(version 7)"; without a comment, nothing was added yet.

@@ -306,3 +306,38 @@ async fn a_promise_that_comes_after_the_release_is_refused() {
     drop((root, branch));
     tree.drop(&["branch"]).await;
 }
+
+/// The command hangs before it asks a leaf for its promise, and another run gives the takeover up meanwhile. No replay of the leaf runs that would
+/// ask what became of that.
+#[tokio::test]
+async fn a_promise_of_a_leaf_that_comes_after_the_release_is_refused() {
+    let tree = Tree::apart().await;
+    let [branch, other, leaf] = tree
+        .below_root([("branch", "branch"), ("branch", "other"), ("leaf", "leaf")])
+        .await;
+    tree.kill_root();
+    let dead = command(&tree, "branch", "branch").args(&["--dead", "root"]);
+    let run = Paused::of(&tree, "promised_one", dead).await;
+    let aborted = command(&tree, "branch", "branch").arg("--abort").output().await;
+    assert_eq!(aborted.code(), Some(0), "{}", aborted.stderr);
+    let output = run.go_on(1).await;
+    assert_says(
+        &output,
+        &[
+            "node \"leaf\" of queue \"q\" cannot promise epoch 2",
+            "which was given up",
+        ],
+    );
+    let promises = "select promises, epoch, cardinality(released) from pgcascade_replay.node";
+    assert_eq!(leaf.text(promises).await, "{}|1|1");
+    let replays = tree.replays(&["branch", "other", "leaf"]);
+    let done = command(&tree, "branch", "branch")
+        .args(&["--dead", "root"])
+        .output()
+        .await;
+    assert_eq!(done.code(), Some(0), "{}", done.stderr);
+    assert_eq!(leaf.text(promises).await, "{}|2|0");
+    stop(replays).await;
+    drop((branch, other, leaf));
+    tree.drop(&["leaf", "other", "branch"]).await;
+}
