@@ -46,6 +46,9 @@ pub(crate) struct ReplaySettings {
     /// Make the tables that the subscriber lacks, with columns, defaults, keys, indexes and foreign keys like the provider's.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub(crate) create: Option<bool>,
+    /// With --create: make no foreign keys.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub(crate) no_foreign_keys: Option<bool>,
     /// Do not copy the rows that are already there: the subscriber's tables hold them, or do not need them.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub(crate) no_copy: Option<bool>,
@@ -179,6 +182,8 @@ pub(crate) struct ReplayConfig {
     pub(crate) tables: Vec<String>,
     /// Make tables that the subscriber lacks.
     pub(crate) create: bool,
+    /// With their foreign keys.
+    pub(crate) foreign_keys: bool,
     /// Copy the rows that are there when a table is added.
     pub(crate) copy: bool,
     /// Empty the subscriber's table before it is copied.
@@ -323,6 +328,7 @@ impl ReplaySettings {
             table: if self.table.is_empty() { file.table } else { self.table },
             consumer: self.consumer.or(file.consumer),
             create: self.create.or(file.create),
+            no_foreign_keys: self.no_foreign_keys.or(file.no_foreign_keys),
             no_copy: self.no_copy.or(file.no_copy),
             truncate: self.truncate.or(file.truncate),
             merge: self.merge.or(file.merge),
@@ -421,6 +427,7 @@ impl ReplaySettings {
             consumer,
             tables: self.table,
             create: self.create.unwrap_or(false),
+            foreign_keys: !self.no_foreign_keys.unwrap_or(false),
             copy: !no_copy,
             truncate,
             merge: self.merge.unwrap_or(false),

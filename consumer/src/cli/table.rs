@@ -84,6 +84,9 @@ pub(crate) struct AddArgs {
     /// Make the tables that the subscriber lacks, with columns, defaults, keys, indexes and foreign keys like the provider's.
     #[arg(long)]
     pub(crate) create: bool,
+    /// With --create: make no foreign keys.
+    #[arg(long)]
+    pub(crate) no_foreign_keys: bool,
     /// Do not copy the rows that are already there: the subscriber's tables hold them, or do not need them.
     #[arg(long)]
     pub(crate) no_copy: bool,

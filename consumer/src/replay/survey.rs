@@ -53,6 +53,8 @@ pub(super) static NONE: LazyLock<HashSet<Name>> = LazyLock::new(HashSet::new);
 pub(super) struct Look<'a> {
     /// Make the tables that the subscriber lacks.
     pub(super) create: bool,
+    /// With their foreign keys.
+    pub(super) foreign_keys: bool,
     /// Rows on the subscriber do not matter.
     pub(super) truncate: bool,
     /// Those of other sources do not.
@@ -76,6 +78,7 @@ impl<'a> Look<'a> {
     pub(super) fn of_start(config: &ReplayConfig, policies: &'a Policies) -> Self {
         Self {
             create: config.create,
+            foreign_keys: config.foreign_keys,
             truncate: config.truncate,
             merge: config.merge,
             new_only: false,
@@ -354,7 +357,8 @@ pub(super) async fn survey(
             sequences::check_missing(p, &facts.provider.role, to_make, &mut findings).await?;
         }
     }
-    let new = survey.entries.iter().filter(|entry| entry.is_new && entry.made);
+    let has_keys = |entry: &&Entry| look.foreign_keys && entry.is_new && entry.made;
+    let new = survey.entries.iter().filter(has_keys);
     let new: Vec<&Table> = new
         .filter_map(|entry| survey.at_provider.get(&entry.provider))
         .collect();

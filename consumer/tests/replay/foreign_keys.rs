@@ -331,6 +331,50 @@ async fn refused_and_put_right_meanwhile() {
     pair.drop().await;
 }
 
+/// Tables that are added without foreign keys have none, nor do their partitions that come later; nothing waits to be made.
+#[tokio::test]
+async fn tables_that_are_added_without_foreign_keys() {
+    let pair = pair().await;
+    let (p, s) = (&pair.provider, &pair.subscriber);
+    p.run(
+        "create table parent (id int primary key); create table child (id int primary key, p int references parent);
+         create table parted (id int primary key, p int references parent) partition by range (id);
+         create table parted_low partition of parted for values from (0) to (100);
+         create table unreplayed (id int primary key); create table other (id int primary key, p int references unreplayed);
+         create table late (id int primary key, p int references parent)",
+    )
+    .await;
+    let added = table(
+        &pair,
+        &["add", "parent", "other", "parted", "--create", "--no-foreign-keys"],
+    )
+    .await;
+    assert!(!added.stderr.contains("foreign key"), "{}", added.stderr);
+    let file = pair.subscriber_cluster.file(&format!("{}.toml", pair.database));
+    std::fs::write(&file, "no-foreign-keys = true\n").unwrap();
+    let running = pair
+        .replay()
+        .args(&["--config", &file, "--table", "child", "--create"])
+        .spawn();
+    running.until_it_says("streaming").await;
+    p.run("create table parted_high partition of parted for values from (100) to (200); insert into parted values (1, null), (150, null)")
+        .await;
+    eventually("the partition is there", async || {
+        tick(&pair).await;
+        s.text("select count(*) from parted").await == "2"
+    })
+    .await;
+    // The others get theirs.
+    table(&pair, &["add", "late", "--create"]).await;
+    let late = "late late_p_fkey FOREIGN KEY (p) REFERENCES parent(id)";
+    until(&pair, "the key of another table", late).await;
+    all_made(&pair).await;
+    assert_eq!(keys(s).await, late);
+    assert_eq!(checked(&pair), "");
+    running.stop().await;
+    pair.drop().await;
+}
+
 /// What is not replayed whole is not referred to.
 #[tokio::test]
 async fn parts_of_tables() {

@@ -52,6 +52,7 @@ pub(super) async fn run(args: AddArgs) -> Result<()> {
     let ends = setup::open(&config, "table add").await?;
     let look = Look {
         create: args.create,
+        foreign_keys: config.foreign_keys && !args.no_foreign_keys,
         truncate: false,
         merge: args.merge,
         new_only: true,
