@@ -19,6 +19,7 @@ mod merged;
 mod model;
 mod planned;
 mod preflight;
+mod sequences;
 mod standby;
 mod step;
 

@@ -56,7 +56,7 @@ mod policy;
 pub(crate) mod position;
 mod preflight;
 pub(crate) mod returned;
-mod sequences;
+pub(crate) mod sequences;
 mod session;
 mod setup;
 mod sources;

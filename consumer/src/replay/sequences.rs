@@ -31,6 +31,15 @@ const LAST_VALUES: &str = "\
 select c.oid, pg_catalog.pg_sequence_last_value(c.oid)
   from pg_catalog.pg_class c where c.oid = any ($1::oid[]) and c.relkind = 'S'";
 
+/// The sequences that columns of tables draw from. Its comment has the rest.
+pub(crate) const OF_TABLES: &str = include_str!("sql/sequences.sql");
+
+/// Sets sequences, by oid.
+pub(crate) const PLACE: &str = "\
+select pg_catalog.setval(c.oid, s.place)
+  from rows from (pg_catalog.unnest($1::oid[]), pg_catalog.unnest($2::int8[])) s (oid, place)
+  join pg_catalog.pg_class c on c.oid = s.oid and c.relkind = 'S'";
+
 /// A sequence as one end has it.
 #[derive(Debug, Clone)]
 struct Sequence {
@@ -264,7 +273,7 @@ async fn owned<'a>(client: &Client, end: End, tables: impl Iterator<Item = &'a T
     let tables: HashMap<u32, &Table> = tables.map(|table| (table.oid, table)).collect();
     let oids: Vec<u32> = tables.keys().copied().collect();
     let rows = client
-        .query(include_str!("sql/sequences.sql"), &[&oids])
+        .query(OF_TABLES, &[&oids])
         .await
         .doing(|| format!("read the sequences of the {end}"))?;
     let mut owned = Owned::new();
@@ -332,12 +341,7 @@ impl Sequences {
         }
         let (oids, places): (Vec<u32>, Vec<i64>) = moved.iter().map(|&(i, to)| (self.0[i].ours.oid, to)).unzip();
         subscriber
-            .execute(
-                "select pg_catalog.setval(c.oid, s.place)
-                   from rows from (pg_catalog.unnest($1::oid[]), pg_catalog.unnest($2::int8[])) s (oid, place)
-                   join pg_catalog.pg_class c on c.oid = s.oid and c.relkind = 'S'",
-                &[&oids, &places],
-            )
+            .execute(PLACE, &[&oids, &places])
             .await
             .doing(|| "move the sequences of the subscriber".to_owned())?;
         for (i, to) in moved {

@@ -5,12 +5,12 @@
 
 use super::dead;
 use super::journal::Op;
+use super::sequences;
 use crate::cascade::{Node, Role, leaf, newer_epochs};
 use crate::error::{Doing, Error, Result};
 use crate::failpoint::failpoint;
 use crate::node::tree::{self, Reached};
 use crate::replay::donated;
-use crate::replay::table::{Name, quoted};
 
 /// Connects to the leaves that are not given up.
 async fn all(new: &Reached, op: &Op) -> Result<Vec<Reached>> {
@@ -133,48 +133,9 @@ pub(super) async fn epochs(new: &Reached, op: &Op) -> Result<Option<String>> {
 /// not needed again.
 pub(super) async fn settle(new: &Reached, op: &Op) -> Result<()> {
     if donated::any(&new.client(), &op.queue).await? {
-        move_sequences(new).await?;
+        sequences::move_beyond_rows(new).await?;
         failpoint("takeover_sequences_moved");
         donated::clear(&new.client(), &op.queue).await?;
     }
-    Ok(())
-}
-
-/// Moves the sequences of the new root beyond what stands in its tables: no provider's were read while it fetched. Forward only.
-async fn move_sequences(new: &Reached) -> Result<()> {
-    let rows = new
-        .client()
-        .query(include_str!("sequences.sql"), &[&new.node.queue])
-        .await
-        .doing(|| format!("read the sequences of {}", new.node.title()))?;
-    for row in rows.iter().filter(|row| row.get(4)) {
-        let (table, column) = (Name::new(row.get::<_, String>(0), row.get::<_, String>(1)), row.get(2));
-        if let Err(error) = move_sequence(new, &table, column).await {
-            if error.is_transient() {
-                // Not left to anybody: it comes again with the step.
-                return Err(error);
-            }
-            tracing::warn!("{error}; see to it by hand before applications write");
-        }
-    }
-    Ok(())
-}
-
-async fn move_sequence(new: &Reached, table: &Name, column: &str) -> Result<()> {
-    let what = || format!("move the sequence of column {column} of table {table}");
-    let most = format!(
-        "select max({column})::int8, min({column})::int8 from {}",
-        table.quoted(),
-        column = quoted(column)
-    );
-    let row = new.client().query_one(&most, &[]).await.doing(what)?;
-    let (most, least): (Option<i64>, Option<i64>) = (row.get(0), row.get(1));
-    new.client()
-        .execute(
-            include_str!("move_sequence.sql"),
-            &[&table.schema, &table.table, &column, &most, &least],
-        )
-        .await
-        .doing(what)?;
     Ok(())
 }

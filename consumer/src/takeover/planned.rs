@@ -10,6 +10,7 @@ use tokio_postgres::Row;
 
 use super::journal::Op;
 use super::preflight;
+use super::sequences;
 use super::step::Step;
 use crate::cascade::{Node, Role, ask, newer_epochs};
 use crate::error::{Doing, Error, Result};
@@ -169,22 +170,7 @@ pub(super) async fn highest(at: &Reached) -> Result<(i64, i64)> {
 async fn open(new: &Reached, op: &Op, old: &mut OldRoot) -> Result<()> {
     let history = history(new, op).await?;
     let old = handed_over(new, op, old).await?;
-    let [mut schemas, mut tables, mut columns] = [const { Vec::new() }; 3];
-    let mut values = Vec::new();
-    for (schema, table, column, value) in sequences(old).await? {
-        let Some(value) = value else { continue };
-        schemas.push(schema);
-        tables.push(table);
-        columns.push(column);
-        values.push(value);
-    }
-    new.client()
-        .execute(
-            include_str!("set_sequences.sql"),
-            &[&schemas, &tables, &columns, &values],
-        )
-        .await
-        .doing(|| format!("set the sequences of {} to where they stood", new.node.title()))?;
+    sequences::set(new, old).await?;
     failpoint("takeover_sequences_set");
     confirm(old, op, &history).await?;
     failpoint("takeover_confirmed_old");
@@ -389,18 +375,5 @@ pub(super) async fn captured(at: &Reached) -> Result<BTreeMap<(String, String), 
     Ok(rows
         .iter()
         .map(|row| ((row.get(0), row.get(1)), captured(row)))
-        .collect())
-}
-
-/// Where the sequences of a node's captured tables stand: schema, table, column, value.
-pub(super) async fn sequences(at: &Reached) -> Result<Vec<(String, String, String, Option<i64>)>> {
-    let rows = at
-        .client()
-        .query(include_str!("sequences.sql"), &[&at.node.queue])
-        .await
-        .doing(|| format!("read the sequences of {}", at.node.title()))?;
-    Ok(rows
-        .iter()
-        .map(|row| (row.get(0), row.get(1), row.get(2), row.get(3)))
         .collect())
 }

@@ -16,6 +16,7 @@ use tokio_postgres::error::SqlState;
 use super::journal::{Begin, Op};
 use super::merged;
 use super::planned::{self, Captured, Limits};
+use super::sequences::{self, Sequence};
 use super::step::{Kind, Step};
 use crate::cascade::Role;
 use crate::cli::TakeoverArgs;
@@ -506,17 +507,25 @@ impl Found {
                 );
             }
         }
-        let here = planned::sequences(new).await?;
-        for (schema, table, column, _) in planned::sequences(old).await? {
-            let known = here.iter().any(|(s, t, c, _)| (s, t, c) == (&schema, &table, &column));
-            if !known && needed.contains_key(&(schema.clone(), table.clone())) {
-                self.add(
+        let (here, there) = tokio::try_join!(sequences::all(new), sequences::all(old))?;
+        for Sequence {
+            table, column, name, ..
+        } in there.iter().filter(|sequence| needed.contains_key(&sequence.table))
+        {
+            let what = format!("column {column} of table {}.{}", table.0, table.1);
+            match here.iter().find(|here| (&here.table, &here.column) == (table, column)) {
+                None => self.add(
+                    format!("{what} draws from sequence {name} on \"{}\", and from none on \"{}\"", self.old, self.new),
+                    "give it one there: alter table add generated as identity, alter sequence owned by, or alter column set default",
+                ),
+                Some(ours) if !ours.may_set => self.add(
                     format!(
-                        "column {column} of table {schema}.{table} has a sequence on \"{}\" and none on \"{}\"",
-                        self.old, self.new
+                        "{what} draws from sequence {} on \"{}\", and this role may not set that",
+                        ours.name, self.new
                     ),
-                    "give it one there: alter table add generated as identity, or alter sequence owned by",
-                );
+                    &format!("grant select, update on sequence {}", ours.name.quoted()),
+                ),
+                Some(_) => {}
             }
         }
         Ok(())

@@ -1,6 +1,7 @@
-//! Foreign keys: what becomes the root has those that the root has.
+//! Foreign keys: what becomes the root has those that the root has. And the sequences that the keys of rows come from, which stand where they
+//! stood.
 
-use crate::cluster::eventually;
+use crate::cluster::{Replay, eventually};
 use crate::planned::takeover;
 use crate::tree::{Tree, stop, until};
 
@@ -81,4 +82,64 @@ async fn the_new_root_has_the_keys_of_the_old_one() {
     stop(replays.into_iter().chain([running])).await;
     drop((root, branch, leaf, holder));
     tree.drop(&["blind", "leaf", "branch", "root"]).await;
+}
+
+/// Sequences that belong to no column: two tables share one, and there is one that is drawn from in an expression. Each value that is drawn on the
+/// new root is the next one, there and back.
+#[tokio::test]
+async fn sequences_that_defaults_draw_from_stand_where_they_stood() {
+    let tree = Tree::new().await;
+    let root = tree.connect("root").await;
+    root.run(
+        "create sequence shared; create sequence down increment by -3;
+         create table d (id bigint primary key default nextval('shared'), below bigint not null default nextval('down'));
+         create table e (id bigint primary key default nextval('shared') * 10)",
+    )
+    .await;
+    let branch = tree.add("branch", "branch", "root").await;
+    tree.catch_up("branch").await;
+    let replays = tree.replays(&["root", "branch"]);
+
+    // What would leave rows without a key, or stop half way, is said before.
+    branch.run("alter table e alter id drop default").await;
+    let refused = takeover(&tree, "root", "branch", &["--plan"], 1).await;
+    let lacks =
+        "column id of table public.e draws from sequence public.shared on \"root\", and from none on \"branch\"";
+    assert!(refused.stderr.contains(lacks), "{}", refused.stderr);
+    branch
+        .run("alter table e alter id set default nextval('shared') * 10")
+        .await;
+    let reader = format!("reader_{}", tree.database_name("branch"));
+    let at = tree.role(&branch, &reader, "branch").await;
+    branch
+        .run(&format!(
+            "grant pgq_admin, pg_read_all_data to {reader}; grant usage on schema pgcascade_replay to {reader}"
+        ))
+        .await;
+    let refused = Replay::command(&["takeover", "branch", "--queue", "q", "--db", &at, "--plan"])
+        .output()
+        .await;
+    for name in ["shared", "down"] {
+        let may_not = format!("from sequence public.{name} on \"branch\", and this role may not set that");
+        assert!(refused.stderr.contains(&may_not), "{may_not}: {}", refused.stderr);
+    }
+    branch.run(&format!("drop owned by {reader}; drop role {reader}")).await;
+
+    const DRAW: &str = "with one as (insert into d default values returning id, below),
+                             other as (insert into e default values returning id)
+                        select one.id, other.id, below from one, other";
+    assert_eq!(root.text(DRAW).await, "1|20|-1");
+    for (new, old, drawn) in [(&branch, &root, "3|40|-4"), (&root, &branch, "5|60|-7")] {
+        let name = new.text("select node_name from pgcascade.node_state").await;
+        let last = "select last_value, is_called from shared union all select last_value, is_called from down";
+        let stood = old.text(last).await;
+        assert_ne!(new.text(last).await, stood);
+        takeover(&tree, "root", &name, &[], 0).await;
+        assert_eq!(new.text(last).await, stood);
+        assert_eq!(new.text(DRAW).await, drawn);
+    }
+    until(&branch, "select string_agg(id::text, ' ' order by id) from d", "1 3 5").await;
+    stop(replays).await;
+    drop((root, branch));
+    tree.drop(&["branch", "root"]).await;
 }

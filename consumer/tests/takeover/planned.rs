@@ -238,7 +238,7 @@ async fn what_stands_against_it_is_named_and_nothing_is_changed() {
         for wanted in [
             "table public.missing is not replayed to \"branch\"",
             "table public.t is in-copy on \"branch\"",
-            "column id of table public.missing has a sequence on \"root\"",
+            "column id of table public.missing draws from sequence public.missing_id_seq on \"root\", and from none on \"",
             "1 delayed events wait on \"root\"",
         ] {
             assert!(refused.stderr.contains(wanted), "{wanted}: {}", refused.stderr);

@@ -21,6 +21,8 @@ select u.tab as table, a.attname::text as column, c.oid, n.nspname::text as sche
                          s.seqmax, s.seqstart, s.seqcache, case when s.seqcycle then 'cycle' else 'no cycle' end) as options,
        pg_catalog.format_type(s.seqtypid, null) as type, c.relnamespace = t.relnamespace as beside,
        s.seqincrement as increment, s.seqmin as least, s.seqmax as most, s.seqcycle as cycles, u.is_owned,
+       a.atttypid in ('pg_catalog.int2'::pg_catalog.regtype, 'pg_catalog.int4'::pg_catalog.regtype, 'pg_catalog.int8'::pg_catalog.regtype)
+         as is_integer,
        -- The default is its next value and nothing else; and it is no other column's.
        coalesce(pg_catalog.pg_get_expr(e.adbin, e.adrelid) ~ '^nextval\(''([^'']|'''')*''::regclass\)$', a.attidentity <> '')
          and (u.is_owned or not exists (select from owned o where o.seq = u.seq)) as is_plain
