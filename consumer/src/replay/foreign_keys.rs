@@ -13,7 +13,7 @@
 //! The work is done by a task with a session of its own ([`Keys`]), which outlives the attempts of replay (mod.rs). What keeps a key from being
 //! made is logged once, and is found by `consumer check` ([`check`]); it is tried again now and then, as somebody may have put it right.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -81,17 +81,21 @@ impl Key {
 
     /// What has it on the subscriber.
     fn relation_there(&self, entry: &Entry) -> Name {
-        if self.relation == entry.provider {
-            entry.subscriber.clone()
-        } else if self.relation.schema == entry.provider.schema {
-            Name::new(entry.subscriber.schema.as_str(), self.relation.table.as_str())
-        } else {
-            self.relation.clone()
+        name_there(&self.relation, entry)
+    }
+
+    /// The table of the set that has the rows which it refers to, and what that is called on the subscriber.
+    fn parent_there<'a>(&self, entries: &[&'a Entry], parts: &Parts) -> Option<(&'a Entry, Name)> {
+        let of = |name: &Name| entries.iter().find(|entry| entry.provider == *name).copied();
+        if let Some(entry) = of(&self.parent) {
+            return Some((entry, entry.subscriber.clone()));
         }
+        let entry = of(parts.get(&self.parent)?)?;
+        Some((entry, name_there(&self.parent, entry)))
     }
 
     /// What of the set keeps it from being made, and what to do about it.
-    fn obstacle(&self, entries: &[&Entry]) -> Option<(String, Remedy)> {
+    fn obstacle(&self, entries: &[&Entry], parts: &Parts) -> Option<(String, Remedy)> {
         let parent = &self.parent;
         let left_out =
             |entry: &Entry, columns: &[String]| columns.iter().find(|name| entry.filter.leaves_out(name)).cloned();
@@ -102,7 +106,7 @@ impl Key {
                 "add the table with that column if the key is needed".into(),
             ));
         }
-        let Some(there) = entries.iter().find(|entry| entry.provider == *parent) else {
+        let Some((there, _)) = self.parent_there(entries, parts) else {
             return Some((
                 format!("it refers to table {parent}, which is not replayed"),
                 format!(
@@ -140,6 +144,69 @@ impl Key {
             &self.name,
         ]
     }
+}
+
+/// What a table of the set, or one below it, is called on the subscriber.
+fn name_there(name: &Name, entry: &Entry) -> Name {
+    if *name == entry.provider {
+        entry.subscriber.clone()
+    } else if name.schema == entry.provider.schema {
+        Name::new(entry.subscriber.schema.as_str(), name.table.as_str())
+    } else {
+        name.clone()
+    }
+}
+
+/// Partitions that keys refer to, by their names on the provider: of which table of the set.
+pub(super) type Parts = HashMap<Name, Name>;
+
+/// Those that the subscriber has.
+async fn parts_there(subscriber: &Client, keys: &[Key], entries: &[&Entry]) -> Result<Parts> {
+    let is_in_set = |name: &Name| entries.iter().any(|entry| entry.provider == *name);
+    let parents: HashSet<&Name> = keys
+        .iter()
+        .map(|key| &key.parent)
+        .filter(|name| !is_in_set(name))
+        .collect();
+    let pairs = parents
+        .into_iter()
+        .flat_map(|parent| entries.iter().map(move |entry| (parent, entry)));
+    let pairs: Vec<(&Name, &&Entry)> = pairs.collect();
+    if pairs.is_empty() {
+        return Ok(Parts::new());
+    }
+    let names: Vec<Name> = pairs.iter().map(|(name, entry)| name_there(name, entry)).collect();
+    let schemas: Vec<&str> = names.iter().map(|name| name.schema.as_str()).collect();
+    let tables: Vec<&str> = names.iter().map(|name| name.table.as_str()).collect();
+    let top_schemas: Vec<&str> = pairs
+        .iter()
+        .map(|(_, entry)| entry.subscriber.schema.as_str())
+        .collect();
+    let tops: Vec<&str> = pairs.iter().map(|(_, entry)| entry.subscriber.table.as_str()).collect();
+    // Not by to_regclass(), which wants the right to use the schema.
+    let rows = subscriber
+        .query(
+            "select n.place - 1
+               from rows from (pg_catalog.unnest($1::text[]), pg_catalog.unnest($2::text[]), pg_catalog.unnest($3::text[]),
+                               pg_catalog.unnest($4::text[])) with ordinality n(schema, name, top_schema, top, place)
+               join pg_catalog.pg_namespace s on s.nspname = n.schema
+               join pg_catalog.pg_class c on c.relnamespace = s.oid and c.relname = n.name
+               join pg_catalog.pg_namespace ts on ts.nspname = n.top_schema
+               join pg_catalog.pg_class t on t.relnamespace = ts.oid and t.relname = n.top
+              where t.relkind = 'p' and t.oid <> c.oid and pg_catalog.pg_partition_root(c.oid) = t.oid",
+            &[&schemas, &tables, &top_schemas, &tops],
+        )
+        .await
+        .doing(|| "look for the partitions on the subscriber that foreign keys refer to".to_owned())?;
+    let place = |row: &Row| {
+        usize::try_from(row.get::<_, i64>(0))
+            .ok()
+            .and_then(|place| pairs.get(place))
+    };
+    let found = rows.iter().filter_map(place);
+    Ok(found
+        .map(|(name, entry)| ((*name).clone(), entry.provider.clone()))
+        .collect())
 }
 
 const AT_PLACE: &str = "consumer = $1 and queue = $2 and relation_schema = $3 and relation_table = $4 and name = $5";
@@ -283,15 +350,24 @@ async fn to_make(subscriber: &Client, who: &Who) -> Result<Vec<Key>> {
     Ok(rows.iter().map(read).collect())
 }
 
-/// Adds a finding for each of these keys of new tables that the set stands in the way of.
-pub(super) async fn look(subscriber: &Client, keys: &[Key], entries: &[&Entry], findings: &mut Findings) {
+/// Adds a finding for each of these keys of new tables that the set stands in the way of. `parts` are those of tables that are going
+/// to be made.
+pub(super) async fn look(
+    subscriber: &Client,
+    keys: &[Key],
+    entries: &[&Entry],
+    mut parts: Parts,
+    findings: &mut Findings,
+) -> Result<()> {
+    parts.extend(parts_there(subscriber, keys, entries).await?);
     for key in keys {
-        if let Some((why, remedy)) = key.obstacle(entries)
-            && !is_there(subscriber, key, entries).await
+        if let Some((why, remedy)) = key.obstacle(entries, &parts)
+            && !is_there(subscriber, key, entries, &parts).await
         {
             missing(key, &why, remedy, findings);
         }
     }
+    Ok(())
 }
 
 fn missing(key: &Key, why: &str, remedy: Remedy, findings: &mut Findings) {
@@ -305,12 +381,14 @@ fn missing(key: &Key, why: &str, remedy: Remedy, findings: &mut Findings) {
 
 /// Adds a finding for each that is written down and will not be made by waiting.
 pub(super) async fn check(subscriber: &Client, who: &Who, entries: &[&Entry], findings: &mut Findings) -> Result<()> {
-    for key in to_make(subscriber, who).await? {
+    let keys = to_make(subscriber, who).await?;
+    let parts = parts_there(subscriber, &keys, entries).await?;
+    for key in keys {
         // Somebody may have put it right by hand; replay sees that when it tries again.
-        if is_there(subscriber, &key, entries).await {
+        if is_there(subscriber, &key, entries, &parts).await {
             continue;
         }
-        if let Some((why, remedy)) = key.obstacle(entries) {
+        if let Some((why, remedy)) = key.obstacle(entries, &parts) {
             missing(&key, &why, remedy, findings);
         } else if let Some(error) = &key.error {
             let own = entries.iter().find(|entry| entry.provider == key.table);
@@ -327,11 +405,12 @@ pub(super) async fn check(subscriber: &Client, who: &Who, entries: &[&Entry], fi
 }
 
 /// Whether the subscriber has it, as valid as it is to be. Of what cannot be looked at it has none.
-async fn is_there(subscriber: &Client, key: &Key, entries: &[&Entry]) -> bool {
-    let of = |name: &Name| entries.iter().find(|entry| entry.provider == *name);
-    let Some(own) = of(&key.table) else { return false };
-    let parent = of(&key.parent).map_or(&key.parent, |entry| &entry.subscriber);
-    let found = find(subscriber, key, &key.relation_there(own), parent).await;
+async fn is_there(subscriber: &Client, key: &Key, entries: &[&Entry], parts: &Parts) -> bool {
+    let own = entries.iter().find(|entry| entry.provider == key.table);
+    let Some(own) = own else { return false };
+    let parent = key.parent_there(entries, parts);
+    let parent = parent.map_or_else(|| key.parent.clone(), |(_, name)| name);
+    let found = find(subscriber, key, &key.relation_there(own), &parent).await;
     matches!(found, Ok(Some(there)) if there.is_valid || !key.validates)
 }
 
@@ -409,17 +488,18 @@ async fn pass(s: &Client, who: &Who, turn: bool, said: &mut HashSet<String>) -> 
     }
     let entries = table_state::load(s, who).await?;
     let entries: Vec<&Entry> = entries.iter().collect();
+    let parts = parts_there(s, &keys, &entries).await?;
     let held = held::tables(s, who).await?;
     let (mut waits, mut locked, mut refused) = (false, false, false);
     for key in keys {
-        if key.obstacle(&entries).is_some() {
+        if key.obstacle(&entries, &parts).is_some() {
             continue;
         }
-        let of = |name: &Name| entries.iter().find(|entry| entry.provider == *name);
-        let (Some(own), Some(parent)) = (of(&key.table), of(&key.parent)) else {
+        let own = entries.iter().find(|entry| entry.provider == key.table);
+        let (Some(own), Some((above, parent))) = (own, key.parent_there(&entries, &parts)) else {
             continue;
         };
-        let both = [own, parent];
+        let both = [own, above];
         if both.iter().any(|entry| entry.state == State::Broken) {
             continue;
         }
@@ -435,7 +515,7 @@ async fn pass(s: &Client, who: &Who, turn: bool, said: &mut HashSet<String>) -> 
             continue;
         }
         let relation = key.relation_there(own);
-        match make(s, who, &key, &relation, &parent.subscriber).await {
+        match make(s, who, &key, &relation, &parent).await {
             Ok(()) => {}
             Err(error)
                 if [SqlState::LOCK_NOT_AVAILABLE, SqlState::T_R_DEADLOCK_DETECTED]

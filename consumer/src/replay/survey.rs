@@ -158,6 +158,20 @@ impl Survey {
         pairs.map(|pair| (pair.provider, pair.subscriber)).collect()
     }
 
+    /// The partitions of the tables that the subscriber lacks, and of which table each is.
+    fn parts_to_make(&self) -> foreign_keys::Parts {
+        let lacking = self
+            .entries
+            .iter()
+            .filter(|entry| !self.at_subscriber.contains_key(&entry.subscriber));
+        let tables = lacking.filter_map(|entry| self.parts.get(&entry.provider));
+        let parts = tables.flat_map(|table| {
+            let below = self.partitions.below(End::Provider, table).iter();
+            below.map(|part| (part.name.clone(), table.name.clone()))
+        });
+        parts.collect()
+    }
+
     /// The tables that the subscriber lacks, as they are to be made there.
     pub(super) fn missing(&self) -> Vec<Missing> {
         let mut missing = Vec::new();
@@ -367,7 +381,7 @@ pub(super) async fn survey(
         .iter()
         .chain(survey.entries.iter().filter(|entry| entry.is_new))
         .collect();
-    foreign_keys::look(s, &survey.keys, &all, &mut findings).await;
+    foreign_keys::look(s, &survey.keys, &all, survey.parts_to_make(), &mut findings).await?;
     survey.findings = findings;
     // What was executed after the look above and before the tables were read would be found to differ.
     if let Some(tick) = tick.filter(|_| !pending)

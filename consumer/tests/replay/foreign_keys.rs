@@ -375,6 +375,64 @@ async fn tables_that_are_added_without_foreign_keys() {
     pair.drop().await;
 }
 
+/// A key may refer to a partition, at any level, which has the same name here.
+#[tokio::test]
+async fn keys_to_partitions() {
+    let pair = pair().await;
+    let (p, s) = (&pair.provider, &pair.subscriber);
+    p.run(
+        "create schema app;
+         create table app.parted (id int primary key, v text) partition by range (id);
+         create table app.low partition of app.parted for values from (0) to (100);
+         create table app.high partition of app.parted for values from (100) to (300) partition by range (id);
+         create table app.higher partition of app.high for values from (200) to (300);
+         create table plain (id int primary key) partition by range (id);
+         create table plain_part partition of plain for values from (0) to (100);
+         create table child (id int primary key, a int constraint to_low references app.low on delete cascade, b int constraint to_high references app.high,
+                             c int constraint to_higher references app.higher, d int constraint to_plain references plain_part);
+         insert into app.parted values (1, 'low'), (200, 'higher'); insert into child values (1, 1, 200, 200, null)",
+    )
+    .await;
+    // What is a plain table here has no partitions to refer to.
+    s.run("create table plain (id int primary key)").await;
+    let added = table(&pair, &["add", "plain", "child", "--create"]).await;
+    assert_eq!(
+        added.stderr.matches("which is not replayed").count(),
+        4,
+        "{}",
+        added.stderr
+    );
+    let running = pair.replay().spawn();
+    let added = table(&pair, &["add", "app.parted", "--create", "--rename", "here.*"]).await;
+    assert!(!added.stderr.contains("is not replayed"), "{}", added.stderr);
+    let there = "child to_high FOREIGN KEY (b) REFERENCES here.high(id)\nchild to_higher FOREIGN KEY (c) REFERENCES here.higher(id)\n\
+                 child to_low FOREIGN KEY (a) REFERENCES here.low(id) ON DELETE CASCADE";
+    until(&pair, "the keys to partitions", there).await;
+    eventually("one is left", async || s.text(TO_MAKE).await == "to_plain f").await;
+    assert!(checked(&pair).contains("to_plain"), "{}", checked(&pair));
+    assert_eq!(checked(&pair).lines().count(), 1);
+    // Also when they are made together, and by another name.
+    p.run("create table later (id int primary key, a int references app.low)")
+        .await;
+    table(&pair, &["add", "later", "--create"]).await;
+    let both = format!("{there}\nlater later_a_fkey FOREIGN KEY (a) REFERENCES here.low(id)");
+    until(&pair, "the key of another table", &both).await;
+    running.stop().await;
+    table(&pair, &["remove", "*.*"]).await;
+    s.run("drop schema here cascade; drop table child, later").await;
+    let together = table(&pair, &["add", "child", "app.parted", "--create"]).await;
+    assert_eq!(
+        together.stderr.matches("which is not replayed").count(),
+        1,
+        "{}",
+        together.stderr
+    );
+    let running = pair.replay().spawn();
+    until(&pair, "the keys", &there.replace("here.", "app.")).await;
+    running.stop().await;
+    pair.drop().await;
+}
+
 /// What is not replayed whole is not referred to.
 #[tokio::test]
 async fn parts_of_tables() {
