@@ -157,6 +157,18 @@ pub(crate) async fn check_tables(branch: &Client, node: &Node) -> Result<()> {
     ))
 }
 
+/// How many events a leaf has given.
+pub(crate) async fn events(client: &Client, queue: &str) -> Result<i64> {
+    let row = client
+        .query_one(
+            "select count(*) from pgcascade_replay.donated_event where queue = $1",
+            &[&queue],
+        )
+        .await
+        .doing(|| "count the events that a leaf has given".to_owned())?;
+    Ok(row.get(0))
+}
+
 /// Whether something was fetched, and has not been removed yet.
 pub(crate) async fn any(branch: &Client, queue: &str) -> Result<bool> {
     // A promoted standby that fetches nothing has no such tables.

@@ -24,7 +24,7 @@ use crate::connect::End;
 use crate::error::{Doing, Result};
 
 /// How many steps of the provider's sequence the subscriber's is kept ahead of it, at most; at least half of it.
-const MARGIN: i64 = 1000;
+pub(crate) const MARGIN: i64 = 1000;
 
 /// The last value of many sequences; a sequence that was dropped meanwhile has none.
 const LAST_VALUES: &str = "\

@@ -3,9 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use crate::error::{Doing, Result};
+use tokio_postgres::error::SqlState;
+
+use crate::error::{Doing, Error, Result};
 use crate::node::tree::Reached;
-use crate::replay::sequences::{OF_TABLES, PLACE};
+use crate::replay::donated;
+use crate::replay::sequences::{MARGIN, OF_TABLES, PLACE};
 use crate::replay::table::{Name, quoted};
 
 /// A column, and the sequence that it draws from.
@@ -109,7 +112,14 @@ async fn move_one(new: &Reached, sequence: &Sequence) -> Result<()> {
         quoted(&sequence.column),
         table.quoted(),
     );
-    let row = new.client().query_one(&furthest, &[]).await.doing(what)?;
+    let row = match new.client().query_one(&furthest, &[]).await.doing(what) {
+        Ok(row) => row,
+        // A large table without an index. It would take as long at the next attempt.
+        Err(error) if error.sqlstate() == Some(&SqlState::QUERY_CANCELED) => {
+            return move_on(new, sequence, &error).await;
+        }
+        Err(error) => return Err(error),
+    };
     let value = row.get::<_, Option<i64>>(0);
     let Some(value) = value.filter(|value| (sequence.least..=sequence.most).contains(value)) else {
         return Ok(());
@@ -124,5 +134,32 @@ async fn move_one(new: &Reached, sequence: &Sequence) -> Result<()> {
         )
         .await
         .doing(what)?;
+    Ok(())
+}
+
+/// Moves it on by more than the events that came could have drawn from it, unless somebody draws many values at once: replay has kept it ahead of all
+/// that came before.
+async fn move_on(new: &Reached, sequence: &Sequence, why: &Error) -> Result<()> {
+    let what = || format!("move sequence {} on", sequence.name);
+    let came = donated::events(&new.client(), &new.node.queue).await?;
+    let steps = MARGIN.saturating_add(came);
+    let row = new
+        .client()
+        .query_one(
+            "select pg_catalog.setval(q.seqrelid, greatest(q.seqmin, least(q.seqmax,
+                        coalesce(pg_catalog.pg_sequence_last_value(q.seqrelid), q.seqstart) + q.seqincrement::numeric * $2::int8))::int8)
+               from pg_catalog.pg_sequence q where q.seqrelid = $1",
+            &[&sequence.oid, &steps],
+        )
+        .await
+        .doing(what)?;
+    let (schema, table) = &sequence.table;
+    tracing::warn!(
+        "sequence {} was moved on by {steps} values to {}, as it could not be seen in time what stands in column {} of table {schema}.{table} \
+         ({why}); when there is time, see whether that is beyond all of it",
+        sequence.name,
+        row.get::<_, i64>(0),
+        sequence.column,
+    );
     Ok(())
 }
