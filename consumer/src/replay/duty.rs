@@ -25,6 +25,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
 
 use super::adopted;
 use super::donated::{self, Asked};
@@ -32,8 +33,9 @@ use super::epochs;
 use super::gate;
 use super::policy::Policies;
 use super::position::Who;
+use super::table::Name;
 use super::wish::Wish;
-use super::{Ended, Memory, merge, session, state, table_state};
+use super::{Ended, Memory, merge, partitions, session, state, table_state};
 use crate::cascade::{Node, Role, ask, home};
 use crate::config::{NodeConfig, ReplayConfig};
 use crate::connect::{End, Session, connect, exists};
@@ -385,14 +387,23 @@ pub(crate) async fn settle(client: &Client, node: &Node) -> Result<()> {
 
 /// Tables that are captured here are in step with the queue; in the caller's transaction.
 pub(crate) async fn captured_tables(client: &Client, who: &Who) -> Result<()> {
-    for record in [
-        include_str!("sql/captured_tables.sql"),
-        include_str!("sql/captured_partitions.sql"),
-    ] {
-        client
-            .execute(record, &[&who.queue, &who.consumer])
-            .await
-            .doing(|| format!("record the tables of consumer \"{}\"", who.consumer))?;
-    }
+    let what = || format!("record the tables of consumer \"{}\"", who.consumer);
+    let parameters: [&(dyn ToSql + Sync); 2] = [&who.queue, &who.consumer];
+    client
+        .execute(include_str!("sql/captured_tables.sql"), &parameters)
+        .await
+        .doing(what)?;
+    let partitioned: Vec<Name> = client
+        .query(include_str!("sql/captured_roots.sql"), &parameters)
+        .await
+        .doing(what)?
+        .iter()
+        .map(|row| Name::new(row.get::<_, String>(0), row.get::<_, String>(1)))
+        .collect();
+    partitions::lock(client, &partitioned).await.doing(what)?;
+    client
+        .execute(include_str!("sql/captured_partitions.sql"), &parameters)
+        .await
+        .doing(what)?;
     Ok(())
 }

@@ -355,7 +355,17 @@ fn oids(roots: &[&Table]) -> Vec<u32> {
 
 /// The server locks a partition before the table above it, to show which rows belong into it; who drops a partition locks them the other way
 /// round. So the tables are locked first, not to have an application's DDL ended as a deadlock. Parsing a query does that, and asks for no
-/// right to them as LOCK would, only to their schema.
+/// right to them as LOCK would, only to their schema. In the caller's transaction.
+pub(super) async fn lock(
+    client: &Client,
+    tables: impl IntoIterator<Item = &Name>,
+) -> Result<(), tokio_postgres::Error> {
+    for table in tables {
+        client.prepare(&format!("select from only {}", table.quoted())).await?;
+    }
+    Ok(())
+}
+
 async fn trees(client: &Client, end: End, who: &Who, roots: &[&Table]) -> Result<Trees> {
     let mut trees = Trees::new();
     if roots.is_empty() {
@@ -364,10 +374,8 @@ async fn trees(client: &Client, end: End, who: &Who, roots: &[&Table]) -> Result
     let what = || format!("read the partitions of the {end}");
     failpoint("before_partitions");
     client.batch_execute("begin").await.doing(what)?;
-    for table in roots.iter().filter(|table| table.schema_usage) {
-        let query = format!("select from only {}", table.name.quoted());
-        client.prepare(&query).await.doing(what)?;
-    }
+    let usable = roots.iter().filter(|table| table.schema_usage);
+    lock(client, usable.map(|table| &table.name)).await.doing(what)?;
     for row in client
         .query(include_str!("sql/partitions.sql"), &[&oids(roots), &who.queue])
         .await

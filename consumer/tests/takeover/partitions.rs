@@ -2,7 +2,9 @@
 
 use crate::cluster::{Replay, eventually};
 use crate::dead::takeover;
-use crate::tree::{Tree, stop};
+use crate::planned::command;
+use crate::silent::Paused;
+use crate::tree::{Tree, stop, until};
 
 const ROWS: &str = "select string_agg(x::text, ' ' order by x::text collate \"C\")
                       from (select tableoid::regclass, p.* from parted p) x";
@@ -151,4 +153,44 @@ async fn a_partition_is_dropped_before_the_old_root_is_back() {
     replay.stop().await;
     drop((root, branch));
     tree.drop(&["branch"]).await;
+}
+
+/// The old root becomes a branch while somebody drops a partition there, who has the table locked and then locks the partition. The command, which looks at
+/// both at that moment, is not what ends that.
+#[tokio::test]
+async fn a_takeover_is_no_deadlock_for_who_drops_a_partition() {
+    let tree = Tree::new().await;
+    let root = tree.connect("root").await;
+    root.run(
+        "create table parted (id int primary key) partition by range (id);
+         create table parted_1 partition of parted for values from (0) to (100);
+         create table parted_2 partition of parted for values from (100) to (200)",
+    )
+    .await;
+    let branch = tree.add("branch", "branch", "root").await;
+    tree.catch_up("branch").await;
+    let replay = tree.replay("branch").spawn();
+    let run = Paused::of(&tree, "demoted_old", command(&tree, "branch", "branch")).await;
+    let dropping = tree.connect("root").await;
+    dropping
+        .run("begin; lock table only parted in access exclusive mode")
+        .await;
+    run.release();
+    let waits = "select count(*) from pg_locks where not granted and database = (select oid from pg_database where datname = current_database())
+                    and now() - waitstart > 1.5 * current_setting('deadlock_timeout')::interval";
+    eventually(
+        "the command has waited for the lock longer than for a deadlock",
+        async || root.text(waits).await == "1",
+    )
+    .await;
+    dropping.run("drop table parted_2; commit").await;
+    run.go_on(0).await;
+    let known = "select string_agg(partition_table, ' ' order by partition_table) from pgcascade_replay.partition";
+    assert_eq!(root.text(known).await, "parted_1");
+    let replays = tree.replays(&["root"]);
+    branch.run("drop table parted_2; insert into parted values (1)").await;
+    until(&root, "select count(*) from parted", "1").await;
+    stop(replays.into_iter().chain([replay])).await;
+    drop((root, branch, dropping));
+    tree.drop(&["branch", "root"]).await;
 }

@@ -49,8 +49,13 @@ impl Paused {
         self.running.until_it_says("stopping after the work at hand").await;
     }
 
-    pub(crate) async fn go_on(self, code: i32) -> Output {
+    /// Told to go on, and not waited for yet.
+    pub(crate) fn release(&self) {
         std::fs::write(&self.file, "").unwrap();
+    }
+
+    pub(crate) async fn go_on(self, code: i32) -> Output {
+        self.release();
         let output = self.running.wait().await;
         std::fs::remove_file(&self.file).unwrap();
         assert_eq!(output.code(), Some(code), "{}", output.stderr);
@@ -73,7 +78,7 @@ async fn hang(node: &Db) -> String {
 async fn hang_in(tree: &Tree, run: &Paused, function: &str) -> String {
     let (node, holder) = (tree.connect("root").await, tree.connect("root").await);
     holder.run("begin; lock pgq_node.node_info").await;
-    std::fs::write(&run.file, "").unwrap();
+    run.release();
     let waits = format!(
         "select pid from pg_stat_activity
           where datname = current_database() and query like '%pgcascade.{function}%' and wait_event = 'relation' and pid <> pg_backend_pid()"
@@ -256,7 +261,7 @@ async fn a_signal_while_it_begins_leaves_nothing() {
     let run = Paused::at(&tree, "looked", &[]).await;
     let holder = tree.connect("branch").await;
     holder.run("begin; select from pgq_node.node_info for update").await;
-    std::fs::write(&run.file, "").unwrap();
+    run.release();
     let waits = "select count(*) from pg_stat_activity
                   where datname = current_database() and query like '%takeover_begin%' and wait_event_type = 'Lock'";
     until(&branch, waits, "1").await;
@@ -368,7 +373,7 @@ async fn a_sequence_is_moved_on_also_where_the_rows_are_too_many() {
     let run = Paused::of(&tree, "fetched", dead).await;
     let holder = tree.connect("new").await;
     holder.run("begin; lock table big in access exclusive mode").await;
-    std::fs::write(&run.file, "").unwrap();
+    run.release();
     let waits = "from pg_stat_activity
                   where datname = current_database() and query like '%max(%big%' and wait_event = 'relation' and pid <> pg_backend_pid()";
     until(&new, &format!("select count(pg_cancel_backend(pid)) {waits}"), "1").await;
