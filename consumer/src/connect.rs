@@ -6,6 +6,7 @@
 //! by a task of its own, so that notifications arrive while no statement runs.
 
 pub(crate) mod flow;
+mod pooler;
 pub(crate) mod silence;
 mod tls;
 
@@ -192,6 +193,7 @@ async fn open(target: &ConnInfo, end: End, attempt: &Attempt, patience: Option<P
         valve,
         asks,
     };
+    pooler::refuse(&session.client, target, end, attempt).await?;
     let limits = patience.map(|patience| patience.settings()).unwrap_or_default();
     session
         .ask()

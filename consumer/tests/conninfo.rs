@@ -11,12 +11,15 @@
 
 mod cluster;
 
+use std::collections::VecDeque;
 use std::fs;
-use std::net::TcpListener;
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock, Mutex};
+use std::thread;
 
 use cluster::Cluster;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
@@ -347,5 +350,94 @@ fn sslmode_checks_as_much_as_it_says() {
         } else {
             assert_fails(&conninfo, &environment, reason);
         }
+    }
+}
+
+/// Sessions of the server that no transaction has, the one that was given back last at the back.
+type Idle = Arc<Mutex<VecDeque<TcpStream>>>;
+
+/// A pooler that hands out sessions of the server by transaction. A client logs in through it, so that it need not know a password, and
+/// leaves the session for all.
+fn pooler(server: u16) -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let idle = Idle::default();
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            let (client, idle) = (client.unwrap(), Arc::clone(&idle));
+            // Ends with an error when its client or the server goes.
+            thread::spawn(move || serve(client, server, &idle));
+        }
+    });
+    port
+}
+
+fn serve(mut client: TcpStream, port: u16, idle: &Idle) -> io::Result<()> {
+    const SSL_REQUEST: [u8; 4] = 80_877_103_u32.to_be_bytes();
+    let mut startup = packet(&mut client, 0)?;
+    if startup[4..] == SSL_REQUEST {
+        client.write_all(b"N")?;
+        startup = packet(&mut client, 0)?;
+    }
+    let mut server = TcpStream::connect(("127.0.0.1", port))?;
+    server.write_all(&startup)?;
+    loop {
+        let answer = packet(&mut server, 1)?;
+        client.write_all(&answer)?;
+        let asks = answer[0] == b'R' && matches!(answer[8], 3 | 5 | 10 | 11);
+        if asks {
+            server.write_all(&packet(&mut client, 1)?)?;
+        } else if answer[0] == b'Z' {
+            break;
+        }
+    }
+    idle.lock().unwrap().push_front(server);
+    let mut held = None;
+    loop {
+        let request = packet(&mut client, 1)?;
+        let mut server = held.take().or_else(|| idle.lock().unwrap().pop_back()).unwrap();
+        server.write_all(&request)?;
+        // What belongs to the request's end is still to come from the client.
+        let mut in_transaction = true;
+        if matches!(request[0], b'Q' | b'S') {
+            let mut answer = packet(&mut server, 1)?;
+            while answer[0] != b'Z' {
+                client.write_all(&answer)?;
+                answer = packet(&mut server, 1)?;
+            }
+            client.write_all(&answer)?;
+            in_transaction = answer[5] != b'I';
+        }
+        if in_transaction {
+            held = Some(server);
+        } else {
+            idle.lock().unwrap().push_back(server);
+        }
+    }
+}
+
+/// A message, whose length comes after so many bytes.
+fn packet(from: &mut TcpStream, before: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; before + 4];
+    from.read_exact(&mut bytes)?;
+    let length = u32::from_be_bytes(bytes[before..].try_into().unwrap()) as usize;
+    bytes.resize(before + length, 0);
+    from.read_exact(&mut bytes[before + 4..])?;
+    Ok(bytes)
+}
+
+/// Else what replay sets in its sessions would stay in those that applications get next.
+#[test]
+fn a_pooler_that_gives_each_transaction_another_session_is_refused() {
+    let conninfo = |port| PLAIN.with_password(&format!("host=127.0.0.1 port={port} user=postgres dbname=postgres"));
+    assert_connects(&conninfo(PLAIN.port()), &[]);
+    let pooled = conninfo(pooler(PLAIN.port()));
+    // Again with sessions that are there already.
+    for _ in 0..3 {
+        assert_fails(
+            &pooled,
+            &[],
+            "a connection pooler that gives each transaction another session",
+        );
     }
 }
