@@ -114,6 +114,46 @@ const SOUND: &str = "create schema sound;
     create table sound.child (id uuid, k text collate \"C\", parent bigint references sound.parent on delete cascade,
       d int generated always as (1 + 1) stored, primary key (id, k), unique (parent, k), check (k <> ''))";
 
+/// The rows that are there, too: a new column's default and a new name make no events.
+#[tokio::test]
+async fn columns_that_came_later_get_what_they_have_on_the_provider() {
+    let pair = pair().await;
+    pair.provider
+        .run("create table t (id int primary key, v text, m text); insert into t values (1, 'old', 'm')")
+        .await;
+    pair.catch_up(&["--table", "t", "--create"]).await;
+    pair.provider
+        .run(
+            "alter table t rename v to \"V v\";
+             alter table t add w int default 5, add d timestamptz default now(), add \"a'b\" int[] default '{1,null}';
+             alter table t alter w set default 6, alter d drop default;
+             insert into t values (2, 'new', 'm')",
+        )
+        .await;
+    let ends = Ends::of(&pair);
+    let checked = ends.check(&[]);
+    checked.is(1, &["column-missing public.t"; 4]);
+    assert_eq!(mend(&pair, &checked).await, 4);
+    ends.check(&[]).is(0, &[]);
+    pair.catch_up(&[]).await;
+    pair.assert_equal("t").await;
+    pair.subscriber.run("insert into t values (3)").await;
+    assert_eq!(
+        pair.subscriber.text("select w, d, \"a'b\" from t where id = 3").await,
+        "6|<null>|{1,NULL}"
+    );
+    // Nobody knows what the rows got.
+    pair.provider
+        .run("alter table t add g uuid default gen_random_uuid()")
+        .await;
+    let remedy = ends.check(&[]).findings()[0]["remedy"].as_str().unwrap().to_owned();
+    assert!(
+        remedy.contains("then consumer table resync '\"public\".\"t\"'"),
+        "{remedy}"
+    );
+    pair.drop().await;
+}
+
 #[tokio::test]
 async fn rights_of_the_roles() {
     let pair = pair().await;

@@ -94,6 +94,10 @@ pub(crate) struct Column {
     pub(crate) expression: Option<String>,
     /// Whether that depends on nothing but what every server has.
     pub(crate) portable: bool,
+    /// What the rows have that are older than the column and were not written since, if it came with a default.
+    pub(crate) missing_value: Option<String>,
+    /// No column before it was dropped.
+    pub(crate) keeps_place: bool,
     /// Only when it is not the type's own.
     pub(crate) collation: Option<String>,
 }
@@ -282,6 +286,8 @@ fn column(row: &Row) -> Result<Column, tokio_postgres::Error> {
         is_virtual: row.try_get::<_, &str>("generated")? == "v",
         expression: row.try_get("expression")?,
         portable: row.try_get("portable")?,
+        missing_value: row.try_get("missing_value")?,
+        keeps_place: row.try_get("keeps_place")?,
         collation: row.try_get("collation")?,
     })
 }

@@ -9,7 +9,8 @@ use crate::connect::End;
 use crate::error::{Doing, Result};
 use crate::replay::findings::{Findings, Kind, Remedy};
 use crate::replay::session::SubscriberFacts;
-use crate::replay::table::{Table, quoted};
+use crate::replay::table::{Column, Table, literal, quoted};
+use crate::replay::table_state::Entry;
 
 /// What the role needs on the subscriber whatever the tables. Leaves the session in replica mode: no trigger of an
 /// ordinary kind and no foreign key acts on what is applied, as the provider's have acted already.
@@ -90,7 +91,7 @@ pub(in crate::replay) fn tables(role: &str, pending: bool, pairs: &[Pair<'_>], f
         }
         // What is pending may make them fit; if not, the first event that does not fit stops replay.
         if !pending {
-            columns(provider, subscriber, findings);
+            columns(entry, provider, subscriber, findings);
         }
         let key = provider.primary_key();
         if !pending && !key.is_empty() && subscriber.key_over(key).is_none() {
@@ -125,7 +126,7 @@ pub(in crate::replay) fn tables(role: &str, pending: bool, pairs: &[Pair<'_>], f
     findings.about(None);
 }
 
-fn columns(provider: &Table, subscriber: &Table, findings: &mut Findings) {
+fn columns(entry: &Entry, provider: &Table, subscriber: &Table, findings: &mut Findings) {
     let name = &subscriber.name;
     let object: (End, &dyn Display) = (End::Subscriber, name);
     let alter = |what: String| Remedy::run(End::Subscriber, format!("alter table {} {what}", name.quoted()));
@@ -140,7 +141,7 @@ fn columns(provider: &Table, subscriber: &Table, findings: &mut Findings) {
                     "column \"{}\" of table {name} is missing on the subscriber",
                     column.name
                 ),
-                alter(format!("add column {sql_name} {}", column.type_name)),
+                column_missing(entry, provider, subscriber, column),
             ),
             Some(there) if column.generated && !there.generated => findings.add(
                 Kind::ColumnGenerated,
@@ -170,6 +171,48 @@ fn columns(provider: &Table, subscriber: &Table, findings: &mut Findings) {
             );
         }
     }
+}
+
+/// The rows that are there have to get what they have on the provider, where the new column's default, and a new name, make no events.
+fn column_missing(entry: &Entry, provider: &Table, subscriber: &Table, column: &Column) -> Remedy {
+    let alter = |what: String| {
+        let statement = format!("alter table {} {what}", subscriber.name.quoted());
+        Remedy::run(End::Subscriber, statement)
+    };
+    let name = quoted(&column.name);
+    let mut add = format!("add column {name} {}", column.type_name);
+    if entry.to_copy() {
+        return alter(add);
+    }
+    let former = provider
+        .columns
+        .iter()
+        .zip(&subscriber.columns)
+        .find(|(new, old)| new.name == column.name && new.keeps_place && old.type_name == new.type_name)
+        .filter(|(_, old)| provider.column(&old.name).is_none());
+    if let Some((_, old)) = former {
+        return alter(format!("rename column {} to {name}", quoted(&old.name)))
+            .words(format!("if it was column \"{}\" before", old.name));
+    }
+    let Some(value) = &column.missing_value else {
+        let table = literal(&entry.provider.quoted());
+        if let Some(expression) = column.expression.as_ref().filter(|_| column.portable) {
+            add.push_str(&format!(" default {expression}"));
+        }
+        return alter(add).then(format!(
+            "consumer table resync {table}, if rows have values there that are older than the events that are on their way"
+        ));
+    };
+    // The default may be another by now, or another at each time.
+    let default = match column.expression.as_ref().filter(|_| column.portable) {
+        Some(expression) => format!("set default {expression}"),
+        None => "drop default".to_owned(),
+    };
+    alter(format!(
+        "{add} default {}; alter table {} alter column {name} {default}",
+        literal(value),
+        subscriber.name.quoted()
+    ))
 }
 
 fn rights(role: &str, provider: &Table, subscriber: &Table, findings: &mut Findings) {

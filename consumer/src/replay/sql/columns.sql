@@ -18,6 +18,10 @@ select a.attrelid as table, a.attname::text as name, pg_catalog.format_type(a.at
        not exists (select from pg_catalog.pg_depend p
                     where p.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass and p.objid = d.oid
                       and not (p.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass and p.refobjid = a.attrelid)) as portable,
+       -- What the rows have that are older than the column and were not written since.
+       case when a.atthasmissing then (a.attmissingval::text::text[])[1] end as missing_value,
+       -- No column before it was dropped.
+       a.attnum = pg_catalog.row_number() over (partition by a.attrelid order by a.attnum) as keeps_place,
        case when a.attcollation <> t.typcollation then
          (select pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.collname)
             from pg_catalog.pg_collation c join pg_catalog.pg_namespace n on n.oid = c.collnamespace
