@@ -256,6 +256,27 @@ async fn rights_of_the_roles() {
     checked.is(1, &["consumer-owner consumer c of queue q"]);
     mend(&pair, &checked).await;
     ends.check(&all).is(0, &[]);
+    // What --create makes needs a right of its own.
+    pair.provider
+        .run(&format!(
+            "create table own.made (id int primary key); create schema \"New\"; create table \"New\".t (id int primary key);
+             grant usage on schema \"New\" to {clerk}; grant select, trigger on own.made, \"New\".t to {clerk}"
+        ))
+        .await;
+    pair.subscriber
+        .run(&format!("revoke create on database {} from {clerk}", pair.database))
+        .await;
+    let create = ["--create", "--table", "own.*", "--table", "\"New\".*"];
+    let checked = ends.check(&create);
+    checked.is(1, &["schema-right schema \"New\"", "schema-right schema \"own\""]);
+    assert_eq!(mend(&pair, &checked).await, 2);
+    ends.check(&create).is(0, &[]);
+    let output = cluster::Replay::new(&ends.provider, &ends.subscriber)
+        .args(&create)
+        .arg("--until-caught-up")
+        .output()
+        .await;
+    assert_eq!(output.code(), Some(0), "{}", output.stderr);
     for db in [&pair.provider, &pair.subscriber] {
         db.run(&format!("drop owned by {clerk} cascade; drop role {clerk}"))
             .await;

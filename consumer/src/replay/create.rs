@@ -13,15 +13,22 @@ use std::collections::{BTreeSet, HashMap};
 use tokio_postgres::Client;
 
 use super::displaced;
-use super::findings::{Findings, Kind};
+use super::findings::{Findings, Kind, Remedy};
 use super::partitions::{self, Partition};
 use super::sequences::{self, Definition};
+use super::session::SubscriberFacts;
 use super::table::{Index, Name, Table, literal, quoted};
 use crate::connect::End;
 use crate::error::{Doing, Result};
 
-/// Adds a finding for every type and collation that the tables need and the subscriber lacks.
-pub(super) async fn check(subscriber: &Client, missing: &[Missing], findings: &mut Findings) -> Result<()> {
+/// Adds a finding for every type that the tables need and the subscriber lacks, and for every schema that the role may not make them in.
+pub(super) async fn check(
+    subscriber: &Client,
+    facts: &SubscriberFacts,
+    missing: &[Missing],
+    findings: &mut Findings,
+) -> Result<()> {
+    rights(subscriber, facts, missing, findings).await?;
     let tables = || missing.iter().map(|missing| &missing.table);
     let mut types = BTreeSet::new();
     for column in tables().flat_map(|table| &table.columns) {
@@ -43,6 +50,48 @@ pub(super) async fn check(subscriber: &Client, missing: &[Missing], findings: &m
             (End::Subscriber, &format!("type {name}")),
             format!("type {name}{table} does not exist on the subscriber"),
             "make it there; --create makes tables, not types",
+        );
+    }
+    Ok(())
+}
+
+async fn rights(
+    subscriber: &Client,
+    facts: &SubscriberFacts,
+    missing: &[Missing],
+    findings: &mut Findings,
+) -> Result<()> {
+    let mut schemas = BTreeSet::new();
+    for Missing { table, parts } in missing {
+        schemas.insert(table.name.schema.as_str());
+        schemas.extend(parts.iter().map(|part| part.name.schema.as_str()));
+    }
+    let schemas: Vec<&str> = schemas.into_iter().collect();
+    let rows = subscriber
+        .query(
+            "select s.name, n.oid is not null as there from pg_catalog.unnest($1::text[]) s(name)
+               left join pg_catalog.pg_namespace n on n.nspname = s.name
+              where n.oid is null or not (pg_catalog.has_schema_privilege(n.oid, 'create') and pg_catalog.has_schema_privilege(n.oid, 'usage'))
+              order by 1",
+            &[&schemas],
+        )
+        .await
+        .doing(|| "look at the schemas of the missing tables on the subscriber".to_owned())?;
+    let role = &facts.role;
+    for row in rows {
+        let schema = quoted(row.get("name"));
+        let (what, right) = if row.get("there") {
+            ("make tables in", format!("usage, create on schema {schema}"))
+        } else if facts.may_create {
+            continue;
+        } else {
+            ("make", format!("create on database {}", quoted(&facts.database)))
+        };
+        findings.add(
+            Kind::SchemaRight,
+            (End::Subscriber, &format!("schema {schema}")),
+            format!("role \"{role}\" may not {what} schema {schema} of the subscriber"),
+            Remedy::run(End::Subscriber, format!("grant {right} to {}", quoted(role))),
         );
     }
     Ok(())

@@ -345,7 +345,7 @@ pub(super) async fn survey(
     let mut findings = std::mem::take(&mut survey.findings);
     preflight::missing(&survey.missing(), &survey.entries, look.create, &mut findings);
     if look.create {
-        create::check(s, &survey.missing(), &mut findings).await?;
+        create::check(s, &facts.subscriber, &survey.missing(), &mut findings).await?;
     }
     let role = &facts.subscriber.role;
     preflight::subscriber::tables(role, pending, &survey.pairs(), &mut findings);
