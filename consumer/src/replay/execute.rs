@@ -117,6 +117,11 @@ fn read(path: &Path) -> Result<Execute> {
         .file_name()
         .and_then(|name| name.to_str())
         .ok_or_else(|| Error::usage(format!("the name of the file {shown} is not text")))?;
+    // Some editors begin a file with the mark of its encoding, which psql passes over, too.
+    let sql = sql.strip_prefix('\u{feff}').unwrap_or(&sql).to_owned();
+    if sql.trim().is_empty() {
+        return Err(Error::usage(format!("the file {shown} is empty")));
+    }
     if sql.contains('\0') {
         return Err(Error::usage(format!(
             "the file {shown} holds a zero byte, which SQL cannot have"

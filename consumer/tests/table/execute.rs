@@ -182,6 +182,26 @@ async fn changes_of_tables_at_their_place() {
     pair.drop().await;
 }
 
+/// What editors and slips leave behind.
+#[tokio::test]
+async fn files_as_people_write_them() {
+    let pair = pair().await;
+    pair.provider.run("create table t (id int primary key)").await;
+    pair.catch_up(&["--table", "t", "--create"]).await;
+    let empty = file(&pair, "a.sql", "\u{feff} \r\n");
+    let said = execute(&pair, &[&empty], "");
+    assert_eq!(said.code, Some(2), "{}", said.stderr);
+    assert!(said.stderr.contains("a.sql is empty"), "{}", said.stderr);
+    // So it is not taken for another one when it is written after all.
+    let marked = file(&pair, "a.sql", "\u{feff}--*-- Local-Table: public.t\r\nalter table t add v text;\r\n");
+    executed(&pair, &[&marked]);
+    pair.catch_up(&ROLE).await;
+    pair.provider.run("insert into t values (1, 'v')").await;
+    pair.catch_up(&[]).await;
+    pair.assert_equal("t").await;
+    pair.drop().await;
+}
+
 #[tokio::test]
 async fn once_whatever_is_killed() {
     let pair = pair().await;
