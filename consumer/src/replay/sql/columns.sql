@@ -14,10 +14,11 @@ select a.attrelid as table, a.attname::text as name, pg_catalog.format_type(a.at
        end as cast_type,
        a.attnotnull as not_null, a.attidentity::text as identity, a.attgenerated::text as generated,
        pg_catalog.pg_get_expr(d.adbin, d.adrelid) as expression,
-       -- A default that depends on nothing but what every server has. (What initdb made has no entries in pg_depend.)
+       -- A default that depends on nothing but what every server has, and the column's type. (What initdb made has no entries in pg_depend.)
        not exists (select from pg_catalog.pg_depend p
                     where p.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass and p.objid = d.oid
-                      and not (p.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass and p.refobjid = a.attrelid)) as portable,
+                      and not (p.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass and p.refobjid = a.attrelid)
+                      and not (p.refclassid = 'pg_catalog.pg_type'::pg_catalog.regclass and p.refobjid in (t.oid, t.typelem))) as portable,
        -- What the rows have that are older than the column and were not written since.
        case when a.atthasmissing then (a.attmissingval::text::text[])[1] end as missing_value,
        -- No column before it was dropped.
