@@ -480,6 +480,13 @@ const BROKEN: &[Case] = &[
         true,
     ),
     (
+        "keyed_there_only",
+        "create table TABLE (id int not null, a int not null unique)",
+        "create table TABLE (id int primary key, a int not null unique)",
+        &["no-key", "unique-extra"],
+        true,
+    ),
+    (
         "no_column",
         "create table TABLE (id int primary key, \"W w\" varchar(3))",
         "create table TABLE (id int primary key)",
