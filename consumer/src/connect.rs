@@ -99,7 +99,7 @@ const NOTIFICATIONS_KEPT: usize = 256;
 /// Every session's settings, whatever the role's or the database's are. Values travel as text, so the formats must be
 /// the same on both ends. row_security off turns rows that are hidden from us into an error instead of a silent gap.
 /// The time limits would end a copy that takes long for good reason (lock_timeout is left to the administrator: running
-/// into it is retried); not every version has all of them. jit: event tables are never analyzed, so the planner may believe
+/// into it is retried); not every version has all of them. quote_all_identifiers: names of types are compared. jit: event tables are never analyzed, so the planner may believe
 /// that compiling a batch's query pays.
 pub(crate) const SETTINGS: &str = "\
 set client_encoding = 'UTF8';
@@ -112,6 +112,7 @@ set bytea_output = 'hex';
 set lc_monetary = 'C';
 set xmloption = 'content';
 set standard_conforming_strings = on;
+set quote_all_identifiers = off;
 set row_security = off;
 set jit = off;
 set default_transaction_isolation = 'read committed';
