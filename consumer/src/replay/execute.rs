@@ -20,7 +20,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use tokio_postgres::Client;
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{ErrorPosition, SqlState};
 
 use super::event::Event;
 use super::pattern::Pattern;
@@ -231,7 +231,14 @@ async fn on_provider(client: &Client, queue: &str, file: &Execute) -> Result<()>
                 .doing(what)?;
         }
     }
-    body(client, &file.with_names(&named)).await.doing(what)?;
+    let sql = file.with_names(&named);
+    if let Err(error) = body(client, &sql).await {
+        let line = line_of(&error, &sql);
+        return match Err(error).doing(what) {
+            Err(error) => Err(advise(error, line, &sql)),
+            Ok(()) => Ok(()),
+        };
+    }
     check_captured(client, queue, file, &before).await?;
     let attributes = (!file.tables.is_empty()).then(|| {
         let mut text = Vec::new();
@@ -254,6 +261,37 @@ async fn on_provider(client: &Client, queue: &str, file: &Execute) -> Result<()>
     failpoint("after_commit");
     tracing::info!(file = name, "executed on the provider");
     Ok(())
+}
+
+/// The number of the line that the server points at, and the line.
+fn line_of(error: &tokio_postgres::Error, sql: &str) -> Option<(usize, String)> {
+    let Some(ErrorPosition::Internal { position, query }) = error.as_db_error()?.position() else {
+        return None;
+    };
+    // Characters, from 1 on.
+    let before = usize::try_from(*position).ok()?.checked_sub(1)?;
+    let number = sql.chars().take(before).filter(|&one| one == '\n').count();
+    let line = sql.lines().nth(number).filter(|_| query == sql)?;
+    Some((number + 1, line.trim().to_owned()))
+}
+
+/// Where in the file it is, and what a file cannot have.
+fn advise(mut error: Error, line: Option<(usize, String)>, sql: &str) -> Error {
+    let psql = |line: &str| line.trim_start().starts_with('\\');
+    let hint = match error.sqlstate().map_or("", SqlState::code) {
+        "0A000" | "25001" | "2D000" => {
+            "A file is one transaction: it has no BEGIN and no COMMIT of its own, and nothing that PostgreSQL refuses in a transaction; \
+             CREATE INDEX CONCURRENTLY and VACUUM can be run by hand at each end."
+        }
+        "42601" if sql.lines().any(psql) => {
+            "A file has SQL only: no command of psql, which begins with a backslash, and no rows for COPY FROM STDIN."
+        }
+        _ => "",
+    };
+    if let Some((number, line)) = line {
+        error = error.detail(format!("line {number}: {line}"));
+    }
+    if hint.is_empty() { error } else { error.hint(hint) }
 }
 
 /// What a file must not do to captured tables, as the others could not follow.

@@ -193,8 +193,54 @@ async fn files_as_people_write_them() {
     assert_eq!(said.code, Some(2), "{}", said.stderr);
     assert!(said.stderr.contains("a.sql is empty"), "{}", said.stderr);
     // So it is not taken for another one when it is written after all.
-    let marked = file(&pair, "a.sql", "\u{feff}--*-- Local-Table: public.t\r\nalter table t add v text;\r\n");
+    let marked = file(
+        &pair,
+        "a.sql",
+        "\u{feff}--*-- Local-Table: public.t\r\nalter table t add v text;\r\n",
+    );
     executed(&pair, &[&marked]);
+    for (name, sql, line, hint) in [
+        (
+            "b.sql",
+            "-- é\nalter table t add w int;\n  selec 1;\n",
+            "line 3: selec 1;",
+            "",
+        ),
+        (
+            "c.sql",
+            "begin;\nalter table t add w int;\ncommit;",
+            "",
+            "it has no BEGIN",
+        ),
+        (
+            "d.sql",
+            "create index concurrently on t (v)",
+            "",
+            "CREATE INDEX CONCURRENTLY and VACUUM can be run by hand",
+        ),
+        (
+            "e.sql",
+            "\\set x 1\nalter table t add w int;",
+            "line 1: \\set x 1",
+            "no command of psql",
+        ),
+        (
+            "f.sql",
+            "copy t from stdin;\n1\tv\n\\.\n",
+            "line 2: 1\tv",
+            "no rows for COPY",
+        ),
+        (
+            "g.sql",
+            "alter table t add w int;\nalter table nobody add w int;",
+            "nobody",
+            "",
+        ),
+    ] {
+        let said = execute(&pair, &[&file(&pair, name, sql)], "");
+        let told = said.code == Some(1) && said.stderr.contains(line) && said.stderr.contains(hint);
+        assert!(told, "{sql}: {}", said.stderr);
+    }
     pair.catch_up(&ROLE).await;
     pair.provider.run("insert into t values (1, 'v')").await;
     pair.catch_up(&[]).await;

@@ -183,7 +183,11 @@ fn columns(to: &Table, column: &Column, there: &Column, types: Option<(&Type, &T
 /// found here, unless the provider's table has none: else replay does not start (`key-missing`).
 fn uniques(from: &Table, to: &Table, findings: &mut Findings) {
     let keyless = from.primary_key().is_empty();
-    for index in to.indexes.iter().filter(|index| index.constrains && (keyless || !index.is_primary)) {
+    for index in to
+        .indexes
+        .iter()
+        .filter(|index| index.constrains && (keyless || !index.is_primary))
+    {
         // Unique over some of the columns is unique over all of them.
         let implied = index.is_key
             && !index.definition.contains("NULLS NOT DISTINCT")
