@@ -185,7 +185,14 @@ async fn prepare(client: &Client, queue: &str) -> Result<()> {
         .await
         .doing(|| "set session_replication_role on the provider".to_owned())
     {
-        return Err(error.hint("As a superuser there: grant set on parameter session_replication_role to the role."));
+        let row = client
+            .query_one("select pg_catalog.quote_ident(current_user)", &[])
+            .await
+            .doing(|| "ask who acts on the provider".to_owned())?;
+        let role: &str = row.get(0);
+        return Err(error.hint(format!(
+            "As a superuser there (PostgreSQL 15 and later): grant set on parameter session_replication_role to {role}"
+        )));
     }
     state::install(client).await?;
     // Replay has to see what is pending.

@@ -248,6 +248,41 @@ async fn files_as_people_write_them() {
     pair.drop().await;
 }
 
+/// As a statement that can be run as it stands.
+#[tokio::test]
+async fn a_right_that_is_missing_is_named() {
+    let pair = pair().await;
+    let p = &pair.provider;
+    p.run("create table t (id int primary key)").await;
+    pair.catch_up(&["--table", "t", "--create"]).await;
+    let role = format!("Clerk {}", pair.database);
+    p.run(&format!(
+        "create role \"{role}\" login password 'secret' in role pgq_writer, pgq_reader"
+    ))
+    .await;
+    let path = file(&pair, "a.sql", "create temporary table x (id int)");
+    let execute = || {
+        said(
+            Command::new(env!("CARGO_BIN_EXE_consumer"))
+                .args(["execute", "--queue", "q", "--provider"])
+                .arg(
+                    pair.provider_cluster
+                        .conninfo_as(&pair.database, &format!("'{role}'"), "secret"),
+                )
+                .arg(&path),
+        )
+        .stderr
+    };
+    let statement = format!("grant set on parameter session_replication_role to \"{role}\"");
+    let before = execute();
+    assert!(before.contains(&statement), "{before}");
+    p.run(&statement).await;
+    let after = execute();
+    assert!(!after.contains("session_replication_role"), "{after}");
+    p.run(&format!("drop owned by \"{role}\"; drop role \"{role}\"")).await;
+    pair.drop().await;
+}
+
 #[tokio::test]
 async fn once_whatever_is_killed() {
     let pair = pair().await;
