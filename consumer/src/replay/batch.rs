@@ -33,6 +33,7 @@ use crate::connect::Session;
 use crate::error::{Doing, Error, Result};
 use crate::progress::{BatchReport, Progress};
 use crate::shutdown::Shutdown;
+use kept::Drained;
 use transaction::Applied;
 
 /// A batch as the provider offers it.
@@ -179,12 +180,16 @@ pub(super) async fn stream(
         if std::mem::take(&mut stream.copied) {
             stream.move_sequences().await?;
         }
-        if !stream.drain(config, memory).await? {
-            tracing::info!(
-                tick = stream.ready.tick,
-                "stopped; the kept events at hand were rolled back"
-            );
-            return Ok(Ended::Done);
+        match stream.drain(config, memory).await? {
+            Drained::All => {}
+            Drained::Stopped => {
+                tracing::info!(
+                    tick = stream.ready.tick,
+                    "stopped; the kept events at hand were rolled back"
+                );
+                return Ok(Ended::Done);
+            }
+            Drained::TablesChanged => return Ok(Ended::TablesChanged),
         }
         if stream.partitions_change(reached.as_ref(), memory) {
             if let Some(id) = to_finish {
@@ -218,8 +223,8 @@ pub(super) async fn stream(
                 || memory
                     .goal_tick
                     .is_some_and(|goal| stream.ready.tick >= goal && stream.settled()));
-        if caught_up {
-            stream.in_order(memory).await?;
+        if caught_up && !stream.in_order(memory).await? {
+            return Ok(Ended::TablesChanged);
         }
         if caught_up || shutdown.requested() {
             if let Some(id) = to_finish {
@@ -269,7 +274,9 @@ pub(super) async fn stream(
                 {
                     return Ok(Ended::TablesChanged);
                 }
-                stream.in_order(memory).await?;
+                if !stream.in_order(memory).await? {
+                    return Ok(Ended::TablesChanged);
+                }
                 if stream.is_swollen() && !copies.running() && !config.donated {
                     return Ok(Ended::Swollen);
                 }

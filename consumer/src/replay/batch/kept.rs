@@ -12,13 +12,22 @@ use super::Stream;
 use crate::config::ReplayConfig;
 use crate::connect::flow::Reading;
 use crate::connect::{End, connect};
-use crate::error::{Doing, Error, Result};
+use crate::error::{Doing, Result};
 use crate::failpoint::failpoint;
 
+/// What came of applying kept events.
+pub(super) enum Drained {
+    All,
+    /// A shutdown came in between.
+    Stopped,
+    /// The set of tables was changed.
+    TablesChanged,
+}
+
 impl Stream<'_> {
-    /// Applies a portion of the kept events of every table that has its copy. False: a shutdown came in between. The transaction
+    /// Applies a portion of the kept events of every table that has its copy. If something came in between, the transaction
     /// is open then and the decoder away, so nothing may follow but the end of the session, which rolls back.
-    pub(super) async fn drain(&mut self, config: &ReplayConfig, memory: &mut Memory) -> Result<bool> {
+    pub(super) async fn drain(&mut self, config: &ReplayConfig, memory: &mut Memory) -> Result<Drained> {
         for table in std::mem::take(&mut self.draining) {
             let name = self.ready.targets[table].provider.name.clone();
             let mut left = self.portion(&name).await?;
@@ -26,12 +35,12 @@ impl Stream<'_> {
                 let portion = Portion::Held(name.clone(), upto);
                 let careful = (memory.careful.as_ref() == Some(&portion)).then(|| self.book(upto));
                 match self.apply_held(&name, upto, careful.as_ref(), config).await {
-                    Ok(Some(summary)) => {
+                    Ok(Ok(summary)) => {
                         memory.advanced = true;
                         memory.careful = None;
                         tracing::info!(table = %name, events = summary.events, "events that came during its copy are applied");
                     }
-                    Ok(None) => return Ok(false),
+                    Ok(Err(why)) => return Ok(why),
                     Err(failure) => return Err(self.failed(failure, portion, memory)),
                 }
                 left = self.portion(&name).await?;
@@ -42,21 +51,21 @@ impl Stream<'_> {
                 _ => self.draining.push(table),
             }
         }
-        Ok(true)
+        Ok(Drained::All)
     }
 
     async fn portion(&self, table: &Name) -> Result<Option<i64>> {
         held::portion(&self.ready.subscriber.client, &self.ready.who, table).await
     }
 
-    /// The transaction that applies a portion of kept events, and forgets them. None: a shutdown came in between.
+    /// The transaction that applies a portion of kept events, and forgets them; or what came in between.
     async fn apply_held(
         &mut self,
         name: &Name,
         upto: i64,
         careful: Option<&Book>,
         config: &ReplayConfig,
-    ) -> Result<Option<Summary>, Failure> {
+    ) -> Result<Result<Summary, Drained>, Failure> {
         let held = match self.held.take() {
             Some(held) => held,
             None => {
@@ -65,14 +74,14 @@ impl Stream<'_> {
             }
         };
         if self.begin().await? != self.ready.revision {
-            return Err(Error::failure("the set of tables was changed").transient().into());
+            return Ok(Err(Drained::TablesChanged));
         }
         let query = held::portion_query(&self.ready.who, name, upto);
         let source = Reading::begin(&held, &query, self.max_memory.kept())
             .await
             .doing(|| format!("read kept events of table {name} on the subscriber"))?;
         let Some((summary, _)) = self.apply_events(source, Order::ById, None, careful).await? else {
-            return Ok(None);
+            return Ok(Err(Drained::Stopped));
         };
         let client = &self.ready.subscriber.client;
         held::applied(client, &self.ready.who, name, upto).await?;
@@ -85,6 +94,6 @@ impl Stream<'_> {
         failpoint("after_held_commit");
         self.held = Some(held);
         self.tell_of_conflicts(upto);
-        Ok(Some(summary))
+        Ok(Ok(summary))
     }
 }

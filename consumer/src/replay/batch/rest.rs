@@ -4,7 +4,7 @@ use super::super::copy::{self, Copies};
 use super::super::{Memory, trouble};
 use super::{Stream, arrived};
 use crate::config::ReplayConfig;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 impl Stream<'_> {
     /// Until there may be something to do.
@@ -29,20 +29,21 @@ impl Stream<'_> {
         largest >= self.max_memory.swells()
     }
 
-    /// There is nothing to apply, and nothing went wrong on the way to knowing that.
-    pub(super) async fn in_order(&self, memory: &mut Memory) -> Result<()> {
+    /// There is nothing to apply, and nothing went wrong on the way to knowing that. False: the set of tables was changed meanwhile; a
+    /// transaction is open then, so nothing may follow but the end of the session.
+    pub(super) async fn in_order(&self, memory: &mut Memory) -> Result<bool> {
         if memory.in_order && memory.parking.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         let (client, who) = (&self.ready.subscriber.client, &self.ready.who);
         if self.begin().await? != self.ready.revision {
-            return Err(Error::failure("the set of tables was changed").transient());
+            return Ok(false);
         }
         memory.parking.write(client, who).await?;
         trouble::over(client, who).await?;
         who.commit(client, self.ready.tick, "").await?;
         memory.parking.done();
         memory.in_order = true;
-        Ok(())
+        Ok(true)
     }
 }
