@@ -10,6 +10,7 @@ use bytes::Bytes;
 use wire::event_type::Operation;
 use wire::urlenc::Encoded;
 
+use super::displaced::OtherKeys;
 use super::event::Event;
 use super::table::Name;
 use crate::connect::flow::{Hold, LARGE};
@@ -43,8 +44,8 @@ pub(super) struct Shape {
     /// The copy may hold these changes already, and later ones too: an insert of a row that is there replaces it, and a
     /// row that is not there need not be updated or deleted.
     pub(super) settling: bool,
-    /// And other rows may be in its way by another key than the primary one, see displaced.rs.
-    pub(super) makes_way: bool,
+    /// And that because of a copy in chunks: by which other keys rows may be in its way, see displaced.rs.
+    pub(super) makes_way: Option<OtherKeys>,
     /// Of the TRUNCATE of a partition: what is done for it; or what makes one.
     pub(super) part: Option<Part>,
     /// The event type as it came.
@@ -287,7 +288,7 @@ pub(super) mod tests {
                 key: key.to_vec(),
                 by_primary_key: true,
                 settling: false,
-                makes_way: false,
+                makes_way: None,
                 part: None,
                 event_type: Vec::new(),
                 names: Vec::new(),

@@ -37,6 +37,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
+use super::displaced::OtherKeys;
 use super::position::Who;
 use super::setup::{Ready, Target};
 use super::table::{Name, Table, quoted};
@@ -62,8 +63,8 @@ struct Job {
     revision: i64,
     /// It may be copied in chunks.
     can_be_cut: bool,
-    /// Its chunks' rows may be in each other's way, see displaced.rs.
-    may_displace: bool,
+    /// By which its chunks' rows may be in each other's way, see displaced.rs.
+    other_keys: OtherKeys,
     /// The chunks are written down already.
     is_cut: bool,
     /// The tick up to which no events of it are kept.
@@ -109,7 +110,7 @@ impl Task {
     /// Whether the error means that rows of other chunks are in the way, so that it is to be done otherwise.
     fn goes_aside(&mut self, error: &Error) -> bool {
         match self {
-            Self::Copy(piece) if !piece.aside && piece.chunk.is_some() && piece.job.may_displace => {
+            Self::Copy(piece) if !piece.aside && piece.chunk.is_some() && !piece.job.other_keys.is_empty() => {
                 piece.aside = error.sqlstate() == Some(&SqlState::UNIQUE_VIOLATION);
                 piece.aside
             }
@@ -591,7 +592,7 @@ impl Job {
             made: target.made,
             revision: target.revision,
             can_be_cut: plan::can_be_cut(target),
-            may_displace: target.may_displace(),
+            other_keys: target.other_keys(),
             is_cut: matches!(target.state, State::InChunks(_)),
             position: ready.tick,
             waits: AtomicBool::new(false),
@@ -612,7 +613,7 @@ impl Job {
                 job.subscriber.oid,
                 job.made,
                 job.can_be_cut,
-                job.may_displace,
+                Arc::clone(&job.other_keys),
             )
         };
         !self.is_given_up()

@@ -264,7 +264,7 @@ fn ddl(table: &Table, extras: &Extras) -> String {
     // Nor later than a constraint's: the table may be copied in chunks, see displaced.rs.
     for index in table.indexes.iter().filter(|index| is_made_at_once(index)) {
         after.push_str(&format!(
-            "; create unique index {} on {} {}",
+            "; create unique index if not exists {} on {} {}",
             quoted(&index.name),
             table.name.quoted(),
             index.definition
@@ -278,9 +278,9 @@ fn ddl(table: &Table, extras: &Extras) -> String {
     format!("{before}create table {name} ({}){by}{after}", lines.join(", "))
 }
 
-/// A unique index, of no constraint, that needs nothing of the provider's own.
+/// A unique index, of no constraint, that needs nothing of the provider's own. (Not there after all if something else has its name.)
 fn is_made_at_once(index: &Index) -> bool {
-    index.constraint.is_none() && displaced::is_plain(index)
+    index.constraint.is_none() && displaced::is_of_columns(index)
 }
 
 /// An index for the subscriber.

@@ -12,7 +12,10 @@
 //! rows is copied whole.
 //!
 //! A row that no such event comes for was never the provider's: somebody wrote it here. So what is removed is written down, and
-//! forgotten when its event comes; what is left then is told and kept ([`left`]).
+//! forgotten when its event comes; what is left then is told and kept, or if it is the provider's after all (whose key was dropped meanwhile,
+//! say), the table is copied again ([`left`]).
+
+use std::sync::Arc;
 
 use tokio_postgres::Client;
 
@@ -22,47 +25,74 @@ use super::sources;
 use super::table::{Index, Name, Table, literal, quoted};
 use crate::error::{Doing, Result};
 
+/// The columns of each key besides the primary one by which rows may be removed.
+pub(super) type OtherKeys = Arc<[Vec<String>]>;
+
+/// Types whose values are equal when `=` of the type itself says so, at both ends.
+const TYPES: [&str; 14] = [
+    "smallint",
+    "integer",
+    "bigint",
+    "numeric",
+    "text",
+    "character varying",
+    "character",
+    "uuid",
+    "date",
+    "timestamp without time zone",
+    "timestamp with time zone",
+    "time without time zone",
+    "boolean",
+    "bytea",
+];
+
 /// The keys of the subscriber's table besides the provider's primary one, if these are all that its rows can be in each other's way by, and the
 /// provider sees to it that they are not.
-pub(super) fn other_keys<'a>(provider: &Table, subscriber: &'a Table) -> Option<Vec<&'a Index>> {
-    let others = others(subscriber, provider.primary_key())?;
-    let same = |name: &String| {
-        let (there, here) = (provider.column(name)?, subscriber.column(name)?);
-        let stored = !there.generated && !here.generated;
-        (stored && there.type_name == here.type_name && there.collation == here.collation).then_some(())
-    };
-    let fits = |index: &&Index| {
-        is_plain(index)
-            && index.columns.iter().all(|name| same(name).is_some())
-            && provider.key_over(&index.columns).is_some_and(is_plain)
-    };
-    (!subscriber.constrains_below && others.iter().all(fits)).then_some(others)
-}
-
-/// All that constrains rows besides the key over these columns. None: there is no such key.
-fn others<'a>(subscriber: &'a Table, key: &[String]) -> Option<Vec<&'a Index>> {
-    let the_key = subscriber.key_over(key)?;
+pub(super) fn other_keys(provider: &Table, subscriber: &Table) -> Option<OtherKeys> {
+    let the_key = subscriber.key_over(provider.primary_key())?;
     let others = subscriber.indexes.iter();
-    Some(
-        others
-            .filter(|index| index.constrains && index.name != the_key.name)
-            .collect(),
-    )
+    let others = others.filter(|index| index.constrains && index.name != the_key.name);
+    let is_same = |name: &String| {
+        let columns = provider.column(name).zip(subscriber.column(name));
+        columns.is_some_and(|(there, here)| {
+            !there.generated
+                && !here.generated
+                && TYPES.contains(&here.bare_type.as_str())
+                && there.type_name == here.type_name
+                && there.collation == here.collation
+        })
+    };
+    let fits = |index: &Index| {
+        is_plain(index) && index.columns.iter().all(is_same) && provider.key_over(&index.columns).is_some_and(is_plain)
+    };
+    let keys = others.map(|index| fits(index).then(|| index.columns.clone()));
+    keys.collect::<Option<Vec<_>>>()
+        .filter(|_| !subscriber.constrains_below)
+        .map(Into::into)
 }
 
 /// A key that rows are compared by as by `=`, where NULL is not equal to NULL.
-pub(super) fn is_plain(index: &Index) -> bool {
+fn is_plain(index: &Index) -> bool {
     let is_equality = |operator: &Option<String>| operator.as_deref() == Some("pg_catalog.=");
+    let has = |word: &str| index.definition.contains(word);
     index.is_key
         && index.is_immediate
         && index.operators.iter().all(is_equality)
-        && !index.definition.contains("NULLS NOT DISTINCT")
+        && !has("NULLS NOT DISTINCT")
+        && !has(" COLLATE ")
 }
 
-/// `a.x = b.x and a.y = b.y`
-fn equal(columns: &[String], value: impl Fn(&str) -> String) -> String {
+/// Whether the index is made of nothing but the table's columns, so that it can be made with a table of these. (What belongs to a schema has
+/// a dot in it.)
+pub(super) fn is_of_columns(index: &Index) -> bool {
+    let has = |word: &str| index.definition.contains(word);
+    is_plain(index) && !has(".") && !has(" INCLUDE ")
+}
+
+/// `t.x = b.x and t.y = b.y`
+fn equal<'a>(columns: impl IntoIterator<Item = &'a String>, value: impl Fn(&str) -> String) -> String {
     let terms: Vec<String> = columns
-        .iter()
+        .into_iter()
         .map(|name| format!("t.{} operator(pg_catalog.=) {}", quoted(name), value(name)))
         .collect();
     terms.join(" and ")
@@ -77,67 +107,70 @@ fn key_of_row(key: &[String]) -> String {
     format!("array[{}]", texts.join(", "))
 }
 
-/// Where a removed row of the table is written down.
+/// The table's name, as two values.
 fn place(table: &Name) -> String {
     format!("{}, {}", literal(&table.schema), literal(&table.table))
 }
 
 const WRITE_DOWN: &str = "insert into pgcascade_replay.displaced_row (table_schema, table_name, key, row)";
 
-/// What of the shape's rows is the key, in SQL over its parameters.
-fn own_key(shape: &Shape, table: &Table, parameters: &[usize]) -> String {
-    let texts: Vec<String> = shape
-        .key
-        .iter()
-        .map(|&at| {
-            let number = parameters.iter().position(|&other| other == at).unwrap_or(at) + 1;
-            let type_name = table
-                .column(&shape.columns[at])
-                .map_or("pg_catalog.text", |column| &column.type_name);
-            format!("${number}::{type_name}::pg_catalog.text")
-        })
-        .collect();
-    format!("array[{}]", texts.join(", "))
-}
-
-/// That the row is here again, or is to be gone.
-fn forget_own(shape: &Shape, table: &Table, parameters: &[usize]) -> String {
+/// Holds while all rows of the table come from one source: another one's would not come back.
+fn has_one_source(table: &Name) -> String {
     format!(
-        "delete from pgcascade_replay.displaced_row d where (d.table_schema, d.table_name) = ({}) and d.key = {}",
-        place(&table.name),
-        own_key(shape, table, parameters)
+        "(select count(distinct s.queue) from pgcascade_replay.table_state s where (s.subscriber_schema, s.subscriber_table) = ({})) < 2",
+        place(table)
     )
 }
 
-/// Before the delete of a row: parts of a WITH.
-pub(super) fn with_delete(shape: &Shape, table: &Table, parameters: &[usize]) -> String {
-    format!("with own as ({}) ", forget_own(shape, table, parameters))
+/// What forgets that the shape's row was removed, as it is here again, or is to be gone. `parameters` are the columns that are.
+fn forget_own(shape: &Shape, table: &Table, parameters: &[usize]) -> String {
+    let texts: Vec<String> = shape
+        .key
+        .iter()
+        .filter_map(|at| {
+            let number = parameters.iter().position(|other| other == at)? + 1;
+            let type_name = &table.column(&shape.columns[*at])?.type_name;
+            Some(format!("${number}::{type_name}::pg_catalog.text"))
+        })
+        .collect();
+    format!(
+        "delete from pgcascade_replay.displaced_row d
+          where (d.table_schema, d.table_name) = ({}) and d.key = array[{}] and not d.told",
+        place(&table.name),
+        texts.join(", ")
+    )
 }
 
-/// Before the insert of a row whose parameters are all its columns: parts of a WITH, of which `blocker` has to be read before anything is stored.
-pub(super) fn with_insert(shape: &Shape, table: &Table) -> String {
-    let key: Vec<String> = shape.key.iter().map(|&at| shape.columns[at].clone()).collect();
+/// Before the delete of a row that is settling: the WITH.
+pub(super) fn with_delete(shape: &Shape, table: &Table) -> String {
+    format!("with own as ({}) ", forget_own(shape, table, &shape.key))
+}
+
+/// Before the insert of one, whose parameters are all its columns: the WITH, and what is to be read before anything is stored.
+pub(super) fn with_insert(shape: &Shape, table: &Table, keys: &[Vec<String>]) -> (String, Option<&'static str>) {
     let parameters: Vec<usize> = (0..shape.columns.len()).collect();
+    let own = forget_own(shape, table, &parameters);
+    if keys.is_empty() {
+        return (format!("with own as ({own}) "), None);
+    }
+    let key: Vec<String> = shape.key.iter().map(|&at| shape.columns[at].clone()).collect();
     let value = |name: &str| {
         let at = shape.columns.iter().position(|column| column == name);
         at.map_or_else(|| "null".to_owned(), |at| format!("${}", at + 1))
     };
-    let same: Vec<String> = others(table, &key)
-        .unwrap_or_default()
-        .iter()
-        .map(|index| equal(&index.columns, value))
-        .collect();
-    format!(
-        "with blocker as (delete from {} as t where ({}) and not ({}) returning {} as key, (t.*)::pg_catalog.text as row),
-              kept as ({WRITE_DOWN} select {}, b.key, b.row from blocker b on conflict do nothing),
-              own as ({}) ",
+    let same: Vec<String> = keys.iter().map(|columns| equal(columns, value)).collect();
+    let with = format!(
+        "with blocker as (delete from {} as t where ({}) and not ({}) and {} returning {} as key, (t.*)::pg_catalog.text as row),
+              kept as ({WRITE_DOWN} select {}, b.key, b.row from blocker b),
+              own as ({own}) ",
         table.own_rows(),
         same.join(" or "),
         equal(&key, value),
+        has_one_source(&table.name),
         key_of_row(&key),
         place(&table.name),
-        forget_own(shape, table, &parameters),
-    )
+    );
+    (with, Some("(select count(*) from blocker)"))
 }
 
 /// Whether rows of the table may be removed: another source's would not come back. And whether the role may make what is needed for that.
@@ -169,8 +202,14 @@ pub(super) async fn make_aside(subscriber: &Client, table: &Table, columns: &str
     })
 }
 
-/// Stores the rows from there. Nobody else may store any until this is committed, as they would be in the way unseen.
-pub(super) async fn store_aside(subscriber: &Client, provider: &Table, table: &Table, columns: &str) -> Result<u64> {
+/// Stores the rows from there, and returns how many. Nobody else may store any until this is committed, as they would be in the way unseen.
+pub(super) async fn store_aside(
+    subscriber: &Client,
+    provider: &Table,
+    table: &Table,
+    columns: &str,
+    keys: &[Vec<String>],
+) -> Result<u64> {
     let what = || format!("copy into table {} of the subscriber", table.name);
     subscriber
         .batch_execute(&format!("lock table {} in share row exclusive mode", table.own_rows()))
@@ -179,13 +218,15 @@ pub(super) async fn store_aside(subscriber: &Client, provider: &Table, table: &T
     let key = provider.primary_key();
     let of_aside = |name: &str| format!("a.{}", quoted(name));
     let mut removed = 0;
-    for index in others(table, key).unwrap_or_default() {
+    for other in keys {
         let sql = format!(
-            "with blocker as (delete from {} as t using {ASIDE} a where {} and not ({}) returning {} as key, (t.*)::pg_catalog.text as row)
-             {WRITE_DOWN} select {}, b.key, b.row from blocker b on conflict do nothing",
+            "with blocker as (delete from {} as t using {ASIDE} a where {} and not ({}) and {}
+                              returning {} as key, (t.*)::pg_catalog.text as row)
+             {WRITE_DOWN} select {}, b.key, b.row from blocker b",
             table.own_rows(),
-            equal(&index.columns, of_aside),
+            equal(other, of_aside),
             equal(key, of_aside),
+            has_one_source(&table.name),
             key_of_row(key),
             place(&table.name),
         );
@@ -200,11 +241,11 @@ pub(super) async fn store_aside(subscriber: &Client, provider: &Table, table: &T
     Ok(stored)
 }
 
-/// A TRUNCATE is all that was still to come for the rows that were removed.
+/// Nothing is to come any more for the rows that were removed: the table was truncated, or its copy begins.
 pub(super) async fn forget(subscriber: &Client, table: &Name) -> Result<()> {
     subscriber
         .execute(
-            "delete from pgcascade_replay.displaced_row where table_schema = $1 and table_name = $2",
+            "delete from pgcascade_replay.displaced_row where table_schema = $1 and table_name = $2 and not told",
             &[&table.schema, &table.table],
         )
         .await
@@ -212,23 +253,66 @@ pub(super) async fn forget(subscriber: &Client, table: &Name) -> Result<()> {
     Ok(())
 }
 
-/// To be called when the table's copy is settled: tells of the rows that were removed and did not come back.
-pub(super) async fn left(subscriber: &Client, table: &Name) -> Result<()> {
-    let rows: i64 = subscriber
-        .query_one(
-            "select count(*) from pgcascade_replay.displaced_row where table_schema = $1 and table_name = $2",
-            &[&table.schema, &table.table],
+/// So many rows that did not come back are looked for at the provider.
+const LOOKED_FOR: i64 = 1_000;
+
+/// To be called when the table's copy is settled: tells of the rows that were removed and did not come back. True: some of them are the
+/// provider's, so it has to be copied again.
+pub(super) async fn left(subscriber: &Client, provider: &Client, there: &Table, table: &Table) -> Result<bool> {
+    let name = &table.name;
+    let what = || format!("look for rows of table {name} that made way");
+    let rows = subscriber
+        .query(
+            "select key from pgcascade_replay.displaced_row where table_schema = $1 and table_name = $2 and not told order by id limit $3",
+            &[&name.schema, &name.table, &LOOKED_FOR],
         )
         .await
-        .doing(|| format!("look for rows of table {table} that made way"))?
-        .get(0);
-    if rows > 0 {
-        tracing::warn!(
-            %table,
-            rows,
-            "rows that somebody wrote into the subscriber's table during its copy had a value of a unique key that the provider's rows have; \
-             they were removed, and are kept in pgcascade_replay.displaced_row"
-        );
+        .doing(what)?;
+    if rows.is_empty() {
+        return Ok(false);
     }
-    Ok(())
+    let columns = there.primary_key();
+    let has = async |client: &Client, table: &Table, key: &[String]| {
+        let value = |name: &str| {
+            let at = columns.iter().position(|column| column == name);
+            at.and_then(|at| key.get(at))
+                .map_or_else(|| "null".to_owned(), |text| literal(text))
+        };
+        let sql = format!(
+            "select exists (select from {} as t where {})",
+            table.own_rows(),
+            equal(columns, value)
+        );
+        client
+            .query_one(&sql, &[])
+            .await
+            .doing(what)
+            .map(|row| row.get::<_, bool>(0))
+    };
+    for row in &rows {
+        let key: Vec<String> = row.get(0);
+        // It may be back with another text of the same value.
+        if !has(subscriber, table, &key).await? && has(provider, there, &key).await? {
+            tracing::warn!(
+                table = %name,
+                key = key.join(", "),
+                "a row that was removed during the copy did not come back, as a key of the table was changed meanwhile; the table is copied again"
+            );
+            return Ok(true);
+        }
+    }
+    tracing::warn!(
+        table = %name,
+        rows = rows.len(),
+        "rows that were in the way of the provider's during the table's copy were removed and did not come back: somebody wrote them on the \
+         subscriber, or a partition was truncated; they are kept in pgcascade_replay.displaced_row"
+    );
+    subscriber
+        .execute(
+            "update pgcascade_replay.displaced_row set told = true where table_schema = $1 and table_name = $2 and not told",
+            &[&name.schema, &name.table],
+        )
+        .await
+        .doing(what)?;
+    Ok(false)
 }

@@ -24,7 +24,7 @@ use tokio_postgres::Client;
 
 use super::collapse::Freedom;
 use super::create;
-use super::displaced;
+use super::displaced::{self, OtherKeys};
 use super::filter::Filter;
 use super::findings::{Finding, Findings, Kind};
 use super::foreign_keys;
@@ -110,11 +110,12 @@ impl Target {
             && create::later_indexes(&self.provider, &self.subscriber).any(|later| later.constrains)
     }
 
-    /// Its chunks' rows may be in each other's way, and no worse than displaced.rs knows what to do about.
-    pub(super) fn may_displace(&self) -> bool {
-        self.freedom() == Freedom::Ordered
-            && !self.constraint_to_come()
-            && displaced::other_keys(&self.provider, &self.subscriber).is_some_and(|others| !others.is_empty())
+    /// By which keys its chunks' rows may be in each other's way, where that is no worse than displaced.rs knows what to do about. None: there
+    /// are none, or others besides.
+    pub(super) fn other_keys(&self) -> OtherKeys {
+        let keys = displaced::other_keys(&self.provider, &self.subscriber);
+        let fits = self.freedom() == Freedom::Ordered && !self.constraint_to_come();
+        keys.filter(|_| fits).unwrap_or_default()
     }
 }
 

@@ -177,11 +177,13 @@ fn insert(shape: &Shape, table: &Table) -> RowSql {
     let columns: Vec<String> = shape.columns.iter().map(|column| quoted(column)).collect();
     let values: Vec<String> = (1..=columns.len()).map(|i| format!("${i}")).collect();
     let values = values.join(", ");
-    let (with, source) = if shape.makes_way {
-        let source = format!("select {values} from (select count(*) from blocker) as first");
-        (displaced::with_insert(shape, table), source)
-    } else {
-        (String::new(), format!("values ({values})"))
+    let (with, first) = match &shape.makes_way {
+        Some(keys) if shape.by_primary_key => displaced::with_insert(shape, table, keys),
+        _ => (String::new(), None),
+    };
+    let source = match first {
+        Some(first) => format!("select {values} from {first} as first"),
+        None => format!("values ({values})"),
     };
     let sql = if columns.is_empty() {
         format!("insert into {} default values", table.name.quoted())
@@ -310,10 +312,9 @@ fn update_parameters(shape: &Shape, table: &Table) -> (Vec<usize>, Vec<(usize, u
 }
 
 fn delete(shape: &Shape, table: &Table) -> RowSql {
-    let with = if shape.makes_way {
-        displaced::with_delete(shape, table, &shape.key)
-    } else {
-        String::new()
+    let with = match &shape.makes_way {
+        Some(_) if shape.by_primary_key => displaced::with_delete(shape, table),
+        _ => String::new(),
     };
     let sql = format!(
         "{with}delete from {} where {}",

@@ -11,11 +11,12 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
-use wire::event_type::Operation;
+use wire::event_type::{self, Operation};
 use wire::snapshot::Snapshot;
 
 use super::chunk::{Chunk, Held, Mark, Shape};
 use super::collapse::{Collapse, Freedom};
+use super::displaced::OtherKeys;
 use super::event::{self, Event};
 use super::execute::{self, Execute};
 use super::filter::Filter;
@@ -60,11 +61,21 @@ struct Route {
     /// The copy is not there, or not all events from before its end are applied: new ones have to be kept (held.rs).
     hold: bool,
     freedom: Freedom,
-    /// Rows that are settling may be in each other's way, see displaced.rs.
-    may_displace: bool,
+    /// By which rows that are settling may be in each other's way, see displaced.rs.
+    other_keys: OtherKeys,
     /// The shape of the last insert, update, delete, truncate, of the last that were settling, and of those that made way besides: nearly
     /// always that of the next.
     last: [Option<usize>; 12],
+}
+
+impl Route {
+    fn is_by_primary_key(&self, event: &Event<'_>) -> bool {
+        let is_key = |name: &[u8]| self.primary_key.iter().any(|column| column.as_bytes() == name);
+        let parsed = event_type::parse(event.event_type);
+        parsed.is_ok_and(|parsed| {
+            parsed.key.len() == self.primary_key.len() && parsed.key.iter().all(|name| is_key(name))
+        })
+    }
 }
 
 /// Turns events into rows. Lives as long as the sessions; knows the tables as they were then.
@@ -136,7 +147,7 @@ impl Decoder {
                 },
                 hold: target.state.to_copy() || held.contains(&target.provider.name),
                 freedom: target.freedom(),
-                may_displace: target.may_displace(),
+                other_keys: target.other_keys(),
                 last: [None; 12],
             })
             .collect();
@@ -307,7 +318,7 @@ impl Decoder {
             });
             return Ok(());
         }
-        let makes_way = settling && self.routes[route].may_displace;
+        let makes_way = settling;
         self.make_late(route, event, chunk);
         let mark = chunk.mark();
         let mut kind = match event.event_type.first() {
@@ -326,8 +337,8 @@ impl Decoder {
             }
             settling |= becomes.is_some();
         }
-        if makes_way && kind == 1 {
-            // Its row may have been in the way of another one, and is gone.
+        if makes_way && kind == 1 && self.routes[route].is_by_primary_key(event) {
+            // Its row may have been in the way of another one, and is gone: whatever keys there are now.
             (kind, becomes) = (0, Some(Operation::Insert));
         }
         let kind = kind + 4 * (usize::from(settling) + usize::from(makes_way));

@@ -113,7 +113,7 @@ async fn rows_of_the_subscribers_own_are_kept_and_told_of() {
     pair.assert_equal("t").await;
     assert_eq!(
         pair.subscriber
-            .text("select string_agg(table_schema || '.' || table_name || ' ' || key::text || ' ' || row, ' ' order by key desc) from pgcascade_replay.displaced_row")
+            .text("select string_agg(table_schema || '.' || table_name || ' ' || key::text || ' ' || row, ' ' order by key desc) from pgcascade_replay.displaced_row where told")
             .await,
         "public.t {-2,ours} (-2,ours,20000.00,,,local,) public.t {-1,ours} (-1,ours,10000.00,,,local,)"
     );
@@ -214,6 +214,57 @@ async fn values_go_round_in_a_partitioned_table() {
 #[tokio::test]
 async fn values_go_round_between_rows_that_come_and_go() {
     values_go_round(false, Some("v <> 'hidden'")).await;
+}
+
+/// The keys are changed between the chunks and the last of their events: what was removed comes back all the same.
+#[tokio::test]
+async fn keys_that_change_during_the_copy() {
+    for change in [
+        "drop index \"Odd, Index\"; alter table t drop constraint t_u_key",
+        "create unique index on t ((id + 1))",
+        "create function quiet() returns trigger language plpgsql as 'begin return new; end';
+         create trigger watch before insert or update on t for each row execute function quiet(); alter table t enable always trigger watch",
+    ] {
+        let pair = with_table().await;
+        let (running, go_on) = after_first_chunk(&pair).await;
+        pair.provider
+            .run(
+                "update t set u = -1, v = 'new' where id = 1; update t set u = 1 where id = 10000; delete from t where id = 2;
+                 update t set t = 2 where id = 9999",
+            )
+            .await;
+        running.kill().await;
+        let output = pair.replay().args(&CUT).failpoints("after_copy_commit=kill").output().await;
+        assert!(output.stderr.contains("made way"), "{}", output.stderr);
+        assert_eq!(pair.subscriber.text(DISPLACED).await, "2");
+        pair.subscriber.run(change).await;
+        pair.catch_up(&CUT).await;
+        pair.assert_equal("t").await;
+        assert_eq!(pair.subscriber.text(DISPLACED).await, "0", "{change}");
+        drop(go_on);
+        pair.drop().await;
+    }
+}
+
+/// The provider has a key no more, and two rows with one value: that is found out, and nothing is taken for the subscriber's own.
+#[tokio::test]
+async fn a_key_that_the_provider_drops_during_the_copy() {
+    let pair = with_table().await;
+    let (running, go_on) = after_first_chunk(&pair).await;
+    pair.provider
+        .run("alter table t drop constraint t_u_key; update t set u = 1 where id = 10000")
+        .await;
+    std::fs::write(&go_on, "").unwrap();
+    let output = running.wait().await;
+    assert_eq!(output.code(), Some(1), "{}", output.stderr);
+    for text in ["the table is copied again", "t_u_key"] {
+        assert!(output.stderr.contains(text), "{text}: {}", output.stderr);
+    }
+    pair.subscriber.run("alter table t drop constraint t_u_key").await;
+    pair.catch_up(&CUT).await;
+    pair.assert_equal("t").await;
+    assert_eq!(pair.subscriber.text(DISPLACED).await, "0");
+    pair.drop().await;
 }
 
 /// The provider lets two rows have the value that the subscriber does not: nothing is removed, and the copy fails.

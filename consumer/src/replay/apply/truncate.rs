@@ -125,7 +125,7 @@ impl Applier {
         })?;
         for row in rows {
             let shape = chunk.shape(row);
-            if shape.makes_way && shape.part.is_none() {
+            if shape.makes_way.is_some() && shape.part.is_none() {
                 displaced::forget(client, &self.tables[shape.table].name).await?;
             }
         }

@@ -314,10 +314,19 @@ impl Stream<'_> {
         let client = &self.ready.subscriber.client;
         let who = &self.ready.who;
         let caught_up = self.caught_up(batch);
+        // Which the next batch finds out by the revision of the set.
+        let mut again = Vec::new();
         for &table in &caught_up {
             let target = &self.ready.targets[table];
-            table_state::caught_up(client, who, &target.provider.name).await?;
-            displaced::left(client, &target.subscriber.name).await?;
+            let name = &target.provider.name;
+            let provider = &self.ready.provider.client;
+            if displaced::left(client, provider, &target.provider, &target.subscriber).await? {
+                let number = table_state::next_revision(client, who).await?;
+                table_state::start_over(client, who, name, number).await?;
+                again.push(table);
+            } else {
+                table_state::caught_up(client, who, name).await?;
+            }
         }
         memory.parking.write(client, who).await?;
         if !memory.in_order {
@@ -333,7 +342,7 @@ impl Stream<'_> {
         memory.in_order = true;
         memory.parking.done();
         self.tell_of_conflicts(batch.to);
-        for table in caught_up {
+        for table in caught_up.into_iter().filter(|table| !again.contains(table)) {
             if let Some(decoder) = &mut self.decoder {
                 decoder.stop_filtering(table);
             }

@@ -83,7 +83,7 @@ pub(super) fn can_be_cut(target: &Target) -> bool {
         && by(provider)
         && by(subscriber)
         && settable
-        && (target.freedom() == Freedom::Net || target.may_displace())
+        && (target.freedom() == Freedom::Net || !target.other_keys().is_empty())
 }
 
 /// Decides, and writes down the chunks if there are any. None: to stop.
@@ -94,7 +94,9 @@ pub(super) async fn make(worker: &Worker, job: &Job) -> Result<Option<Plan>> {
     if job.provider.bytes / chunk_bytes < least as u64 || !job.can_be_cut {
         return Ok(Some(Plan::Whole));
     }
-    if job.may_displace && !displaced::is_allowed(&worker.subscriber, &shared.who, &job.subscriber.name).await? {
+    if !job.other_keys.is_empty()
+        && !displaced::is_allowed(&worker.subscriber, &shared.who, &job.subscriber.name).await?
+    {
         return Ok(Some(Plan::Whole));
     }
     let provider = &worker.provider.client;

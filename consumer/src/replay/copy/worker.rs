@@ -179,6 +179,16 @@ async fn start(shared: &Arc<Shared>, done: &mpsc::UnboundedSender<(Arc<Job>, Cop
     }))
 }
 
+fn check_stored(table: &Name, read: u64, stored: u64) -> Result<()> {
+    if stored == read {
+        return Ok(());
+    }
+    let error = Error::failure(format!(
+        "{read} rows of table {table} were read, and {stored} were stored on the subscriber"
+    ));
+    Err(error.hint("A rule or trigger on the subscriber's table that fires always swallows rows: remove it."))
+}
+
 impl Worker {
     async fn run(&self, task: &Task) -> Result<Step, Trouble> {
         let piece = match task {
@@ -301,7 +311,9 @@ impl Worker {
             return Ok(None);
         };
         if piece.aside {
-            displaced::store_aside(s, &job.provider, &job.subscriber, &job.columns).await?;
+            let keys = &job.other_keys;
+            let stored = displaced::store_aside(s, &job.provider, &job.subscriber, &job.columns, keys).await?;
+            check_stored(name, rows, stored)?;
         }
         self.reader(piece)
             .client
@@ -538,12 +550,7 @@ impl Worker {
             }
         }
         let stored = sink.finish().await.doing(write)?;
-        if stored != rows {
-            return Err(Error::failure(format!(
-                "{rows} rows of table {from} were read, and {stored} were stored on the subscriber"
-            ))
-            .hint("A rule or trigger on the subscriber's table that fires always swallows rows: remove it."));
-        }
+        check_stored(from, rows, stored)?;
         Ok(Some(rows))
     }
 

@@ -25,7 +25,7 @@ impl Decoder {
             key: Vec::new(),
             by_primary_key: false,
             settling: false,
-            makes_way: false,
+            makes_way: None,
             part: Some(Part::Make(sql)),
             event_type: Vec::new(),
             names: Vec::new(),

@@ -45,7 +45,7 @@ impl Decoder {
                 && shape.operation == parsed.operation
                 && shape.part == part
                 && shape.settling == settling
-                && shape.makes_way == makes_way
+                && shape.makes_way.is_some() == makes_way
                 && shape.event_type == event.event_type
                 && shape.names.iter().map(|(name, _)| name).eq(names.iter())
         }) {
@@ -115,7 +115,7 @@ impl Decoder {
             key,
             by_primary_key,
             settling,
-            makes_way,
+            makes_way: makes_way.then(|| Arc::clone(&self.routes[route].other_keys)),
             part,
             event_type: event.event_type.to_vec(),
             names: kept,
