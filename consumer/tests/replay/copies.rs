@@ -592,8 +592,10 @@ async fn a_copy_that_goes_on_ends_while_the_stream_begins_anew() {
         .await;
         streams_to_be(&pair, 3).await;
         std::fs::remove_file(&look).unwrap();
+        let looks = || running.stderr().matches("after_states waits until").count();
+        let before = looks();
         table(&pair, &["add", "other", "--create", "--no-copy"]);
-        running.until_it_says("after_states waits until").await;
+        eventually("it looks at the set again", async || looks() > before).await;
         let states = "select count(*) from pgcascade_replay.table_state where state = 'in-copy'";
         assert_eq!(pair.subscriber.text(states).await == "0", !at_the_look);
         if at_the_look {
