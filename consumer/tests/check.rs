@@ -877,9 +877,10 @@ async fn partitions() {
             "acts-in-replica parts.acts_0",
             "not-a-table parts.elsewhere_20",
             "no-key parts.elsewhere",
+            "unique-extra parts.elsewhere",
         ],
     );
-    assert_eq!(mend(&pair, &checked).await, 6);
+    assert_eq!(mend(&pair, &checked).await, 7);
     ends.check(&all)
         .is(1, &["not-a-table parts.elsewhere_20", "no-key parts.elsewhere"]);
     pair.provider.run("drop server nowhere cascade").await;
