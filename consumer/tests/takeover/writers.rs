@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
+use tokio_postgres::error::{DbError, Severity};
 
 use crate::cluster::{Db, eventually};
 use crate::tree::until;
@@ -186,7 +187,9 @@ async fn write(
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             Err(error) => {
-                let Some(refused) = error.as_db_error() else {
+                // A server that is killed may have its last word.
+                let is_last = |refused: &&DbError| refused.parsed_severity() == Some(Severity::Fatal);
+                let Some(refused) = error.as_db_error().filter(|refused| !is_last(refused)) else {
                     done.unknown.insert(number);
                     done.orders[0].push(number);
                     return done;
