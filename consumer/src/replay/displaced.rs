@@ -289,10 +289,19 @@ pub(super) async fn left(subscriber: &Client, provider: &Client, there: &Table, 
             .doing(what)
             .map(|row| row.get::<_, bool>(0))
     };
+    let mut missing = 0;
     for row in &rows {
         let key: Vec<String> = row.get(0);
-        // It may be back with another text of the same value.
-        if !has(subscriber, table, &key).await? && has(provider, there, &key).await? {
+        if has(subscriber, table, &key).await? {
+            // It is back, with another text of the same value.
+            let sql = "delete from pgcascade_replay.displaced_row where table_schema = $1 and table_name = $2 and key = $3 and not told";
+            subscriber
+                .execute(sql, &[&name.schema, &name.table, &key])
+                .await
+                .doing(what)?;
+            continue;
+        }
+        if has(provider, there, &key).await? {
             tracing::warn!(
                 table = %name,
                 key = key.join(", "),
@@ -300,10 +309,14 @@ pub(super) async fn left(subscriber: &Client, provider: &Client, there: &Table, 
             );
             return Ok(true);
         }
+        missing += 1;
+    }
+    if missing == 0 {
+        return Ok(false);
     }
     tracing::warn!(
         table = %name,
-        rows = rows.len(),
+        rows = missing,
         "rows that were in the way of the provider's during the table's copy were removed and did not come back: somebody wrote them on the \
          subscriber, or a partition was truncated; they are kept in pgcascade_replay.displaced_row"
     );
