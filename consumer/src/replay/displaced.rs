@@ -112,14 +112,29 @@ fn place(table: &Name) -> String {
     format!("{}, {}", literal(&table.schema), literal(&table.table))
 }
 
-const WRITE_DOWN: &str = "insert into pgcascade_replay.displaced_row (table_schema, table_name, key, row)";
-
 /// Holds while all rows of the table come from one source: another one's would not come back.
 fn has_one_source(table: &Name) -> String {
     format!(
         "(select count(distinct s.queue) from pgcascade_replay.table_state s where (s.subscriber_schema, s.subscriber_table) = ({})) < 2",
         place(table)
     )
+}
+
+/// What removes the rows `t` that are in the way of others and not these themselves, and what writes them down: parts of a WITH.
+fn make_way(table: &Table, key: &[String], others: &str, in_the_way: &str, the_same: &str) -> [String; 2] {
+    [
+        format!(
+            "blocker as (delete from {} as t{others} where ({in_the_way}) and not ({the_same}) and {}
+                         returning {} as key, (t.*)::pg_catalog.text as row)",
+            table.own_rows(),
+            has_one_source(&table.name),
+            key_of_row(key),
+        ),
+        format!(
+            "insert into pgcascade_replay.displaced_row (table_schema, table_name, key, row) select {}, b.key, b.row from blocker b",
+            place(&table.name)
+        ),
+    ]
 }
 
 /// What forgets that the shape's row was removed, as it is here again, or is to be gone. `parameters` are the columns that are.
@@ -159,17 +174,8 @@ pub(super) fn with_insert(shape: &Shape, table: &Table, keys: &[Vec<String>]) ->
         at.map_or_else(|| "null".to_owned(), |at| format!("${}", at + 1))
     };
     let same: Vec<String> = keys.iter().map(|columns| equal(columns, value)).collect();
-    let with = format!(
-        "with blocker as (delete from {} as t where ({}) and not ({}) and {} returning {} as key, (t.*)::pg_catalog.text as row),
-              kept as ({WRITE_DOWN} select {}, b.key, b.row from blocker b),
-              own as ({own}) ",
-        table.own_rows(),
-        same.join(" or "),
-        equal(&key, value),
-        has_one_source(&table.name),
-        key_of_row(&key),
-        place(&table.name),
-    );
+    let [blocker, write_down] = make_way(table, &key, "", &same.join(" or "), &equal(&key, value));
+    let with = format!("with {blocker}, kept as ({write_down}), own as ({own}) ");
     (with, Some("(select count(*) from blocker)"))
 }
 
@@ -219,17 +225,9 @@ pub(super) async fn store_aside(
     let of_aside = |name: &str| format!("a.{}", quoted(name));
     let mut removed = 0;
     for other in keys {
-        let sql = format!(
-            "with blocker as (delete from {} as t using {ASIDE} a where {} and not ({}) and {}
-                              returning {} as key, (t.*)::pg_catalog.text as row)
-             {WRITE_DOWN} select {}, b.key, b.row from blocker b",
-            table.own_rows(),
-            equal(other, of_aside),
-            equal(key, of_aside),
-            has_one_source(&table.name),
-            key_of_row(key),
-            place(&table.name),
-        );
+        let using = format!(" using {ASIDE} a");
+        let [blocker, write_down] = make_way(table, key, &using, &equal(other, of_aside), &equal(key, of_aside));
+        let sql = format!("with {blocker} {write_down}");
         removed += subscriber.execute(&sql, &[]).await.doing(what)?;
     }
     let sql = format!(
