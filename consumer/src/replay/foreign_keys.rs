@@ -81,7 +81,7 @@ impl Key {
 
     /// What has it on the subscriber.
     fn relation_there(&self, entry: &Entry) -> Name {
-        name_there(&self.relation, entry)
+        entry.name_there(&self.relation)
     }
 
     /// The table of the set that has the rows which it refers to, and what that is called on the subscriber.
@@ -91,7 +91,7 @@ impl Key {
             return Some((entry, entry.subscriber.clone()));
         }
         let entry = of(parts.get(&self.parent)?)?;
-        Some((entry, name_there(&self.parent, entry)))
+        Some((entry, entry.name_there(&self.parent)))
     }
 
     /// What of the set keeps it from being made, and what to do about it.
@@ -146,17 +146,6 @@ impl Key {
     }
 }
 
-/// What a table of the set, or one below it, is called on the subscriber.
-fn name_there(name: &Name, entry: &Entry) -> Name {
-    if *name == entry.provider {
-        entry.subscriber.clone()
-    } else if name.schema == entry.provider.schema {
-        Name::new(entry.subscriber.schema.as_str(), name.table.as_str())
-    } else {
-        name.clone()
-    }
-}
-
 /// Partitions that keys refer to, by their names on the provider: of which table of the set.
 pub(super) type Parts = HashMap<Name, Name>;
 
@@ -175,7 +164,7 @@ async fn parts_there(subscriber: &Client, keys: &[Key], entries: &[&Entry]) -> R
     if pairs.is_empty() {
         return Ok(Parts::new());
     }
-    let names: Vec<Name> = pairs.iter().map(|(name, entry)| name_there(name, entry)).collect();
+    let names: Vec<Name> = pairs.iter().map(|(name, entry)| entry.name_there(name)).collect();
     let schemas: Vec<&str> = names.iter().map(|name| name.schema.as_str()).collect();
     let tables: Vec<&str> = names.iter().map(|name| name.table.as_str()).collect();
     let top_schemas: Vec<&str> = pairs

@@ -204,21 +204,12 @@ impl Partitions {
 
     /// The same as the subscriber is to have it: by other names, where the table has another.
     pub(super) fn for_subscriber(&self, entry: &Entry, table: &Table) -> Vec<Partition> {
-        let there = |name: &Name| {
-            if *name == entry.provider {
-                entry.subscriber.clone()
-            } else if name.schema == entry.provider.schema {
-                Name::new(entry.subscriber.schema.as_str(), name.table.as_str())
-            } else {
-                name.clone()
-            }
-        };
         let parts = self.below(End::Provider, table).iter();
         parts
             .filter(|part| part.kind != FOREIGN)
             .map(|part| Partition {
-                name: there(&part.name),
-                parent: there(&part.parent),
+                name: entry.name_there(&part.name),
+                parent: entry.name_there(&part.parent),
                 ..part.clone()
             })
             .collect()

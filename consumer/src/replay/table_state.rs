@@ -86,6 +86,17 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// What the table, or one below it, is called on the subscriber.
+    pub(super) fn name_there(&self, name: &Name) -> Name {
+        if *name == self.provider {
+            self.subscriber.clone()
+        } else if name.schema == self.provider.schema {
+            Name::new(self.subscriber.schema.as_str(), name.table.as_str())
+        } else {
+            name.clone()
+        }
+    }
+
     pub(super) fn to_copy(&self) -> bool {
         self.state.to_copy()
     }
