@@ -10,7 +10,7 @@
 
 mod cluster;
 
-use cluster::{eventually, pair};
+use cluster::pair;
 
 #[tokio::test]
 async fn a_second_signal_ends_it_at_once() {
@@ -26,9 +26,7 @@ async fn a_second_signal_ends_it_at_once() {
             .args(&["--table", "a"])
             .failpoints(&format!("before_commit=pause:{}", never.display()))
             .spawn();
-        let waiting = "select count(*) from pg_stat_activity
-                        where datname = current_database() and state = 'idle in transaction'";
-        eventually("a batch is open", async || pair.subscriber.text(waiting).await == "1").await;
+        running.until_it_says("before_commit waits").await;
         running.signal(signal);
         running.until_it_says("a second signal exits at once").await;
         running.signal(signal);
