@@ -393,7 +393,7 @@ async fn a_standby_does_not_tick_and_a_promoted_one_does() {
         "0"
     );
     primary.kill();
-    replica.run("select pg_promote()").await;
+    replica.run("select pg_promote(true, 600)").await;
     until_tickers(&replica, "promoted", 1).await;
     replica.run("select pgq.insert_event('q', 't', 'd')").await;
     until_ticked(&replica, "q").await;

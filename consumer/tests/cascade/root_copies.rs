@@ -173,7 +173,7 @@ async fn a_copy_up_to_a_place_in_the_log_becomes_a_branch() {
         .await;
     let cluster = base_backup(&tree, &root).await;
     let copy = cluster.connect(&tree.database_name("root")).await;
-    copy.run("select pg_promote()").await;
+    copy.run("select pg_promote(true, 600)").await;
     let at = cluster.conninfo(&tree.database_name("root"));
     until(&copy, "select pg_is_in_recovery()", "f").await;
     go_on(&root, open).await;

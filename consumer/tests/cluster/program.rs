@@ -136,9 +136,9 @@ impl Running {
         self.stderr.lock().expect("no panic in between").replace("\\\"", "\"")
     }
 
-    /// Waits for its end, ten minutes at most.
+    /// Waits for its end, twenty minutes at most.
     pub(crate) async fn wait(mut self) -> Output {
-        let deadline = Instant::now() + 10 * PATIENCE;
+        let deadline = Instant::now() + 4 * PATIENCE;
         loop {
             self.look_at_memory();
             if let Some(status) = self.child.try_wait().expect("it is our child") {

@@ -187,7 +187,7 @@ async fn a_copy_that_waits_too_long_is_put_off() {
     table(&pair, &["resync", "keyless"]);
     let go_on = pair.subscriber_cluster.file(&format!("go-on-{}", pair.database));
     let subscriber = format!(
-        "{} options='-c lock_timeout=100ms'",
+        "{} options='-c lock_timeout=1s'",
         pair.subscriber_cluster.conninfo(&pair.database)
     );
     let running = Replay::new(&pair.provider_cluster.conninfo(&pair.database), &subscriber)
@@ -338,7 +338,7 @@ async fn what_a_copy_waits_for_is_shown_until_it_goes_on() {
         table(&pair, &["resync", "big"]);
         let go_on = pair.subscriber_cluster.file(&format!("go-on-{}", pair.database));
         let subscriber = format!(
-            "{} options='-c lock_timeout=100ms'",
+            "{} options='-c lock_timeout=1s'",
             pair.subscriber_cluster.conninfo(&pair.database)
         );
         let replay = || {

@@ -125,7 +125,7 @@ async fn a_standby_is_read_instead() {
     assert_eq!(refused.code(), Some(1));
     let text = "--copy-from leads to a standby of another server than the provider";
     assert!(refused.stderr.contains(text), "{}", refused.stderr);
-    there.run("select pg_promote(true, 60)").await;
+    there.run("select pg_promote(true, 600)").await;
     // Promoted, it has a life of its own: it is not read.
     there.run("delete from t").await;
     let output = pair.catch_up(&arguments).await;

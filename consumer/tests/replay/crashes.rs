@@ -261,7 +261,7 @@ async fn a_replay_that_wakes_up_after_another_took_over() {
     assert!(refused.stderr.contains("in use already"), "{}", refused.stderr);
     for db in [&pair.provider, &pair.subscriber] {
         db.text(
-            "select pg_terminate_backend(pid, 5000) from pg_stat_activity
+            "select pg_terminate_backend(pid, 60000) from pg_stat_activity
               where application_name like 'pgcascade replay%' and datname = current_database()",
         )
         .await;

@@ -492,7 +492,7 @@ async fn nobody_waits_behind_a_key() {
         running.stderr().contains("foreign keys wait for locks")
     })
     .await;
-    s.run("set statement_timeout = '10s'").await;
+    s.run("set statement_timeout = '60s'").await;
     for id in 1..=5 {
         // Here and on the provider.
         s.run(&format!(

@@ -16,7 +16,7 @@ async fn assert_whole(copy: &Db) {
 async fn adopt(standby: &Standby, provider: &str) -> Db {
     let tree = &standby.tree;
     let copy = standby.connect().await;
-    copy.run("select pg_promote()").await;
+    copy.run("select pg_promote(true, 600)").await;
     until(&copy, "select pg_is_in_recovery()", "f").await;
     let (at, provider) = (standby.conninfo(), tree.conninfo(provider));
     tree.node(0, "adopt second", &["--db", &at, "--provider", &provider])

@@ -105,7 +105,7 @@ async fn who_does_not_replay_closes_nothing() {
     tree.catch_up("below").await;
     let short = |new: &str| {
         let at = tree.conninfo("root");
-        Replay::command(&["takeover", new, "--queue", "q", "--db", &at, "--timeout", "1"])
+        Replay::command(&["takeover", new, "--queue", "q", "--db", &at, "--timeout", "3"])
     };
     let stands = "no replay of node \"branch\" of queue \"q\" runs";
     for more in [&["--plan"][..], &[]] {

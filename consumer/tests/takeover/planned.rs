@@ -257,8 +257,15 @@ async fn what_stands_against_it_is_named_and_nothing_is_changed() {
     writer.run("begin; insert into journal values (5, 'open')").await;
     let replay = tree.replay("branch").spawn();
     tree.wait("branch").await;
-    let ignore = ["--ignore-table", "public.missing", "--fence-timeout", "100"];
-    let refused = takeover(&tree, "root", "branch", &ignore, 1).await;
+    let ignore = ["--ignore-table", "public.missing"];
+    let refused = takeover(
+        &tree,
+        "root",
+        "branch",
+        &[&ignore[..], &["--fence-timeout", "100"]].concat(),
+        1,
+    )
+    .await;
     assert!(
         refused.stderr.contains("did not end within 100 ms") && refused.stderr.contains("the old root is open"),
         "{}",
@@ -270,7 +277,7 @@ async fn what_stands_against_it_is_named_and_nothing_is_changed() {
     reader.run("begin; lock table journal").await;
     write(&root, 700).await;
     let at = tree.conninfo("root");
-    let refused = Replay::command(&["takeover", "branch", "--queue", "q", "--db", &at, "--timeout", "1"])
+    let refused = Replay::command(&["takeover", "branch", "--queue", "q", "--db", &at, "--timeout", "5"])
         .args(&ignore)
         .output()
         .await;

@@ -39,7 +39,7 @@ impl Rejoin<'_> {
         let (at, file) = (self.tree.conninfo(by), self.file.display().to_string());
         self.tree.node_command(
             "rejoin root",
-            &["--db", &at, "--lost-events", &file, "--fence-timeout", "200"],
+            &["--db", &at, "--lost-events", &file, "--fence-timeout", "1000"],
         )
     }
 
@@ -169,7 +169,7 @@ async fn what_only_it_has_is_saved_and_taken_back() {
     let late = tree.connect("root").await;
     late.run("begin; insert into journal values (-3, 'late')").await;
     let busy = rejoin.run(1).await;
-    assert!(busy.stderr.contains("did not end within 200 ms"), "{}", busy.stderr);
+    assert!(busy.stderr.contains("did not end within 1000 ms"), "{}", busy.stderr);
     assert_eq!(root.text(STATE).await, "root|t");
     late.run("commit").await;
 

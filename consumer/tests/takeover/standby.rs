@@ -100,7 +100,7 @@ impl Standby {
     pub(crate) async fn promote_unnoticed(&self) -> Db {
         self.tree.kill_root();
         let here = self.connect().await;
-        here.run("select pg_promote()").await;
+        here.run("select pg_promote(true, 600)").await;
         let refused = here.try_text("insert into journal values (-2, 'too early')").await;
         let said = format!("{:?}", refused.err());
         assert!(
@@ -549,7 +549,7 @@ async fn a_standby_that_is_ahead_is_the_root_as_it_is() {
     root.run("update pgq.queue set queue_ticker_paused = true").await;
     root.run("insert into journal values (5000, 'in no tick')").await;
     standby.synchronous(&root).await;
-    let refused = standby.takeover(&["--promoted-standby", "--timeout", "1"], 1).await;
+    let refused = standby.takeover(&["--promoted-standby", "--timeout", "5"], 1).await;
     assert!(refused.stderr.contains("is still a standby"), "{}", refused.stderr);
     let wrong = Replay::command(&["takeover", "far", "--queue", "q", "--promoted-standby"])
         .args(&["--db", &standby.conninfo()])
@@ -563,7 +563,7 @@ async fn a_standby_that_is_ahead_is_the_root_as_it_is() {
     // Promoted beside the root.
     standby.sever().await;
     let here = standby.connect().await;
-    here.run("select pg_promote()").await;
+    here.run("select pg_promote(true, 600)").await;
     let refused = standby.takeover(PROMOTED, 1).await;
     assert!(
         refused
