@@ -19,7 +19,7 @@ mod partitions;
 
 use std::process::{Command, Stdio};
 
-use cluster::{Pair, eventually, pair};
+use cluster::{Pair, eventually, pair, pause_ticks};
 
 /// What a run of `consumer table` wrote.
 struct Said {
@@ -86,6 +86,19 @@ fn refused_to(pair: &Pair, consumer: &str, arguments: &[&str], texts: &[&str]) {
 
 const STATES: &str = "select string_agg(provider_table || ' ' || state, ', ' order by provider_table collate \"C\")
                         from pgcascade_replay.table_state where consumer = 'c'";
+
+/// Waits until the states are these. What makes a table ok is a tick that shows all transactions of before the end of its copy,
+/// other tests' among them.
+async fn until_states(pair: &Pair, wanted: &str) {
+    eventually(&format!("the states are {wanted}"), async || {
+        pair.provider
+            .run("select pgq.force_tick('q'); select pgq.ticker('q')")
+            .await;
+        pair.subscriber.text(STATES).await == wanted
+    })
+    .await;
+}
+
 const TRIGGERS: &str =
     "select string_agg(tgrelid::regclass || ' ' || tgname, ', ' order by tgrelid::regclass::text, tgname)
                           from pg_trigger where tgname like 'pgcascade_capture%'";
@@ -104,17 +117,12 @@ async fn a_copy_of_before_does_not_count() {
         .args(&["--poll-interval", "3600"])
         .failpoints(&format!("in_copy=pause:{go_on}"))
         .spawn();
-    eventually("its copy reads", async || {
-        p.text("select count(*) from pg_stat_activity where query like 'copy \"public\".\"t\"%' and datname = current_database()")
-            .await
-            == "1"
-    })
-    .await;
+    running.until_it_says("in_copy waits").await;
     p.run("insert into t values (101)").await;
     let kept = "select count(*) from pgcascade_replay.held_event";
     eventually("the event is kept", async || pair.subscriber.text(kept).await == "1").await;
     // Without a tick replay looks at nothing.
-    p.run("select pgq.set_queue_config('q', 'ticker_paused', 'true')").await;
+    pause_ticks(p).await;
     done(&pair, &["remove", "t", "--keep-triggers"]);
     done(&pair, &["add", "t", "--replace"]);
     assert_eq!(pair.subscriber.text(kept).await, "0");
@@ -124,10 +132,7 @@ async fn a_copy_of_before_does_not_count() {
         .await;
     p.run("select pgq.set_queue_config('q', 'ticker_paused', 'false')")
         .await;
-    eventually("the second copy is complete", async || {
-        pair.subscriber.text(STATES).await == "t ok"
-    })
-    .await;
+    until_states(&pair, "t ok").await;
     pair.assert_equal("t").await;
     running.stop().await;
     pair.drop().await;
@@ -180,13 +185,7 @@ async fn the_set_is_changed_while_replay_runs() {
     p.run("insert into a values (101, 'x')").await;
 
     let running = pair.replay().spawn();
-    let states = async |wanted: &str| {
-        eventually(&format!("the states are {wanted}"), async || {
-            p.run("select pgq.force_tick('q'); select pgq.ticker('q')").await;
-            pair.subscriber.text(STATES).await == wanted
-        })
-        .await;
-    };
+    let states = async |wanted: &str| until_states(&pair, wanted).await;
     states("a ok").await;
     pair.assert_equal("a").await;
 
@@ -372,10 +371,7 @@ async fn changes_in_the_middle_of_a_copy() {
     done(&pair, &["resync", "big"]);
     let go = pair.provider_cluster.file("go-on-with-the-copy");
     let running = pair.replay().failpoints(&format!("in_copy=pause:{go}")).spawn();
-    eventually("the copy is on its way", async || {
-        pair.subscriber.text("select count(*) from pg_stat_activity where application_name like 'pgcascade copy%' and datname = current_database() and state <> 'idle'").await == "1"
-    })
-    .await;
+    running.until_it_says("in_copy waits").await;
     // Its triggers cannot be dropped while it is read.
     done(&pair, &["remove", "big", "--keep-triggers"]);
     std::fs::write(&go, "").unwrap();
@@ -384,7 +380,7 @@ async fn changes_in_the_middle_of_a_copy() {
         pair.subscriber.text("select count(*) from small").await == "2"
     })
     .await;
-    assert_eq!(pair.subscriber.text(STATES).await, "small ok");
+    until_states(&pair, "small ok").await;
     running.stop().await;
     pair.drop().await;
 }

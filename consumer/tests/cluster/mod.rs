@@ -434,6 +434,14 @@ impl Pair {
     }
 }
 
+/// From now on the ticker makes no tick of the database's only queue, nor is it about to. Whoever has its lock sees that it is paused.
+pub(crate) async fn pause_ticks(provider: &Db) {
+    provider.run("update pgq.queue set queue_ticker_paused = true").await;
+    provider
+        .run("select pgcascade.lock_ticker(queue_id) from pgq.queue")
+        .await;
+}
+
 /// Waits until the condition holds.
 pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
     let deadline = Instant::now() + PATIENCE;
