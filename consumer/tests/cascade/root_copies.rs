@@ -1,7 +1,7 @@
 //! Copies of the root become branches: a dump, a base backup that was started, one that was recovered to some place in the log. Each
 //! has changes that no tick of its own shows, and that come once more with the ticks of the root.
 
-use crate::cluster::{Cluster, Db, Replay, Running};
+use crate::cluster::{Cluster, Db, Replay, Running, pause_ticks};
 use crate::tree::{Tree, until, write};
 
 /// A root whose tables are captured, with a branch.
@@ -16,8 +16,7 @@ async fn begin(tree: &Tree) -> (Db, Db) {
 /// Makes the root have changes that no tick shows: rows changed again and again, and a transaction that has not ended, which is returned.
 async fn leave_a_tail(tree: &Tree, root: &Db) -> Db {
     tick(root).await;
-    root.run("select pgq.set_queue_config('q', 'ticker_paused', 'true')")
-        .await;
+    pause_ticks(root).await;
     write(root, 200).await;
     root.run(
         "begin; update t set n = n + 100 where id between 1 and 50; insert into journal values (1, 'tail'); commit;
@@ -206,8 +205,7 @@ async fn a_copy_that_took_writes_is_found_out() {
         ),
     ] {
         tick(&root).await;
-        root.run("select pgq.set_queue_config('q', 'ticker_paused', 'true')")
-            .await;
+        pause_ticks(&root).await;
         let cluster = base_backup(&tree, &root).await;
         cluster.stop();
         cluster.shell("rm \"$PGDATA/standby.signal\"");

@@ -1,6 +1,6 @@
 //! Large batches are read as they are stored, without a sort, and once more by event id where that turns out to be wrong.
 
-use crate::cluster::{Pair, eventually, own_pair};
+use crate::cluster::{Pair, eventually, own_pair, pause_ticks};
 
 const ARGUMENTS: [&str; 4] = ["--table", "big", "--table", "small"];
 
@@ -34,8 +34,13 @@ fn reads(pair: &Pair) -> (usize, usize) {
 
 /// Whether the ticker ticks: one in the middle of a transaction would have counted a part of its events.
 async fn ticks(pair: &Pair, on: bool) {
-    let pause = format!("select pgq.set_queue_config('q', 'ticker_paused', '{}')", !on);
-    pair.provider.run(&pause).await;
+    if on {
+        pair.provider
+            .run("update pgq.queue set queue_ticker_paused = false")
+            .await;
+    } else {
+        pause_ticks(&pair.provider).await;
+    }
 }
 
 async fn assert_same(pair: &Pair) {
@@ -82,9 +87,7 @@ async fn what_is_stored_out_of_order_is_read_again_by_id() {
         let running = pair.replay().args(&ARGUMENTS).spawn();
         running.until_it_says("streaming").await;
         // One batch of both.
-        first
-            .run("select pgq.set_queue_config('q', 'ticker_paused', 'true')")
-            .await;
+        ticks(&pair, false).await;
         other.run("begin; insert into small values (3, 'second')").await;
         first
             .run(&format!(
@@ -98,9 +101,7 @@ async fn what_is_stored_out_of_order_is_read_again_by_id() {
         first.run("commit").await;
         let stored = "select count(*) from (select ev_id < lag(ev_id) over (order by ctid) as back from pgq.event_1_0) e where back";
         assert_ne!(first.text(stored).await, "0", "{last}: stored by id after all");
-        first
-            .run("select pgq.set_queue_config('q', 'ticker_paused', 'false')")
-            .await;
+        ticks(&pair, true).await;
         until_same(&pair).await;
         assert!(running.stderr().contains("is read again by event id"), "{last}");
         assert_eq!(reads(&pair).0, 1, "{last}");

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::task::JoinHandle;
 
-use crate::cluster::{Cluster, Db, PATIENCE, eventually};
+use crate::cluster::{Cluster, Db, PATIENCE, eventually, pause_ticks};
 use crate::dead::takeover;
 use crate::standby::Standby;
 use crate::tree::{Tree, until, write};
@@ -188,7 +188,7 @@ async fn a_standby_that_has_not_flushed_a_tick_keeps_it_back() {
     );
     assert_eq!(root.text(RELEASED).await, "f");
     // No tick comes that would wake him.
-    root.run("update pgq.queue set queue_ticker_paused = true").await;
+    pause_ticks(&root).await;
     let waiting = wait_for_a_batch(&tree).await;
     signalled(&stopped, "CONT");
     let batch = tokio::time::timeout(PATIENCE, waiting)

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::cluster::{Cluster, Db, Output, Replay, eventually};
+use crate::cluster::{Cluster, Db, Output, Replay, eventually, pause_ticks};
 use crate::dead::{assert_follow, killed, takeover};
 use crate::tree::{Tree, stop, until, write};
 
@@ -71,7 +71,7 @@ impl Standby {
     pub(crate) async fn left_behind(&self, root: &Db, extra: &str, seen: &str) {
         write(root, 100).await;
         self.tree.catch_up_all(&self.nodes).await;
-        root.run("update pgq.queue set queue_ticker_paused = true").await;
+        pause_ticks(root).await;
         root.run("begin; update t set n = n + 1000 where id = 7; insert into journal values (5000, 'part'); commit")
             .await;
         commits_wait(&self.tree).await;
@@ -380,7 +380,7 @@ async fn a_standby_that_is_level_or_a_tick_behind_is_the_root() {
         let tree = &standby.tree;
         let root = tree.connect("root").await;
         write(&root, 100).await;
-        root.run("update pgq.queue set queue_ticker_paused = true").await;
+        pause_ticks(&root).await;
         tree.catch_up_all(&["far", "near"]).await;
         standby.synchronous(&root).await;
         standby.sever().await;
@@ -390,7 +390,7 @@ async fn a_standby_that_is_level_or_a_tick_behind_is_the_root() {
                 .await;
             root.run("update pgq.queue set queue_ticker_paused = false").await;
             until(&root, &format!("select max(tick_id) - {top} from pgq.tick"), "1").await;
-            root.run("update pgq.queue set queue_ticker_paused = true").await;
+            pause_ticks(&root).await;
             tree.catch_up("far").await;
         }
         drop(root);
@@ -546,7 +546,7 @@ async fn a_standby_that_is_ahead_is_the_root_as_it_is() {
     write(&root, 100).await;
     tree.catch_up("far").await;
     write(&root, 200).await;
-    root.run("update pgq.queue set queue_ticker_paused = true").await;
+    pause_ticks(&root).await;
     root.run("insert into journal values (5000, 'in no tick')").await;
     standby.synchronous(&root).await;
     let refused = standby.takeover(&["--promoted-standby", "--timeout", "5"], 1).await;
@@ -639,7 +639,7 @@ async fn a_standby_that_went_another_way_is_refused() {
     let standby = Standby::new().await;
     let tree = &standby.tree;
     let root = tree.connect("root").await;
-    root.run("update pgq.queue set queue_ticker_paused = true").await;
+    pause_ticks(&root).await;
     root.run("insert into journal values (5000, 'part')").await;
     standby.synchronous(&root).await;
     standby.sever().await;
