@@ -31,19 +31,13 @@ pub(crate) async fn begun(pair: &Pair, points: &str) -> (Running, String) {
         .args(&["--table", "small", "--table", "big", "--create"])
         .failpoints(&format!("in_copy=pause:{go_on}{points}"))
         .spawn();
-    it_reads(pair).await;
+    it_reads(&running).await;
     (running, go_on)
 }
 
-/// Waits until the copy of `big` has its snapshot.
-pub(crate) async fn it_reads(pair: &Pair) {
-    eventually("its copy reads", async || {
-        pair.provider
-            .text("select count(*) from pg_stat_activity where query like 'copy \"public\".\"big\"%' and datname = current_database()")
-            .await
-            == "1"
-    })
-    .await;
+/// Waits until its copy has its snapshot, and stops at rows.
+pub(crate) async fn it_reads(running: &Running) {
+    running.until_it_says("in_copy waits").await;
 }
 
 pub(crate) async fn change(pair: &Pair) {
@@ -154,7 +148,7 @@ async fn told_to_stop_among_kept_events() {
         .args(&arguments)
         .failpoints(&format!("in_copy=pause:{go_on};before_held_commit=kill"))
         .spawn();
-    it_reads(&pair).await;
+    it_reads(&running).await;
     pair.provider
         .run("insert into big select i, repeat('k', 500) from generate_series(1, 20000) i")
         .await;
@@ -168,16 +162,8 @@ async fn told_to_stop_among_kept_events() {
         .arg("--until-caught-up")
         .failpoints(&format!("after_chunk=pause:{stand}"))
         .spawn();
-    eventually("a part of them is applied", async || {
-        pair.subscriber
-            .text(
-                "select count(*) from pg_stat_activity
-                  where datname = current_database() and state = 'active' and query like 'copy \"public\".\"big\"%'",
-            )
-            .await
-            == "1"
-    })
-    .await;
+    // A part of them is applied.
+    running.until_it_says("after_chunk waits").await;
     running.signal("TERM");
     running.until_it_says("a second signal exits at once").await;
     std::fs::write(&stand, "").unwrap();

@@ -408,7 +408,7 @@ async fn a_table_that_is_copied_is_parked_and_copied_again() {
         .args(&["--on-error", "park", "--table", "small", "--table", "big"])
         .failpoints(&format!("in_copy=pause:{go_on}"))
         .spawn();
-    beside::it_reads(&pair).await;
+    beside::it_reads(&running).await;
     beside::change(&pair).await;
     std::fs::write(go_on, "").unwrap();
     let wait_for = async |wanted: &str| {

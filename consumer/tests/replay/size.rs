@@ -215,7 +215,7 @@ async fn large_events_are_kept() {
         .args(&["--table", "small", "--table", "big", "--create", "--until-caught-up"])
         .failpoints(&format!("in_copy=pause:{go_on}"))
         .spawn();
-    it_reads(&pair).await;
+    it_reads(&running).await;
     pair.provider
         .run("insert into big select i, repeat('a %', 10000000) from generate_series(1, 2) i; insert into big values (3, 'small')")
         .await;

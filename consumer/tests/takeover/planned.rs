@@ -366,10 +366,9 @@ async fn a_second_operator_wins_and_the_first_is_told() {
             .failpoints(&format!("takeover_{point}=pause:{}", file.display()))
             .spawn()
     };
-    let under_way = "select count(*) from pgcascade.takeover where step = ";
     // Given up meanwhile.
     let first = paused("after_fenced", "branch");
-    until(&branch, &format!("{under_way} 'fenced'"), "1").await;
+    first.until_it_says("takeover_after_fenced waits").await;
     takeover(&tree, "root", "branch", &["--abort"], 0).await;
     std::fs::write(&file, "").unwrap();
     let told = first.wait().await;
@@ -379,7 +378,7 @@ async fn a_second_operator_wins_and_the_first_is_told() {
     std::fs::remove_file(&file).unwrap();
     // Finished by another.
     let first = paused("after_drained", "branch");
-    until(&branch, &format!("{under_way} 'drained'"), "1").await;
+    first.until_it_says("takeover_after_drained waits").await;
     takeover(&tree, "root", "branch", &["--resume"], 0).await;
     std::fs::write(&file, "").unwrap();
     let told = first.wait().await;
