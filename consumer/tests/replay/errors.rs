@@ -143,8 +143,8 @@ async fn what_is_tried_again_is_shown_meanwhile() {
             .run(&format!("alter database {} {what}", pair.database))
             .await
     };
-    // Long enough for the other half of the deadlock, shorter than the consumer's own patience with locks.
-    set("set deadlock_timeout = '3s'").await;
+    // Instead of the consumer's own patience with locks: here they are given up when the test says so.
+    set("set lock_timeout = '1h'").await;
     let running = pair.replay().args(&["--table", "t", "--retry-max", "1"]).spawn();
     running.until_it_says("streaming").await;
     let sessions =
@@ -157,15 +157,26 @@ async fn what_is_tried_again_is_shown_meanwhile() {
         .await;
     };
 
-    // A deadlock: each has what the other wants; only replay looks for it in time.
+    // A deadlock: each has what the other wants. Replay is the first to wait for one row, and gets it; it is the last to wait for what it
+    // cannot get, so it is who finds that out.
+    let third = pair.subscriber_cluster.connect(&pair.database).await;
+    third.run("begin; update t set n = -1 where id = 1").await;
     other
-        .run("set deadlock_timeout = '1min'; begin; update t set n = -1 where id = 2")
+        .run("set deadlock_timeout = '1h'; begin; update t set n = -1 where id = 2")
         .await;
     pair.provider
         .run("begin; update t set n = 1 where id = 1; update t set n = 1 where id = 2; commit")
         .await;
     until_it_waits().await;
-    other.run("update t set n = -1 where id = 1").await;
+    let pid = other.text("select pg_backend_pid()").await;
+    let waits = format!("select wait_event_type from pg_stat_activity where pid = {pid}");
+    tokio::join!(other.run("update t set n = -1 where id = 1"), async {
+        eventually("the other one waits behind it", async || {
+            subscriber.text(&waits).await == "Lock"
+        })
+        .await;
+        third.run("rollback").await;
+    });
     running.until_it_says("SQLSTATE 40P01").await;
     retrying(&pair, "40P01").await;
     other.run("rollback").await;
