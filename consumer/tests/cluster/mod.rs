@@ -398,6 +398,18 @@ impl Pair {
         .await;
     }
 
+    /// Waits until no server does anything more for a replay that has ended.
+    pub(crate) async fn until_sessions_are_gone(&self) {
+        for end in [&self.provider, &self.subscriber] {
+            eventually("no session of replay is left", async || {
+                end.text("select count(*) from pg_stat_activity where datname = current_database() and application_name like 'pgcascade %'")
+                    .await
+                    == "0"
+            })
+            .await;
+        }
+    }
+
     /// Fails with the two lists of rows that differ.
     pub(crate) async fn assert_equal(&self, table: &str) {
         let query = format!("select t::text from {table} t order by t::text collate \"C\"");

@@ -69,6 +69,8 @@ async fn put_aside_and_back() {
     ] {
         let output = replay(jobs).failpoints(point).output().await;
         assert_eq!(output.code(), None, "{point}: {}", output.stderr);
+        // What it had asked for may still be done.
+        pair.until_sessions_are_gone().await;
         let now = s.text(aside).await;
         assert!(left.is_empty() || now == left, "{point}: {now}");
         // Each is either there or written down.
