@@ -568,14 +568,21 @@ async fn follow_survives_lost_connections_and_restarts() {
         .run("insert into t select i, repeat('x', 100) from generate_series(1, 20000) i")
         .await;
     expect(&mut following, 1..=1);
-    let end =
-        "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name like 'consumer tail%'";
-    assert_eq!(provider.text(end).await, "2");
+    let sessions = "from pg_stat_activity where application_name like 'consumer tail%'";
+    let end = async || {
+        eventually("it has its two sessions, and none of before", async || {
+            provider.text(&format!("select count(*) {sessions}")).await == "2"
+        })
+        .await;
+        let ended = format!("select count(pg_terminate_backend(pid)) {sessions}");
+        assert_eq!(provider.text(&ended).await, "2");
+    };
+    end().await;
     expect(&mut following, 2..=20_000);
     // While it waits.
     provider.run("insert into t values (20001)").await;
     expect(&mut following, 20_001..=20_001);
-    assert_eq!(provider.text(end).await, "2");
+    end().await;
     provider.run("insert into t values (20002)").await;
     expect(&mut following, 20_002..=20_002);
     drop(provider);
@@ -623,7 +630,8 @@ async fn a_consumer_holds_rotation_and_keeps_its_position() {
         Vec::<Value>::new(),
         "a new one begins now"
     );
-    assert!(position(&pair).await >= newest);
+    let number = |tick: String| tick.parse::<i64>().unwrap();
+    assert!(number(position(&pair).await) >= number(newest));
     pair.provider.run("select pgq.unregister_consumer('q', 'w')").await;
     // One event of a batch is not the batch.
     let oldest = ["q", "--consumer", "w", "--from", "oldest"];
