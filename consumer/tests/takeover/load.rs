@@ -191,7 +191,7 @@ async fn a_root_dies_while_applications_write() {
     }
     drop(root);
     tree.kill_root();
-    let done = writing.stop().await;
+    let done = writing.ended().await;
     assert!(!done.unknown.is_empty(), "nobody wrote when it died");
     dead::takeover(&tree, "left", &["--dead", "root"], 0).await;
 

@@ -141,6 +141,11 @@ impl Writers {
 
     pub(crate) async fn stop(self) -> Done {
         self.stop.store(true, Ordering::Relaxed);
+        self.ended().await
+    }
+
+    /// When each of them has found out that its server has died.
+    pub(crate) async fn ended(self) -> Done {
         let mut all = Done::default();
         for task in self.tasks {
             let done = task.await.unwrap();
@@ -199,7 +204,9 @@ async fn write(
                     message.contains("disallowed") || message.contains("serialize"),
                     "{message}"
                 );
-                nodes[at].run("rollback").await;
+                if nodes[at].client.batch_execute("rollback").await.is_err() {
+                    return done;
+                }
                 if message.contains("disallowed") {
                     at = (at + 1) % nodes.len();
                     done.refused += 1;
