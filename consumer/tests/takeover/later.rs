@@ -62,16 +62,22 @@ async fn what_a_consumer_wants_again_comes_on_a_branch_too() {
     root.run("select pgq.register_consumer('q', 'plain')").await;
     write(&root, 100).await;
     let next = "select batch_id from pgq.next_batch_info('q', 'plain') where batch_id is not null";
-    until(&root, &format!("select count(*) from ({next}) b"), "1").await;
-    let batch = root.text(next).await;
-    let events = root
-        .text(&format!(
-            "select pgq.event_retry({batch}, ev_id, 86400), ev_id from pgq.get_batch_events({batch}) order by ev_id limit 2"
-        ))
-        .await;
+    let events = loop {
+        until(&root, &format!("select count(*) from ({next}) b"), "1").await;
+        let batch = root.text(next).await;
+        let events = root
+            .text(&format!(
+                "select pgq.event_retry({batch}, ev_id, 86400), ev_id from pgq.get_batch_events({batch}) order by ev_id limit 2"
+            ))
+            .await;
+        root.run(&format!("select pgq.finish_batch({batch})")).await;
+        // There may be ticks from before the first of them.
+        if !events.is_empty() {
+            break events;
+        }
+    };
     let ids: Vec<&str> = events.lines().filter_map(|line| line.strip_prefix("1|")).collect();
     assert_eq!(ids.len(), 2, "{events}");
-    root.run(&format!("select pgq.finish_batch({batch})")).await;
     takeover(&tree, "root", "branch", &[], 0).await;
 
     let wait = async |wanted: &str| {
