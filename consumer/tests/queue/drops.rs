@@ -19,8 +19,16 @@ async fn queues_come_and_go_under_load() {
     let db = queue(&cluster, "drops", &[]).await;
     db.run("create table captured (v text); update pgq.queue set queue_ticker_idle_period = '1 minute'")
         .await;
-    let ticker = "select pid from pg_stat_activity where backend_type = 'pgcascade ticker'";
-    eventually("the ticker", async || !db.text(ticker).await.is_empty()).await;
+    let ticker =
+        "select pid from pg_stat_activity where backend_type = 'pgcascade ticker' and datname = current_database()";
+    let (mut delivered, mut committed) = (Delivered::default(), vec!["first".to_owned()]);
+    db.run("select pgq.insert_event('q', 't', 'first')").await;
+    delivered.read_until(&db, &committed).await;
+    // One that came before there was an extension, to look, goes by itself.
+    eventually("the ticker is alone", async || {
+        db.text(ticker).await.lines().count() == 1
+    })
+    .await;
     let pid = db.text(ticker).await;
     let done = Arc::new(AtomicBool::new(false));
     let mut others = Vec::new();
@@ -63,8 +71,6 @@ async fn queues_come_and_go_under_load() {
             (statements, landed, said)
         }));
     }
-    let mut delivered = Delivered::default();
-    let mut committed = Vec::new();
     for i in 0..40 {
         db.run("select pgq.create_queue('d')").await;
         db.run(
