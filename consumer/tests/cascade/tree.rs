@@ -158,10 +158,7 @@ impl Tree {
 
     /// A node is not there any more.
     pub(crate) async fn remove(&self, name: &str) {
-        let admin = CLUSTER.connect("postgres").await;
-        admin
-            .run(&format!("drop database {}_{name} with (force)", self.prefix))
-            .await;
+        CLUSTER.drop_database(&self.database_name(name)).await;
     }
 
     /// `consumer node COMMAND --queue q ...`, which must end with that code.
@@ -299,11 +296,8 @@ impl Tree {
     }
 
     pub(crate) async fn drop(self, databases: &[&str]) {
-        let admin = CLUSTER.connect("postgres").await;
         for name in databases {
-            admin
-                .run(&format!("drop database {}_{name} with (force)", self.prefix))
-                .await;
+            self.remove(name).await;
         }
     }
 }

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 mod program;
@@ -108,6 +109,19 @@ impl Cluster {
         static ONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
         let _one = ONE.lock().await;
         db.run("create extension pgcascade").await;
+    }
+
+    /// The server does not wait for long for the sessions that it ends.
+    pub(crate) async fn drop_database(&self, database: &str) {
+        let admin = self.connect("postgres").await;
+        eventually(&format!("database {database} is dropped"), async || {
+            match admin.try_text(&format!("drop database {database} with (force)")).await {
+                Ok(_) => true,
+                Err(error) if error.code() == Some(&SqlState::OBJECT_IN_USE) => false,
+                Err(error) => panic!("drop database {database}: {error:?}"),
+            }
+        })
+        .await;
     }
 
     /// For the consumer, which finds the password in the file.
@@ -438,10 +452,7 @@ impl Pair {
         } = self;
         drop((provider, subscriber));
         for side in [provider_cluster, subscriber_cluster] {
-            side.connect("postgres")
-                .await
-                .run(&format!("drop database {database} with (force)"))
-                .await;
+            side.drop_database(&database).await;
         }
     }
 }
