@@ -309,6 +309,15 @@ pub(crate) async fn stop(replays: impl IntoIterator<Item = Running>) {
     }
 }
 
+/// No replay of the nodes runs, and their servers have noticed that.
+pub(crate) async fn until_not_replayed(nodes: &[&Db]) {
+    for node in nodes {
+        let sessions = "select count(*) from pg_stat_activity
+                         where datname = current_database() and application_name like 'pgcascade replay %'";
+        until(node, sessions, "0").await;
+    }
+}
+
 /// A few transactions.
 pub(crate) async fn write(root: &Db, from: i32) {
     root.run(&format!(

@@ -2,7 +2,7 @@
 
 use crate::cluster::{Db, Output, Replay};
 use crate::planned::{command, state, takeover};
-use crate::tree::{Tree, until};
+use crate::tree::{Tree, until, until_not_replayed};
 
 const OPEN: &str = "root|t|1|t";
 const GIVEN_UP: &str = "was given up, and the old root is open";
@@ -107,6 +107,7 @@ async fn who_does_not_replay_closes_nothing() {
         let at = tree.conninfo("root");
         Replay::command(&["takeover", new, "--queue", "q", "--db", &at, "--timeout", "3"])
     };
+    until_not_replayed(&[&branch, &below]).await;
     let stands = "no replay of node \"branch\" of queue \"q\" runs";
     for more in [&["--plan"][..], &[]] {
         let refused = short("branch").args(more).output().await;
@@ -145,6 +146,7 @@ async fn who_does_not_replay_closes_nothing() {
         for replay in replays {
             replay.stop().await;
         }
+        until_not_replayed(&[&branch, &below]).await;
         let below = (new == "below").then(|| replay(&tree, "below").spawn());
         let stopped = short(new).arg("--resume").output().await;
         assert_given_up(&stopped, stands, &root).await;
