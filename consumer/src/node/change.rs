@@ -13,7 +13,7 @@ use crate::cascade::{self, Node, Role, ask};
 use crate::cli::{ChangeProviderArgs, WaitingArgs};
 use crate::error::{Doing, Error, Result};
 use crate::failpoint::failpoint;
-use crate::replay::{Who, duty, holder};
+use crate::replay::{LOCK_PATIENCE, Who, duty, holder};
 
 /// How often a node is asked whether its replay has seen a change.
 const POLL: Duration = Duration::from_millis(50);
@@ -61,13 +61,25 @@ pub(crate) async fn seen(at: &Reached, timeout: Duration) -> Result<bool> {
 }
 
 /// Takes the lock that the node's replay holds while it runs.
-pub(super) async fn try_lock(at: &Reached) -> Result<bool> {
+async fn try_lock(at: &Reached) -> Result<bool> {
     let row = at
         .client()
         .query_one("select pg_catalog.pg_try_advisory_lock($1)", &[&key(&at.node)])
         .await
         .doing(|| format!("see whether {} is being replayed", at.node.title()))?;
     Ok(row.get(0))
+}
+
+/// The same, and keeps it. Who ended a moment ago, be it a replay or this command, may have left a session that has not noticed yet.
+pub(super) async fn lock_soon(at: &Reached) -> Result<bool> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    while !try_lock(at).await? {
+        if Instant::now() >= deadline {
+            return Ok(false);
+        }
+        sleep(POLL).await;
+    }
+    Ok(true)
 }
 
 /// Whether a replay of the node runs, perhaps one that is about to start. Looks without taking the lock, which would keep that one out.

@@ -3,7 +3,7 @@
 //! The node's provider and the root forget it first, the database ceases to be a node last: until then the command can be
 //! typed again, with --db of any node, the one that is dropped included.
 
-use super::change::{leave_others, try_lock};
+use super::change::{leave_others, lock_soon};
 use super::gravestone;
 use super::tree::{self, Reached};
 use crate::cascade::{Role, ask};
@@ -36,7 +36,7 @@ pub(super) async fn run(args: DropArgs) -> Result<()> {
         ))
         .hint("Have them read from another node first (consumer node change-provider), or drop them."));
     }
-    if !try_lock(at).await? {
+    if !lock_soon(at).await? {
         return Err(Error::failure(format!("{} is being replayed", at.node.title())).hint("Stop its replay first."));
     }
     if at.node.role != Role::Root {

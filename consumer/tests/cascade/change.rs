@@ -183,7 +183,26 @@ async fn dropped_nodes_leave_nothing() {
     replay.until_it_says("streaming").await;
     let refused = tree.manage(1, "drop leaf").await;
     assert!(refused.stderr.contains("is being replayed"), "{}", refused.stderr);
+    let key = leaf
+        .text(
+            "select (classid::int8 << 32) | objid::int8 from pg_locks where locktype = 'advisory' and granted
+                  and database = (select oid from pg_database where datname = current_database())",
+        )
+        .await;
     replay.stop().await;
+    // Who has ended a moment ago may have a session yet.
+    let ended = tree.connect("leaf").await;
+    ended.run(&format!("select pg_advisory_lock({key})")).await;
+    let dropping = tree
+        .node_command("drop leaf", &["--db", &tree.conninfo("leaf")])
+        .failpoints("node_left=kill")
+        .spawn();
+    let tries = "select count(*) from pg_stat_activity where datname = current_database() and application_name = 'consumer node'
+                    and query like '%pg_try_advisory_lock%'";
+    until(&leaf, tries, "1").await;
+    ended.run(&format!("select pg_advisory_unlock({key})")).await;
+    let killed = dropping.wait().await;
+    assert_eq!(killed.code(), None, "{}", killed.stderr);
 
     for point in ["node_left", "node_forgotten"] {
         let killed = tree
