@@ -93,6 +93,48 @@ async fn copies_and_then_streams() {
     pair.drop().await;
 }
 
+/// All that is to be had of their rows is how many there are.
+#[tokio::test]
+async fn rows_without_a_column_to_store() {
+    let pair = pair().await;
+    pair.provider
+        .run(
+            "create table bare (); insert into bare select from generate_series(1, 3); create table parent (); create table child (v text) inherits (parent);
+             create table computed (one int generated always as (1) stored); insert into computed select from generate_series(1, 5);
+             insert into parent default values; insert into child values ('x')",
+        )
+        .await;
+    pair.subscriber
+        .run("create table bare (since text default 'copy')")
+        .await;
+    pair.catch_up(&["--table", "public.*", "--create"]).await;
+    let bare = "select since, count(*) from bare group by 1 order by 1";
+    assert_eq!(pair.subscriber.text(bare).await, "copy|3");
+    for table in ["computed", "only parent", "child"] {
+        pair.assert_equal(table).await;
+    }
+    pair.subscriber
+        .run("alter table bare alter since set default 'event'")
+        .await;
+    pair.provider
+        .run("insert into bare select from generate_series(1, 50); truncate computed; insert into computed default values")
+        .await;
+    pair.catch_up(&[]).await;
+    assert_eq!(pair.subscriber.text(bare).await, "copy|3\nevent|50");
+    pair.assert_equal("computed").await;
+    let (provider, subscriber) = (
+        pair.provider_cluster.conninfo(&pair.database),
+        pair.subscriber_cluster.conninfo(&pair.database),
+    );
+    let ends = ["compare", "--provider", &provider, "--subscriber", &subscriber];
+    let compare = || Replay::command(&ends).args(&["--queue", "q", "--consumer", "c"]);
+    let output = compare().output().await;
+    assert_eq!(output.code(), Some(0), "{}", output.stderr);
+    pair.subscriber.run("insert into computed default values").await;
+    assert_eq!(compare().output().await.code(), Some(1));
+    pair.drop().await;
+}
+
 #[tokio::test]
 async fn streams_until_told_to_stop() {
     let pair = pair().await;

@@ -488,19 +488,38 @@ impl Worker {
         let chunk = piece.chunk.as_ref().map(|(_, chunk)| chunk.condition.as_str());
         let conditions: Vec<&str> = chunk.into_iter().chain(job.condition.as_deref()).collect();
         let partitioned = job.provider.kind == "p" && piece.partition().is_none();
+        let selected = format!(
+            "select {columns} from {} where {}",
+            piece.partition().map_or_else(|| job.provider.own_rows(), Name::quoted),
+            if conditions.is_empty() {
+                "true".to_owned()
+            } else {
+                conditions.join(" and ")
+            }
+        );
+        if columns.is_empty() {
+            // No list of columns can be empty, and a row of them is a row: as many are made as there are.
+            let count = format!("select pg_catalog.count(*) from ({selected}) as t");
+            let rows: i64 = self
+                .reader(piece)
+                .client
+                .query_one(&count, &[])
+                .await
+                .doing(read)?
+                .get(0);
+            let make = format!("insert into {into} select from pg_catalog.generate_series(1, $1::pg_catalog.int8)");
+            let stored = self.subscriber.execute(&make, &[&rows]).await.doing(write)?;
+            let rows = u64::try_from(rows).unwrap_or_default();
+            check_stored(from, rows, stored)?;
+            self.shared.goes_on(job).await;
+            self.shared.progress.copied(&shown, rows, 0);
+            return Ok(Some(rows));
+        }
         // COPY itself does not read a partitioned table.
         let query = if conditions.is_empty() && !partitioned {
             format!("copy {} ({columns}) to stdout (encoding 'UTF8')", from.quoted())
         } else {
-            format!(
-                "copy (select {columns} from {} where {}) to stdout (encoding 'UTF8')",
-                piece.partition().map_or_else(|| job.provider.own_rows(), Name::quoted),
-                if conditions.is_empty() {
-                    "true".to_owned()
-                } else {
-                    conditions.join(" and ")
-                }
-            )
+            format!("copy ({selected}) to stdout (encoding 'UTF8')")
         };
         let mut source = Reading::begin(self.reader(piece), &query, LARGE).await.doing(read)?;
         let mut sink = pin!(
