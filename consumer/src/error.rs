@@ -225,7 +225,7 @@ fn from_postgres(what: &str, error: &tokio_postgres::Error) -> Error {
         db.code().code()
     ));
     ours.0.detail = db_detail(db);
-    ours.0.hint = db.hint().or_else(|| of_a_pooler(db.code())).map(str::to_owned);
+    ours.0.hint = db.hint().or_else(|| hint_of(db.code())).map(str::to_owned);
     ours.0.table = db
         .schema()
         .zip(db.table())
@@ -281,12 +281,20 @@ const NOT_TAKEN: &str = "Give the subscriber's column the type of the provider's
                          consumer check shows where they differ. If the value is broken on the provider, too: mend it there, go on \
                          with --on-error park, and copy the table again: consumer table resync";
 
-/// What only happens when the sessions are not our own.
-fn of_a_pooler(code: &SqlState) -> Option<&'static str> {
-    matches!(code.code(), "26000" | "42P05").then_some(
-        "Is there a pooler in between that gives each transaction another session? Connect to the server itself, or \
-         have the pooler keep sessions.",
-    )
+/// What to do about an error that has the same cause wherever it is met.
+fn hint_of(code: &SqlState) -> Option<&'static str> {
+    match code.code() {
+        // What only happens when the sessions are not our own.
+        "26000" | "42P05" => Some(
+            "Is there a pooler in between that gives each transaction another session? Connect to the server itself, or \
+             have the pooler keep sessions.",
+        ),
+        "25006" => Some(
+            "That server is a standby: name its primary. Or default_transaction_read_only is on there: alter role ... in \
+             database ... set default_transaction_read_only = off",
+        ),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

@@ -294,9 +294,9 @@ impl Findings {
         }
     }
 
-    /// Whether there is nothing but this.
-    pub(super) fn all(&self, kind: Kind) -> bool {
-        self.list.iter().all(|finding| finding.kind == kind)
+    /// Whether there is nothing but these.
+    pub(super) fn all(&self, kinds: &[Kind]) -> bool {
+        self.list.iter().all(|finding| kinds.contains(&finding.kind))
     }
 
     pub(super) fn len(&self) -> usize {

@@ -247,6 +247,7 @@ async fn again_and_again(
         let pause = backoff.next_pause();
         tracing::warn!(
             retry_in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
+            hint = error.get_hint(),
             "{error}"
         );
         memory.in_order = false;

@@ -39,6 +39,7 @@ pub(super) struct ProviderFacts {
     /// It has schema pgq_node, ours or PgQ's.
     pgq: bool,
     pub(super) standby: bool,
+    read_only: bool,
 }
 
 /// Who and what the subscriber is.
@@ -56,6 +57,7 @@ pub(super) struct SubscriberFacts {
     pub(super) may_state: bool,
     pub(super) may_create: bool,
     standby: bool,
+    read_only: bool,
 }
 
 impl ProviderFacts {
@@ -79,6 +81,7 @@ pub(super) async fn provider_facts(client: &Client) -> Result<ProviderFacts> {
         version: row.get("version"),
         pgq: row.get("pgq"),
         standby: row.get("standby"),
+        read_only: row.get("read_only"),
     })
 }
 
@@ -97,6 +100,7 @@ pub(super) async fn subscriber_facts(client: &Client) -> Result<SubscriberFacts>
         may_state: row.get("may_state"),
         may_create: row.get("may_create"),
         standby: row.get("standby"),
+        read_only: row.get("read_only"),
     })
 }
 
@@ -140,6 +144,30 @@ pub(super) fn check_ends(facts: &Facts, leaf: bool, donated: bool, findings: &mu
             (End::Subscriber, &format!("database {}", quoted(database))),
             format!("the subscriber (database \"{database}\") is a standby, which cannot be written to"),
             "name its primary in --subscriber",
+        );
+    }
+    let ends = [
+        (End::Provider, provider.read_only, &provider.role, database),
+        (
+            End::Subscriber,
+            subscriber.read_only,
+            &subscriber.role,
+            &subscriber.database,
+        ),
+    ];
+    for (end, _, role, database) in ends.into_iter().filter(|(_, read_only, ..)| *read_only) {
+        let database = format!("database {}", quoted(database));
+        findings.add(
+            Kind::ReadOnly,
+            (end, &database),
+            format!("default_transaction_read_only is on at the {end}, where replay has to write"),
+            Remedy::run(
+                end,
+                format!(
+                    "alter role {} in {database} set default_transaction_read_only = off",
+                    quoted(role)
+                ),
+            ),
         );
     }
     if facts.same_database != donated {

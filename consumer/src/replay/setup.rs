@@ -145,8 +145,8 @@ pub(super) async fn open(config: &ReplayConfig, program: &str) -> Result<Ends> {
     let mut findings = Findings::default();
     let leaf = config.node.as_ref().is_some_and(|node| node.role == Role::Leaf);
     session::check_ends(&facts, leaf, config.donated, &mut findings);
-    // After a failover the address may lead to a standby for a while.
-    let passes = findings.all(Kind::Standby);
+    // After a failover the address may lead to a standby for a while, or to what somebody keeps others from writing to meanwhile.
+    let passes = findings.all(&[Kind::Standby, Kind::ReadOnly]);
     findings
         .into_warnings()
         .map_err(|error| if passes { error.transient() } else { error })?;
@@ -315,7 +315,7 @@ impl Ends {
             parking::leave_out(s, who, &mut survey).await?;
         }
         let findings = std::mem::take(&mut survey.findings);
-        let waits = wish.filter(|wish| look.waits && findings.all(Kind::NoTable) && !wish.patterns.is_empty());
+        let waits = wish.filter(|wish| look.waits && findings.all(&[Kind::NoTable]) && !wish.patterns.is_empty());
         let warnings = match (findings.into_warnings(), node, waits) {
             (Err(error), Some(node), Some(wish)) => return Err(duty::not_yet(p, node, wish, error).await?),
             (outcome, ..) => outcome?,

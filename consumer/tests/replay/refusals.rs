@@ -490,6 +490,86 @@ async fn triggers_that_are_lost_while_it_runs() {
     pair.drop().await;
 }
 
+/// At the start that is refused; later it may be over in a while.
+#[tokio::test]
+async fn an_end_that_is_read_only() {
+    let pair = pair().await;
+    let database = &pair.database;
+    for db in [&pair.provider, &pair.subscriber] {
+        db.run("create table t (id int primary key)").await;
+    }
+    let read_only = format!("alter database {database} set default_transaction_read_only = on");
+    let read_write =
+        format!("alter role \"postgres\" in database \"{database}\" set default_transaction_read_only = off");
+    for (end, db) in [("provider", &pair.provider), ("subscriber", &pair.subscriber)] {
+        let sentence = format!("default_transaction_read_only is on at the {end}, where replay has to write");
+        db.run(&read_only).await;
+        let replay = || pair.replay().args(&["--table", "t"]);
+        refused(replay(), 1, &[&sentence, &read_write]).await;
+        nothing_was_made(&pair).await;
+        db.run(&format!(
+            "alter database {database} reset default_transaction_read_only"
+        ))
+        .await;
+    }
+    pair.catch_up(&["--table", "t"]).await;
+    for (end, db) in [("provider", &pair.provider), ("subscriber", &pair.subscriber)] {
+        let running = pair.replay().args(&["--retry-max", "1"]).spawn();
+        running.until_it_says("streaming").await;
+        db.run(&read_only).await;
+        db.run("select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and application_name like 'pgcascade replay%'")
+            .await;
+        running
+            .until_it_says(&format!(
+                "WARN default_transaction_read_only is on at the {end}, where replay has to write"
+            ))
+            .await;
+        let hint = format!("hint=\"{read_write}");
+        assert!(running.stderr().contains(&hint), "{}", running.stderr());
+        db.run(&read_write).await;
+        pair.provider
+            .run("insert into t select coalesce(max(id), 0) + 1 from t")
+            .await;
+        eventually("it goes on", async || {
+            let rows = "select count(*) from t";
+            pair.subscriber.text(rows).await == pair.provider.text(rows).await
+        })
+        .await;
+        running.stop().await;
+    }
+    // What looks at no end before it writes.
+    pair.subscriber
+        .run(
+            "alter role postgres in database DATABASE set default_transaction_read_only = on"
+                .replace("DATABASE", database)
+                .as_str(),
+        )
+        .await;
+    let subscriber = pair.subscriber_cluster.conninfo(database);
+    let resync = Replay::command(&[
+        "table",
+        "resync",
+        "t",
+        "--subscriber",
+        &subscriber,
+        "--queue",
+        "q",
+        "--consumer",
+        "c",
+    ]);
+    refused(
+        resync,
+        1,
+        &[
+            "in a read-only transaction",
+            "name its primary",
+            "set default_transaction_read_only = off",
+        ],
+    )
+    .await;
+    pair.drop().await;
+}
+
 #[tokio::test]
 async fn a_standby_at_either_end() {
     let pair = own_pair().await;

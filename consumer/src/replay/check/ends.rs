@@ -17,7 +17,7 @@ const OLDEST_SERVER: i32 = 140_000;
 /// How much later than its longest pause a ticker may be: far more than one that runs ever is.
 const TICKER_PATIENCE: f64 = 30.0;
 
-/// Looks at versions, encodings and whether one may write.
+/// Looks at versions and encodings.
 pub(super) async fn ends(provider: &Client, subscriber: &Client, findings: &mut Findings) -> Result<()> {
     let from = end(provider, End::Provider, findings).await?;
     let to = end(subscriber, End::Subscriber, findings).await?;
@@ -40,18 +40,6 @@ async fn end(client: &Client, end: End, findings: &mut Findings) -> Result<Strin
                 row.get::<_, &str>("version")
             ),
             "upgrade it",
-        );
-    }
-    if row.get("read_only") {
-        let role = quoted(row.get("role"));
-        findings.add(
-            Kind::ReadOnly,
-            (end, &database),
-            format!("default_transaction_read_only is on at the {end}, where replay has to write"),
-            Remedy::run(
-                end,
-                format!("alter role {role} in {database} set default_transaction_read_only = off"),
-            ),
         );
     }
     let installed: Option<&str> = row.get("installed_version");

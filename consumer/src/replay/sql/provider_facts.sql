@@ -1,6 +1,7 @@
 -- Who and what the provider is. One row, whatever is installed there.
 select s.system_identifier::text || ':' || d.oid::text as identity,
        pg_catalog.pg_is_in_recovery() as standby,
+       (select s.reset_val = 'on' from pg_catalog.pg_settings s where s.name = 'default_transaction_read_only') as read_only,
        pg_catalog.getdatabaseencoding()::text as encoding,
        current_user::text as role,
        d.datname::text as database,

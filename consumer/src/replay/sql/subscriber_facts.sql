@@ -1,6 +1,7 @@
 -- Who and what the subscriber is, and whether replay has been there before. One row.
 select s.system_identifier::text || ':' || d.oid::text as identity,
        pg_catalog.pg_is_in_recovery() as standby,
+       (select s.reset_val = 'on' from pg_catalog.pg_settings s where s.name = 'default_transaction_read_only') as read_only,
        current_user::text as role,
        d.datname::text as database,
        pg_catalog.current_setting('server_version_num')::int4 as server,
