@@ -593,6 +593,11 @@ async fn what_cannot_be_compared_is_said() {
         stderr.contains("look up queue \\\"q\\\"") || stderr.contains("queue \"q\""),
         "{stderr}"
     );
+    // A transaction that did not come to begin is not ended.
+    for log in [pair.provider_cluster.log(), pair.subscriber_cluster.log()] {
+        let ours = |line: &&str| line.contains(&format!(" {} WARNING", pair.database));
+        assert_eq!(log.lines().find(ours), None);
+    }
     pair.drop().await;
 }
 

@@ -8,6 +8,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::{TryStreamExt, future};
 use tokio_postgres::{Client, Row};
@@ -25,6 +26,9 @@ use crate::replay::Name;
 pub(super) struct Ends {
     pub(super) provider: Client,
     pub(super) subscriber: Client,
+    /// Whether they are inside of a transaction, as to end none is a warning in the server's log.
+    provider_began: AtomicBool,
+    subscriber_began: AtomicBool,
 }
 
 /// A transaction at each end.
@@ -74,6 +78,8 @@ impl Ends {
         let ends = Self {
             provider: provider.client,
             subscriber: subscriber.client,
+            provider_began: AtomicBool::new(false),
+            subscriber_began: AtomicBool::new(false),
         };
         for (client, end) in [(&ends.provider, End::Provider), (&ends.subscriber, End::Subscriber)] {
             client
@@ -126,6 +132,7 @@ impl Ends {
     /// Begins a transaction at each end, see above.
     pub(super) async fn begin(&self, scope: &Scope, shape: &Shape, events: bool) -> Result<Moment> {
         let what = || format!("begin to read table {} of the subscriber", shape.subscriber.name);
+        self.subscriber_began.store(true, Ordering::Relaxed);
         self.subscriber
             .batch_execute(&begin(&[shape.subscriber.name.quoted()]))
             .await
@@ -138,6 +145,7 @@ impl Ends {
     /// position in each of its transactions, before any row.
     pub(super) async fn begin_mending(&self, scope: &Scope, shape: &Shape) -> Result<Moment> {
         let what = || "lock the position on the subscriber".to_owned();
+        self.subscriber_began.store(true, Ordering::Relaxed);
         // A batch that is being applied may take its time.
         self.subscriber
             .batch_execute("begin isolation level read committed, read write; set local lock_timeout = '60s'")
@@ -169,6 +177,7 @@ impl Ends {
         if events {
             locks.push(scope.events.clone());
         }
+        self.provider_began.store(true, Ordering::Relaxed);
         self.provider
             .batch_execute(&begin(&locks))
             .await
@@ -252,9 +261,24 @@ impl Ends {
             .map_err(|error| Error::failure(format!("the snapshot of tick {tick} cannot be read: {error}")))
     }
 
-    /// Ends both transactions, whatever became of them.
+    /// Commits what was done to the subscriber.
+    pub(super) async fn commit(&self, shape: &Shape) -> Result<()> {
+        self.subscriber_began.store(false, Ordering::Relaxed);
+        self.subscriber
+            .batch_execute("commit")
+            .await
+            .doing(|| format!("commit the repair of table {}", shape.subscriber.name))
+    }
+
+    /// Ends the transactions that are open, whatever became of them.
     pub(super) async fn end(&self) -> Result<()> {
-        for (client, end) in [(&self.provider, End::Provider), (&self.subscriber, End::Subscriber)] {
+        for (client, began, end) in [
+            (&self.provider, &self.provider_began, End::Provider),
+            (&self.subscriber, &self.subscriber_began, End::Subscriber),
+        ] {
+            if !began.swap(false, Ordering::Relaxed) {
+                continue;
+            }
             client
                 .batch_execute("rollback")
                 .await

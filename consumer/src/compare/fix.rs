@@ -54,11 +54,7 @@ pub(super) async fn fix(
         for statement in &statements {
             run(&ends.subscriber, shape, statement).await?;
         }
-        // And chain: the caller ends a transaction.
-        ends.subscriber
-            .batch_execute("commit and chain")
-            .await
-            .doing(|| format!("commit the repair of table {}", shape.subscriber.name))?;
+        ends.commit(shape).await?;
     } else {
         found.script = statements.into_iter().map(|statement| statement.sql).collect();
     }
