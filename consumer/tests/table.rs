@@ -103,6 +103,34 @@ const TRIGGERS: &str =
     "select string_agg(tgrelid::regclass || ' ' || tgname, ', ' order by tgrelid::regclass::text, tgname)
                           from pg_trigger where tgname like 'pgcascade_capture%'";
 
+/// What the provider keeps for `consumer execute` is the provider's.
+#[tokio::test]
+async fn the_end_that_refuses_is_named() {
+    let pair = pair().await;
+    let p = &pair.provider;
+    p.run("create table t (id int primary key)").await;
+    pair.catch_up(&["--table", "t", "--create"]).await;
+    let role = format!("clerk_{}", pair.database);
+    p.run(&format!(
+        "create role {role} login password 'secret' in role pgq_writer, pgq_reader;
+         grant set on parameter session_replication_role to {role}"
+    ))
+    .await;
+    let path = pair.provider_cluster.file(&format!("{}.sql", pair.database));
+    std::fs::write(&path, "select 1").unwrap();
+    let refused = said(
+        Command::new(env!("CARGO_BIN_EXE_consumer"))
+            .args(["execute", "--queue", "q", "--provider"])
+            .arg(pair.provider_cluster.conninfo_as(&pair.database, &role, "secret"))
+            .arg(&path),
+    );
+    assert_eq!(refused.code, Some(1), "{}", refused.stderr);
+    let text = "could not make the schema pgcascade_replay on the provider: permission denied";
+    assert!(refused.stderr.contains(text), "{}", refused.stderr);
+    p.run(&format!("drop owned by {role}; drop role {role}")).await;
+    pair.drop().await;
+}
+
 /// A copy ends after its table was taken out and added again: by then the events that were kept for it are gone.
 #[tokio::test]
 async fn a_copy_of_before_does_not_count() {

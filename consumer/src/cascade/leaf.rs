@@ -9,6 +9,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::{Node, Role};
+use crate::connect::End;
 use crate::error::{Doing, Error, Result};
 use crate::replay::{Who, state};
 
@@ -17,7 +18,7 @@ use crate::replay::{Who, state};
 pub(crate) async fn promise(client: &Client, node: &Node, op: &str, epoch: i64) -> Result<i64> {
     debug_assert_eq!(node.role, Role::Leaf);
     let what = || format!("have {} promise epoch {epoch}", node.title());
-    state::install(client).await?;
+    state::install(client, End::Node).await?;
     // Its replay has the position locked while it applies a batch.
     client
         .batch_execute("begin; set local lock_timeout = '60s'")
@@ -95,7 +96,7 @@ async fn locked(client: &Client, node: &Node, op: &str, epoch: i64) -> Result<i6
 
 /// Reads from that provider, in the epoch that a takeover began. What was promised is kept thereby.
 pub(crate) async fn follow(client: &Client, node: &Node, op: &str, epoch: i64, provider: &str) -> Result<()> {
-    state::install(client).await?;
+    state::install(client, End::Node).await?;
     let changed = client
         .execute(
             "update pgcascade_replay.node n
@@ -118,7 +119,7 @@ pub(crate) async fn follow(client: &Client, node: &Node, op: &str, epoch: i64, p
 
 /// Owes an aborted takeover nothing any more. What that asked before, and comes later, is refused.
 pub(crate) async fn release(client: &Client, node: &Node, op: &str) -> Result<()> {
-    state::install(client).await?;
+    state::install(client, End::Node).await?;
     client
         .execute(
             "update pgcascade_replay.node

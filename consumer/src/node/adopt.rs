@@ -61,7 +61,7 @@ pub(super) async fn run(args: AdoptArgs) -> Result<()> {
         identity,
     };
     mend(&here).await?;
-    state::install(&here.client()).await?;
+    state::install(&here.client(), End::Node).await?;
     let provider = provider(&here, args.provider.as_deref()).await?;
     check_provider(&here, &provider, &encoding).await?;
     let root = tree::root(&provider).await?;

@@ -278,7 +278,7 @@ async fn below(args: CreateArgs, role: Role, merge: Option<String>) -> Result<()
         settings: start.get(3),
     };
 
-    state::install(candidate.client()).await?;
+    state::install(candidate.client(), End::Node).await?;
     begin(candidate.client()).await?;
     match role {
         Role::Leaf => make_leaf(&candidate, &provider, &start, merge.as_ref()).await?,

@@ -19,7 +19,7 @@ use super::tree::{self, Known, Reached};
 use crate::cascade::{self, ADMIN_LOCATIONS, Node, Role};
 use crate::cli::RenameArgs;
 use crate::config::name;
-use crate::connect::exists;
+use crate::connect::{End, exists};
 use crate::error::{Doing, Error, Result};
 use crate::failpoint::failpoint;
 use crate::replay::{Who, state};
@@ -195,7 +195,7 @@ async fn rename(at: &Reached, old: &str, new: &str, worker: &str) -> Result<()> 
         consumer: node.worker.clone(),
         queue: node.queue.clone(),
     };
-    state::install(client).await?;
+    state::install(client, End::Node).await?;
     client.batch_execute("begin").await.doing(what)?;
     who.lock_row(client).await?;
     // Under the lock no table is added.

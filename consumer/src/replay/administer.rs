@@ -90,7 +90,7 @@ async fn open(settings: &ReplaySettings, to_change: bool) -> Result<Set> {
     };
     let subscriber = connect(&target, End::Subscriber, "consumer table").await?;
     let client = &subscriber.client;
-    let facts = session::subscriber_facts(client).await?;
+    let facts = session::subscriber_facts(client, End::Subscriber).await?;
     if facts.installed {
         if to_change {
             client
@@ -98,7 +98,7 @@ async fn open(settings: &ReplaySettings, to_change: bool) -> Result<Set> {
                 .await
                 .doing(|| "lock the set of tables on the subscriber".to_owned())?;
         }
-        state::bring_up_to_date(client, &facts).await?;
+        state::bring_up_to_date(client, End::Subscriber, &facts).await?;
         if who.load(client).await?.is_some() {
             let entries = table_state::load(client, &who).await?;
             return Ok(Set {

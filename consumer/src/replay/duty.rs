@@ -64,7 +64,7 @@ pub(super) async fn attempt(
     let node = config.load(&session.client).await?.ok_or_else(|| not_a_node(config))?;
     memory.node_reached = true;
     if node.role != Role::Root {
-        state::install(&session.client).await?;
+        state::install(&session.client, End::Subscriber).await?;
     }
     if node.role == Role::Root {
         // First: it may be a copy of the one that is the root now.
@@ -354,7 +354,7 @@ async fn was_root(client: &Client, node: &Node) -> Result<bool> {
 ///
 /// Done by its replay, and by the command that made it a branch, whoever is first; under the worker's lock, so once.
 pub(crate) async fn settle(client: &Client, node: &Node) -> Result<()> {
-    state::install(client).await?;
+    state::install(client, End::Node).await?;
     let deadline = Instant::now() + session::LOCK_PATIENCE_AGAIN;
     loop {
         if !was_root(client, node).await? {

@@ -194,7 +194,7 @@ async fn prepare(client: &Client, queue: &str) -> Result<()> {
             "As a superuser there (PostgreSQL 15 and later): grant set on parameter session_replication_role to {role}"
         )));
     }
-    state::install(client).await?;
+    state::install(client, End::Provider).await?;
     // Replay has to see what is pending.
     client
         .batch_execute(

@@ -15,6 +15,7 @@ use super::execute::EVENT_TYPE;
 use super::table::Name;
 use super::{session, state, table_state};
 use crate::cascade::Node;
+use crate::connect::End;
 use crate::error::{Doing, Error, Result};
 
 /// How often the lock is tried.
@@ -41,7 +42,7 @@ pub(crate) async fn prepare(client: &Client, node: &Node) -> Result<()> {
         }
         sleep(POLL).await;
     }
-    state::install(client).await
+    state::install(client, End::Node).await
 }
 
 /// In the transaction that makes the node a branch: its position is the fork, its captured tables are its set of tables,

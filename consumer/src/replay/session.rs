@@ -85,11 +85,11 @@ pub(super) async fn provider_facts(client: &Client) -> Result<ProviderFacts> {
     })
 }
 
-pub(super) async fn subscriber_facts(client: &Client) -> Result<SubscriberFacts> {
+pub(super) async fn subscriber_facts(client: &Client, end: End) -> Result<SubscriberFacts> {
     let row = client
         .query_one(include_str!("sql/subscriber_facts.sql"), &[])
         .await
-        .doing(|| "identify the subscriber".to_owned())?;
+        .doing(|| format!("identify the {end}"))?;
     Ok(SubscriberFacts {
         identity: row.get("identity"),
         database: row.get("database"),

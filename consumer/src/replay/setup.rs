@@ -299,7 +299,7 @@ impl Ends {
     async fn make_locked(&self, wish: Option<&Wish>, look: Look<'_>) -> Result<Base> {
         let (p, s, who, facts) = (&self.provider.client, &self.subscriber.client, &self.who, &self.facts);
         if facts.subscriber.may_state {
-            state::bring_up_to_date(s, &facts.subscriber).await?;
+            state::bring_up_to_date(s, End::Subscriber, &facts.subscriber).await?;
         }
         let node = self.node.as_ref();
         let reads = node.filter(|_| facts.subscriber.installed && !look.new_only && !self.donated);
@@ -323,7 +323,7 @@ impl Ends {
 
         survey.create((p, s), who, node, look).await?;
         if !facts.subscriber.installed {
-            state::bring_up_to_date(s, &facts.subscriber).await?;
+            state::bring_up_to_date(s, End::Subscriber, &facts.subscriber).await?;
         }
         let (queue_id, tick) = match (node, survey.queue_id) {
             (None, _) => {

@@ -1,5 +1,5 @@
-//! The schema pgcascade_replay on the subscriber: made at the first start, and brought up to date by whichever start is the
-//! first of a newer version.
+//! The schema pgcascade_replay, on the subscriber and wherever else something is to be recorded: made at the first start, and brought
+//! up to date by whichever start is the first of a newer version.
 //!
 //! It is made in steps, one file each ([`STEPS`]). A step that was ever released never changes; what is new becomes the next
 //! step, and the version, which is the number of steps that were taken, stands in the schema's comment. Everything happens
@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 
 use super::position::Who;
 use super::session::{self, SubscriberFacts};
-use crate::connect::exists;
+use crate::connect::{End, exists};
 use crate::error::{Doing, Error, Result};
 
 /// What each version adds to the one before.
@@ -42,22 +42,22 @@ const VERSION: &str = "select coalesce(pg_catalog.substring(pg_catalog.obj_descr
                          from pg_catalog.pg_namespace n where n.nspname = 'pgcascade_replay'";
 
 /// For a database that is to be a node of a cascade, or that files are executed in.
-pub(crate) async fn install(database: &Client) -> Result<()> {
-    let found = session::subscriber_facts(database).await?;
-    bring_up_to_date(database, &found).await
+pub(crate) async fn install(database: &Client, end: End) -> Result<()> {
+    let found = session::subscriber_facts(database, end).await?;
+    bring_up_to_date(database, end, &found).await
 }
 
 /// Takes the steps that are missing. `found` says whether the schema is there, as the role sees it.
-pub(super) async fn bring_up_to_date(subscriber: &Client, found: &SubscriberFacts) -> Result<()> {
+pub(super) async fn bring_up_to_date(database: &Client, end: End, found: &SubscriberFacts) -> Result<()> {
     let known = i32::try_from(STEPS.len()).unwrap_or(i32::MAX);
-    if found.installed && version(subscriber).await? == Some(known) {
+    if found.installed && version(database, end).await? == Some(known) {
         return Ok(());
     }
     let what = || {
         if found.installed {
-            "bring the schema pgcascade_replay on the subscriber up to date".to_owned()
+            format!("bring the schema pgcascade_replay on the {end} up to date")
         } else {
-            "make the schema pgcascade_replay on the subscriber".to_owned()
+            format!("make the schema pgcascade_replay on the {end}")
         }
     };
     let lock = Who {
@@ -65,20 +65,20 @@ pub(super) async fn bring_up_to_date(subscriber: &Client, found: &SubscriberFact
         queue: String::new(),
     }
     .lock_key();
-    subscriber
+    database
         .batch_execute(&format!("begin; select pg_catalog.pg_advisory_xact_lock({lock})"))
         .await
         .doing(what)?;
     // Read again: whoever had the lock may have done it.
-    let version = version(subscriber).await?.unwrap_or(0);
+    let version = version(database, end).await?.unwrap_or(0);
     if version > known {
         return Err(Error::failure(format!(
-            "the schema pgcascade_replay on the subscriber is of version {version}, and this consumer knows no later one than {known}"
+            "the schema pgcascade_replay on the {end} is of version {version}, and this consumer knows no later one than {known}"
         ))
         .hint("A newer consumer made it: install that version here, too."));
     }
     for step in STEPS.iter().skip(usize::try_from(version).unwrap_or(0)) {
-        subscriber.batch_execute(step).await.doing(what).map_err(|error| {
+        database.batch_execute(step).await.doing(what).map_err(|error| {
             if error.sqlstate().is_some_and(|state| state.code() == "42501") {
                 error.hint("Let the role that owns the schema start replay once; it only has to get this far.")
             } else {
@@ -86,7 +86,7 @@ pub(super) async fn bring_up_to_date(subscriber: &Client, found: &SubscriberFact
             }
         })?;
     }
-    subscriber
+    database
         .batch_execute(&format!(
             "comment on schema pgcascade_replay is
                'positions of pgcascade''s consumers (version {known}); without it they have to start over';
@@ -95,7 +95,7 @@ pub(super) async fn bring_up_to_date(subscriber: &Client, found: &SubscriberFact
         .await
         .doing(what)?;
     if version < known {
-        tracing::info!(version = known, "schema pgcascade_replay made on the subscriber");
+        tracing::info!(version = known, "schema pgcascade_replay made on the {end}");
     }
     Ok(())
 }
@@ -125,7 +125,7 @@ pub(crate) async fn forget_journal(database: &Client, queue: &str) -> Result<()>
 
 /// Whether it is of this program's version, for who may only look.
 pub(super) async fn check_version(subscriber: &Client) -> Result<()> {
-    let (version, known) = (version(subscriber).await?.unwrap_or(0), STEPS.len());
+    let (version, known) = (version(subscriber, End::Subscriber).await?.unwrap_or(0), STEPS.len());
     if usize::try_from(version) == Ok(known) {
         return Ok(());
     }
@@ -135,10 +135,10 @@ pub(super) async fn check_version(subscriber: &Client) -> Result<()> {
     .hint("An older one is brought up to date by the next start of replay; for a newer one, install the consumer that made it."))
 }
 
-async fn version(subscriber: &Client) -> Result<Option<i32>> {
-    let row = subscriber
+async fn version(database: &Client, end: End) -> Result<Option<i32>> {
+    let row = database
         .query_opt(VERSION, &[])
         .await
-        .doing(|| "read the version of the schema pgcascade_replay on the subscriber".to_owned())?;
+        .doing(|| format!("read the version of the schema pgcascade_replay on the {end}"))?;
     Ok(row.map(|row| row.get(0)))
 }

@@ -36,7 +36,11 @@ pub(super) struct Facts {
 }
 
 pub(super) async fn facts(provider: &Client, subscriber: &Client) -> Result<Facts> {
-    let (p, s) = future::try_join(session::provider_facts(provider), session::subscriber_facts(subscriber)).await?;
+    let (p, s) = future::try_join(
+        session::provider_facts(provider),
+        session::subscriber_facts(subscriber, End::Subscriber),
+    )
+    .await?;
     Ok(Facts {
         // A base backup has the identity of what it was taken of.
         same_database: p.identity == s.identity && home::same_database(provider, subscriber).await?,
