@@ -920,7 +920,7 @@ async fn what_was_lost_since_the_last_run() {
     let ends = Ends::of(&pair);
     pair.provider.run(SOUND).await;
     pair.provider
-        .run("create type odd as enum ('a'); create table typed (id int primary key, o odd)")
+        .run("create type odd as enum ('a'); create table typed (id int primary key, os odd[], o odd)")
         .await;
     ends.check(&["--table", "typed", "--create"])
         .is(1, &["type-missing type public.odd"]);

@@ -32,7 +32,7 @@ pub(super) async fn check(
     let tables = || missing.iter().map(|missing| &missing.table);
     let mut types = BTreeSet::new();
     for column in tables().flat_map(|table| &table.columns) {
-        types.insert(column.bare_type.as_str());
+        types.insert(element(&column.bare_type));
     }
     let types: Vec<&str> = types.into_iter().collect();
     let lacking = subscriber
@@ -41,7 +41,7 @@ pub(super) async fn check(
         .doing(|| "look for the tables' types on the subscriber".to_owned())?;
     for row in lacking {
         let name: String = row.get(0);
-        let user = tables().find(|table| table.columns.iter().any(|column| column.bare_type == name));
+        let user = tables().find(|table| table.columns.iter().any(|column| element(&column.bare_type) == name));
         let table = user.map_or_else(String::new, |table| {
             format!(", which table {} has a column of,", table.name)
         });
@@ -53,6 +53,11 @@ pub(super) async fn check(
         );
     }
     Ok(())
+}
+
+/// What is to be made for a type: an array's comes with the one of its elements.
+fn element(name: &str) -> &str {
+    name.strip_suffix("[]").unwrap_or(name)
 }
 
 async fn rights(
