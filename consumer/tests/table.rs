@@ -391,7 +391,25 @@ async fn changes_in_the_middle_of_a_copy() {
         .await;
     assert_eq!(killed.code(), None, "{}", killed.stderr);
     refused(&pair, &["resync", "big"], &["table public.big is being copied already"]);
+    refused(
+        &pair,
+        &["resync", "big", "*"],
+        &["table public.big is being copied already"],
+    );
     assert_eq!(done(&pair, &["missing"]), "public.big  in-copy\n");
+    // One that a wildcard means is left as it is, with the chunks that it has.
+    let chunks_done = "select count(*) filter (where copied_rows > 0) > 0 from pgcascade_replay.copy_chunk";
+    for pattern in ["b*", "*"] {
+        let said = table(&pair, &["resync", pattern]);
+        assert_eq!(said.code, Some(0), "{}", said.stderr);
+        let line = "left out: it is being copied already table=public.big";
+        assert!(said.stderr.contains(line), "{}", said.stderr);
+        assert_eq!(pair.subscriber.text(chunks_done).await, "t");
+    }
+    assert_eq!(
+        done(&pair, &["missing"]),
+        "public.big    in-copy\npublic.small  in-copy\n"
+    );
     pair.catch_up(&chunks).await;
     pair.assert_equal("big").await;
 

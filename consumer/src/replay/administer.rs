@@ -115,14 +115,14 @@ async fn open(settings: &ReplaySettings, to_change: bool) -> Result<Set> {
     .hint("consumer status shows which it has; consumer table add or consumer replay makes one."))
 }
 
+fn patterns(texts: &[String]) -> Result<Vec<Pattern>> {
+    texts.iter().map(|text| Pattern::parse(text)).collect()
+}
+
 impl Set {
     /// The tables that the patterns mean; each pattern must mean one.
-    fn chosen(&self, patterns: &[String]) -> Result<Vec<&Entry>> {
-        let patterns: Vec<Pattern> = patterns
-            .iter()
-            .map(|text| Pattern::parse(text))
-            .collect::<Result<_>>()?;
-        for pattern in &patterns {
+    fn chosen(&self, patterns: &[Pattern]) -> Result<Vec<&Entry>> {
+        for pattern in patterns {
             if !self.entries.iter().any(|entry| pattern.matches(&entry.provider)) {
                 return Err(Error::failure(format!(
                     "no table that consumer \"{}\" of queue \"{}\" replays matches \"{}\"",

@@ -15,10 +15,7 @@ pub(super) async fn run(args: AddArgs) -> Result<()> {
     let patterns = if args.all {
         vec![Pattern::parse("*.*")?]
     } else {
-        args.patterns
-            .iter()
-            .map(|text| Pattern::parse(text))
-            .collect::<Result<_>>()?
+        super::patterns(&args.patterns)?
     };
     let columns = match (args.only, args.except) {
         (Some(only), _) => Columns::Only(pattern::columns(&only)?),

@@ -5,11 +5,12 @@ use std::collections::HashMap;
 use tokio_postgres::Client;
 
 use super::super::copy::indexes;
+use super::super::pattern::Pattern;
 use super::super::sources;
 use super::super::table::{self, Name};
-use super::super::table_state;
+use super::super::table_state::{self, Entry};
 use super::super::triggers;
-use super::{Set, completed, open};
+use super::{Set, completed, open, patterns};
 use crate::cli::table::{RemoveArgs, ResyncArgs};
 use crate::config::conninfo;
 use crate::connect::{End, connect};
@@ -28,7 +29,7 @@ pub(super) async fn remove(args: RemoveArgs) -> Result<()> {
     };
     let set = open(&settings, true).await?;
     let names: Vec<Name> = set
-        .chosen(&args.patterns)?
+        .chosen(&patterns(&args.patterns)?)?
         .into_iter()
         .map(|entry| entry.provider.clone())
         .collect();
@@ -126,12 +127,24 @@ async fn other_users(set: &Set, provider: &Client, names: &[Name]) -> Result<Has
 pub(super) async fn resync(args: ResyncArgs) -> Result<()> {
     let (settings, _) = completed(args.whose.settings()?).await?;
     let set = open(&settings, true).await?;
-    let chosen = set.chosen(&args.patterns)?;
-    if let Some(entry) = chosen.iter().find(|entry| entry.to_copy() && entry.error.is_none()) {
+    let patterns = patterns(&args.patterns)?;
+    let is_in_copy = |entry: &&Entry| entry.to_copy() && entry.error.is_none();
+    let (in_copy, chosen): (Vec<&Entry>, Vec<&Entry>) = set.chosen(&patterns)?.into_iter().partition(is_in_copy);
+    let names = |entry: &Entry| {
+        let by_name = |pattern: &Pattern| pattern.is_literal() && pattern.matches(&entry.provider);
+        patterns.iter().any(by_name)
+    };
+    if let Some(entry) = in_copy.iter().find(|entry| names(entry)) {
         return Err(
             Error::failure(format!("table {} is being copied already", entry.provider))
                 .hint("consumer status shows how far; replay has to run for it."),
         );
+    }
+    for entry in in_copy {
+        tracing::info!(table = %entry.provider, "left out: it is being copied already");
+    }
+    if chosen.is_empty() {
+        return Ok(());
     }
     let (s, who) = (set.client(), &set.who);
     for entry in &chosen {
