@@ -94,8 +94,14 @@ impl Key {
         Some((entry, entry.name_there(&self.parent)))
     }
 
-    /// What of the set keeps it from being made, and what to do about it.
-    fn obstacle(&self, entries: &[&Entry], parts: &Parts) -> Option<(String, Remedy)> {
+    /// The table of the set that it refers to a partition of, which the subscriber does not have.
+    fn parent_above<'a>(&self, entries: &[&'a Entry], below: &Parts) -> Option<&'a Entry> {
+        let above = below.get(&self.parent)?;
+        entries.iter().find(|entry| entry.provider == *above).copied()
+    }
+
+    /// What of the set keeps it from being made, and what to do about it. `below` are all partitions of the provider's tables.
+    fn obstacle(&self, entries: &[&Entry], parts: &Parts, below: &Parts) -> Option<(String, Remedy)> {
         let parent = &self.parent;
         let left_out =
             |entry: &Entry, columns: &[String]| columns.iter().find(|name| entry.filter.leaves_out(name)).cloned();
@@ -106,7 +112,8 @@ impl Key {
                 "add the table with that column if the key is needed".into(),
             ));
         }
-        let Some((there, _)) = self.parent_there(entries, parts) else {
+        let there = self.parent_there(entries, parts).map(|(there, _)| there);
+        let Some(there) = there.or_else(|| self.parent_above(entries, below)) else {
             return Some((
                 format!("it refers to table {parent}, which is not replayed"),
                 format!(
@@ -123,13 +130,30 @@ impl Key {
                 remedy.into(),
             ));
         }
-        left_out(there, &self.parent_columns).map(|column| {
-            (
+        if let Some(column) = left_out(there, &self.parent_columns) {
+            return Some((
                 format!(
                     "it refers to column {} of table {parent}, which is left out",
                     quoted(&column)
                 ),
                 remedy.into(),
+            ));
+        }
+        self.parent_there(entries, parts).is_none().then(|| {
+            let by_hand = format!(
+                "alter table {} add constraint {} {} references {}{}",
+                self.relation_there(own).quoted(),
+                quoted(&self.name),
+                self.referring,
+                there.subscriber.quoted(),
+                self.referred
+            );
+            (
+                format!(
+                    "it refers to partition {parent} of table {}, which table {} on the subscriber does not have",
+                    there.provider, there.subscriber
+                ),
+                Remedy::run(End::Subscriber, by_hand).words("let it refer to the whole table"),
             )
         })
     }
@@ -148,6 +172,20 @@ impl Key {
 
 /// Partitions that keys refer to, by their names on the provider: of which table of the set.
 pub(super) type Parts = HashMap<Name, Name>;
+
+/// All that replay knows of the provider's.
+pub(super) async fn known_parts(subscriber: &Client, who: &Who) -> Result<Parts> {
+    let rows = subscriber
+        .query(
+            "select partition_schema, partition_table, provider_schema, provider_table
+               from pgcascade_replay.partition where consumer = $1 and queue = $2",
+            &[&who.consumer, &who.queue],
+        )
+        .await
+        .doing(|| "read the partitions that are known on the subscriber".to_owned())?;
+    let name = |row: &Row, at: usize| Name::new(row.get::<_, &str>(at), row.get::<_, &str>(at + 1));
+    Ok(rows.iter().map(|row| (name(row, 0), name(row, 2))).collect())
+}
 
 /// Those that the subscriber has.
 async fn parts_there(subscriber: &Client, keys: &[Key], entries: &[&Entry]) -> Result<Parts> {
@@ -340,18 +378,19 @@ async fn to_make(subscriber: &Client, who: &Who) -> Result<Vec<Key>> {
 }
 
 /// Adds a finding for each of these keys of new tables that the set stands in the way of. `parts` are those of tables that are going
-/// to be made.
+/// to be made, `below` all of the provider's.
 pub(super) async fn look(
     subscriber: &Client,
     keys: &[Key],
     entries: &[&Entry],
     mut parts: Parts,
+    below: &Parts,
     findings: &mut Findings,
 ) -> Result<()> {
     parts.extend(parts_there(subscriber, keys, entries).await?);
     for key in keys {
-        if let Some((why, remedy)) = key.obstacle(entries, &parts)
-            && !is_there(subscriber, key, entries, &parts).await
+        if let Some((why, remedy)) = key.obstacle(entries, &parts, below)
+            && !is_there(subscriber, key, entries, &parts, below).await
         {
             missing(key, &why, remedy, findings);
         }
@@ -372,12 +411,13 @@ fn missing(key: &Key, why: &str, remedy: Remedy, findings: &mut Findings) {
 pub(super) async fn check(subscriber: &Client, who: &Who, entries: &[&Entry], findings: &mut Findings) -> Result<()> {
     let keys = to_make(subscriber, who).await?;
     let parts = parts_there(subscriber, &keys, entries).await?;
+    let below = known_parts(subscriber, who).await?;
     for key in keys {
         // Somebody may have put it right by hand; replay sees that when it tries again.
-        if is_there(subscriber, &key, entries, &parts).await {
+        if is_there(subscriber, &key, entries, &parts, &below).await {
             continue;
         }
-        if let Some((why, remedy)) = key.obstacle(entries, &parts) {
+        if let Some((why, remedy)) = key.obstacle(entries, &parts, &below) {
             missing(&key, &why, remedy, findings);
         } else if let Some(error) = &key.error {
             let own = entries.iter().find(|entry| entry.provider == key.table);
@@ -394,11 +434,14 @@ pub(super) async fn check(subscriber: &Client, who: &Who, entries: &[&Entry], fi
 }
 
 /// Whether the subscriber has it, as valid as it is to be. Of what cannot be looked at it has none.
-async fn is_there(subscriber: &Client, key: &Key, entries: &[&Entry], parts: &Parts) -> bool {
+async fn is_there(subscriber: &Client, key: &Key, entries: &[&Entry], parts: &Parts, below: &Parts) -> bool {
     let own = entries.iter().find(|entry| entry.provider == key.table);
     let Some(own) = own else { return false };
     let parent = key.parent_there(entries, parts);
-    let parent = parent.map_or_else(|| key.parent.clone(), |(_, name)| name);
+    let parent = parent
+        .map(|(_, name)| name)
+        .or_else(|| Some(key.parent_above(entries, below)?.subscriber.clone()))
+        .unwrap_or_else(|| key.parent.clone());
     let found = find(subscriber, key, &key.relation_there(own), &parent).await;
     matches!(found, Ok(Some(there)) if there.is_valid || !key.validates)
 }
@@ -481,7 +524,7 @@ async fn pass(s: &Client, who: &Who, turn: bool, said: &mut HashSet<String>) -> 
     let held = held::tables(s, who).await?;
     let (mut waits, mut locked, mut refused) = (false, false, false);
     for key in keys {
-        if key.obstacle(&entries, &parts).is_some() {
+        if key.obstacle(&entries, &parts, &Parts::new()).is_some() {
             continue;
         }
         let own = entries.iter().find(|entry| entry.provider == key.table);

@@ -162,13 +162,13 @@ impl Survey {
         pairs.map(|pair| (pair.provider, pair.subscriber)).collect()
     }
 
-    /// The partitions of the tables that the subscriber lacks, and of which table each is.
-    fn parts_to_make(&self) -> foreign_keys::Parts {
-        let lacking = self
+    /// The partitions of the provider's tables, and of which table each is; those of all, or of the tables that the subscriber lacks.
+    fn parts_of(&self, all: bool) -> foreign_keys::Parts {
+        let wanted = self
             .entries
             .iter()
-            .filter(|entry| !self.at_subscriber.contains_key(&entry.subscriber));
-        let tables = lacking.filter_map(|entry| self.parts.get(&entry.provider));
+            .filter(|entry| all || !self.at_subscriber.contains_key(&entry.subscriber));
+        let tables = wanted.filter_map(|entry| self.parts.get(&entry.provider));
         let parts = tables.flat_map(|table| {
             let below = self.partitions.below(End::Provider, table).iter();
             below.map(|part| (part.name.clone(), table.name.clone()))
@@ -385,7 +385,11 @@ pub(super) async fn survey(
         .iter()
         .chain(survey.entries.iter().filter(|entry| entry.is_new))
         .collect();
-    foreign_keys::look(s, &survey.keys, &all, survey.parts_to_make(), &mut findings).await?;
+    let mut below = survey.parts_of(true);
+    if facts.subscriber.may_state {
+        below.extend(foreign_keys::known_parts(s, who).await?);
+    }
+    foreign_keys::look(s, &survey.keys, &all, survey.parts_of(false), &below, &mut findings).await?;
     survey.findings = findings;
     // What was executed after the look above and before the tables were read would be found to differ.
     if let Some(tick) = tick.filter(|_| !pending)
