@@ -57,7 +57,17 @@ async fn the_new_root_has_the_keys_of_the_old_one() {
     let blind = tree.database("blind", false).await;
     let ends = ["--db", &tree.conninfo("blind"), "--provider", &at];
     tree.node(0, "create-leaf blind", &ends).await;
+    // The branch said where others reach it.
+    blind
+        .run(&format!(
+            "update pgcascade_replay.node_location set location = '{at}' where node = 'branch'"
+        ))
+        .await;
     tree.catch_up("blind").await;
+    assert_eq!(
+        blind.text("select count(*) from pgcascade_replay.foreign_key").await,
+        "0"
+    );
     assert_eq!(blind.text(KEYS).await, "<null>");
     assert_eq!(blind.text("select count(*) from child").await, "9");
     tree.manage(0, "drop blind").await;
