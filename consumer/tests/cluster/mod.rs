@@ -271,8 +271,11 @@ pub(crate) struct Db {
 }
 
 impl Db {
-    /// Runs statements.
+    /// Runs statements. Those that change rights on settings, which all databases share, one at a time: the server refuses who meets another.
     pub(crate) async fn run(&self, sql: &str) {
+        static ONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+        let shared = sql.contains(" on parameter ") || sql.contains("drop owned ");
+        let _one = if shared { Some(ONE.lock().await) } else { None };
         self.client
             .batch_execute(sql)
             .await
