@@ -8,6 +8,7 @@
 //! | `kill:N` | the same, when the place is reached for the Nth time |
 //! | `error:N` | the process exits with code N, without cleaning up |
 //! | `pause:FILE` | the task stops until FILE exists |
+//! | `pause:N:FILE` | the same, when the place is reached for the Nth time, and from then on |
 //!
 //! It is always compiled in, so that what is tested is what is shipped. When the variable is not set a failpoint costs
 //! one load. The replay engine calls it around its commits, tail between its output and its position; who calls it,
@@ -48,7 +49,7 @@ struct Point {
 enum Action {
     Kill { at: u64 },
     Exit(u8),
-    Pause(PathBuf),
+    Pause { from: u64, file: PathBuf },
 }
 
 /// Reads the variable; called once at the start, so that a misspelt action is an error and not a test that passes by
@@ -90,7 +91,8 @@ impl Point {
             }
             Action::Kill { .. } => {}
             Action::Exit(code) => std::process::exit(i32::from(*code)),
-            Action::Pause(file) => {
+            Action::Pause { from, .. } if reached < *from => {}
+            Action::Pause { file, .. } => {
                 tracing::warn!("{} waits until {} exists", self.name, file.display());
                 let wait = || {
                     while !file.exists() {
@@ -115,7 +117,7 @@ fn parse(text: &str) -> Result<Vec<Point>> {
         .map(|pair| {
             let wrong = || {
                 Error::usage(format!("{VARIABLE}: \"{pair}\" is not name=action"))
-                    .hint("The actions are kill, kill:N, error:N and pause:FILE.")
+                    .hint("The actions are kill, kill:N, error:N, pause:FILE and pause:N:FILE.")
             };
             let (name, action) = pair.split_once('=').ok_or_else(wrong)?;
             let action = match action.split_once(':') {
@@ -124,7 +126,15 @@ fn parse(text: &str) -> Result<Vec<Point>> {
                     at: at.parse().map_err(|_| wrong())?,
                 },
                 Some(("error", code)) => Action::Exit(code.parse().map_err(|_| wrong())?),
-                Some(("pause", file)) if !file.is_empty() => Action::Pause(PathBuf::from(file)),
+                Some(("pause", rest)) if !rest.is_empty() => {
+                    let counted = rest.split_once(':');
+                    let counted = counted.and_then(|(from, file)| Some((from.parse().ok()?, file)));
+                    let (from, file) = counted.unwrap_or((1, rest));
+                    Action::Pause {
+                        from,
+                        file: PathBuf::from(file),
+                    }
+                }
                 _ => return Err(wrong()),
             };
             Ok(Point {
@@ -143,7 +153,12 @@ mod tests {
 
     #[test]
     fn every_action_is_read() {
-        let points = parse("after_read=kill; before_commit=kill:3;;a=error:2;b=pause:/tmp/x:y").unwrap();
+        let pause = |from, file: &str| Action::Pause {
+            from,
+            file: file.into(),
+        };
+        let points =
+            parse("after_read=kill; before_commit=kill:3;;a=error:2;b=pause:/tmp/x:y;b=pause:2:/tmp/x").unwrap();
         let actions: Vec<_> = points
             .iter()
             .map(|point| (point.name.as_str(), &point.action))
@@ -154,7 +169,8 @@ mod tests {
                 ("after_read", &Action::Kill { at: 1 }),
                 ("before_commit", &Action::Kill { at: 3 }),
                 ("a", &Action::Exit(2)),
-                ("b", &Action::Pause(PathBuf::from("/tmp/x:y"))),
+                ("b", &pause(1, "/tmp/x:y")),
+                ("b", &pause(2, "/tmp/x")),
             ]
         );
     }

@@ -9,6 +9,8 @@
 
 mod cluster;
 
+#[path = "replay/ahead.rs"]
+mod ahead;
 #[path = "replay/application.rs"]
 mod application;
 #[path = "replay/basics.rs"]

@@ -3,6 +3,7 @@
 //! Each batch is one transaction (batch/transaction.rs). Between batches it looks what has become of the copies (copy.rs): a
 //! table whose copy is complete gets the events that were kept for it (batch/kept.rs).
 
+mod ahead;
 mod kept;
 mod late;
 mod offer;
@@ -33,17 +34,12 @@ use crate::connect::Session;
 use crate::error::{Doing, Error, Result};
 use crate::progress::{BatchReport, Progress};
 use crate::shutdown::Shutdown;
+pub(super) use ahead::Part;
+use ahead::{Ahead, Reader};
 use kept::Drained;
 use transaction::Applied;
 
-/// A batch as the provider offers it.
-struct Offer {
-    id: i64,
-    from: i64,
-    to: i64,
-}
-
-/// An offer, opened.
+/// What the provider offers, opened.
 struct Batch {
     from: i64,
     to: i64,
@@ -69,6 +65,14 @@ struct Stream<'a> {
     finish_batch: Statement,
     /// None while it is lent to the task that reads.
     decoder: Option<Decoder>,
+    /// It has the decoder also between batches where it reads ahead.
+    reader: Option<Reader>,
+    /// None where nothing can be read ahead.
+    ahead: Option<Ahead>,
+    /// There was another tick behind the last batch.
+    is_behind: bool,
+    /// The size of the largest event so far.
+    largest: usize,
     applier: Applier,
     /// While the consumer is behind, ticks are merged up to about so many events, as a commit for each tick would be most of the work.
     batch_events: i32,
@@ -112,7 +116,7 @@ pub(super) async fn stream(
     });
     let had = had::any(&ready.subscriber.client, config.node.as_ref()).await?;
     let queries = if config.donated {
-        Queries::donated(&config.queue)
+        Queries::donated()
     } else {
         Queries::of_provider(duty.as_ref().is_some_and(Duty::tick_by_tick), ready.of_pgq)
     };
@@ -132,6 +136,14 @@ pub(super) async fn stream(
         &ready.parked,
         config.max_memory.chunk(),
     ));
+    // What is fetched from a leaf is near, PgQ does not say what it would offer next, and events that the node has had are found out by their tick.
+    let ahead = if config.donated || ready.of_pgq || had {
+        None
+    } else {
+        let tick_by_tick = duty.as_ref().is_some_and(Duty::tick_by_tick);
+        let by_rows = decoder.as_ref().is_some_and(Decoder::by_rows);
+        Some(Ahead::new(config, p, tick_by_tick, by_rows).await?)
+    };
     let late = match &decoder {
         Some(decoder) => late::Until::now(&ready, decoder, &config.queue).await?,
         None => late::Until::Never,
@@ -156,6 +168,10 @@ pub(super) async fn stream(
         open_batch,
         finish_batch,
         decoder,
+        reader: None,
+        ahead,
+        is_behind: false,
+        largest: 0,
         applier,
         batch_events: config.batch_events,
         max_memory: config.max_memory,
@@ -261,6 +277,9 @@ pub(super) async fn stream(
             return Ok(Ended::TablesChanged);
         }
         let Some(offer) = stream.next(to_finish.take()).await? else {
+            if stream.reader.is_some() {
+                stream.forget_ahead();
+            }
             if let Some(duty) = &stream.duty
                 && duty.changed(&stream.ready.subscriber.client).await?
             {
@@ -298,7 +317,9 @@ pub(super) async fn stream(
             tracing::info!(tick = offer.to, "batch applied already, finishing it");
             continue;
         }
-        let batch = stream.open(&offer, memory).await?;
+        let id = offer.id;
+        let batch = stream.open(offer, memory).await?;
+        stream.is_behind = batch.lag.lag_ticks > 0;
         if !batch.same_partitions {
             return Ok(Ended::TablesChanged);
         }
@@ -314,7 +335,7 @@ pub(super) async fn stream(
                     ..batch.lag
                 });
                 if matches!(outcome, Applied::Executed(_)) {
-                    stream.finish(offer.id).await?;
+                    stream.finish(id).await?;
                     return Ok(Ended::Executed);
                 }
                 reached = Some(batch.snapshot);
@@ -386,9 +407,9 @@ impl Stream<'_> {
         self.ready.external || self.ready.targets.iter().all(|target| target.state == State::Ok)
     }
 
-    /// Whether a table has no copy yet, or kept events. Nobody knows while the decoder is lent.
+    /// Whether a table has no copy yet, or kept events: not while the decoder reads ahead.
     fn holds(&self) -> bool {
-        self.decoder.as_ref().is_none_or(Decoder::holds)
+        self.decoder.as_ref().map_or(self.reader.is_none(), Decoder::holds)
     }
 
     /// Notes what a failure is about, for the next attempt and for the table's state.

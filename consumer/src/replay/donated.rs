@@ -12,7 +12,6 @@ mod fetch;
 
 use tokio_postgres::Client;
 
-use super::table::literal;
 use crate::cascade::{self, Node, Role};
 use crate::connect::{End, Session, connect, exists};
 use crate::conninfo::ConnInfo;
@@ -43,10 +42,10 @@ impl Queries {
     }
 
     /// A batch's number is its tick.
-    pub(super) fn donated(queue: &str) -> Self {
+    pub(super) fn donated() -> Self {
         Self {
             next: include_str!("sql/next_donated.sql").to_owned(),
-            open: include_str!("sql/open_donated.sql").replace("$QUEUE", &literal(queue)),
+            open: include_str!("sql/open_donated.sql").to_owned(),
             finish: "select 1::int4 where $1::int8 is not null".to_owned(),
         }
     }

@@ -14,10 +14,11 @@ use tokio::sync::mpsc;
 use wire::event_type::{self, Operation};
 use wire::snapshot::Snapshot;
 
+use super::batch::Part;
 use super::chunk::{Chunk, Held, Mark, Shape};
 use super::collapse::{Collapse, Freedom};
 use super::displaced::OtherKeys;
-use super::event::{self, Event};
+use super::event::{self, Event, Order};
 use super::execute::{self, Execute};
 use super::filter::Filter;
 use super::partitions::Leaf;
@@ -42,6 +43,10 @@ pub(super) struct Summary {
     pub(super) events: u64,
     /// Bytes of their data.
     pub(super) bytes: u64,
+    /// The size of the largest one.
+    pub(super) largest: usize,
+    /// There was one of the cascade itself, see duty.rs.
+    pub(super) told: bool,
 }
 
 /// What the decoder knows of a table.
@@ -87,19 +92,17 @@ pub(super) struct Decoder {
     ignored: HashSet<Vec<u8>>,
     collapse: Collapse,
     /// Where events are read as they are stored, the id above which the next one's has to be.
-    pub(super) above: Option<i64>,
+    above: Option<i64>,
     /// In the careful mode every event is applied, in its order.
-    pub(super) careful: bool,
+    careful: bool,
     /// What is being read are the kept events of a table, to be applied now.
-    pub(super) draining: bool,
-    /// There was an event of the cascade itself, see duty.rs.
-    pub(super) told: bool,
+    draining: bool,
+    /// There was an event of the cascade itself.
+    told: bool,
     /// A partition was made on the way.
     pub(super) made: bool,
     /// Some table has a policy, so that the careful mode needs the events as they came.
     keeps_originals: bool,
-    /// The size of the largest event.
-    pub(super) largest: usize,
     /// The table whose event could not be read.
     pub(super) failed: Option<usize>,
     chunk_bytes: usize,
@@ -171,7 +174,6 @@ impl Decoder {
             told: false,
             made: false,
             keeps_originals: targets.iter().any(|target| target.policy != Policy::Stop),
-            largest: 0,
             failed: None,
             chunk_bytes,
         }
@@ -217,12 +219,25 @@ impl Decoder {
         self.routes[table].copied = None;
     }
 
+    /// Whether a batch's end changes nothing here: what comes behind it may be decoded before it is committed.
+    pub(super) fn is_settled(&self) -> bool {
+        let is_settled = |route: &Route| !route.hold && route.copied.is_none();
+        !self.made && self.late().next().is_none() && self.routes.iter().all(is_settled)
+    }
+
+    /// Of what is going to be read.
+    pub(super) fn begin(&mut self, order: Order, draining: bool, careful: bool) {
+        self.above = (order == Order::AsStored).then_some(i64::MIN);
+        self.draining = draining;
+        self.careful = careful;
+    }
+
     /// Reads a batch up to its end, or to what is to be executed there. Ends early, without an error, when nobody takes the
     /// chunks any more.
     pub(super) async fn read(
         &mut self,
         mut source: Reading,
-        chunks: mpsc::Sender<Chunk>,
+        parts: &mpsc::Sender<Part>,
     ) -> Result<(Summary, Option<Execute>)> {
         let what = || "read the batch from the provider".to_owned();
         let mut summary = Summary::default();
@@ -238,7 +253,7 @@ impl Decoder {
                     continue;
                 }
             }
-            self.largest = self.largest.max(bytes.len());
+            summary.largest = summary.largest.max(bytes.len());
             let Some(event) = Event::parse(&bytes)? else { break };
             summary.events += 1;
             summary.bytes += event.data.map_or(0, <[u8]>::len) as u64;
@@ -263,15 +278,16 @@ impl Decoder {
             drop(bytes);
             if chunk.bytes() >= self.chunk_bytes || chunk.events() >= CHUNK_EVENTS {
                 let full = self.finish(&mut chunk);
-                if chunks.send(full).await.is_err() {
+                if parts.send(Part::Chunk(full)).await.is_err() {
                     return Ok((summary, None));
                 }
             }
         }
         if chunk.events() > 0 {
             // Whoever stopped taking them knows why.
-            let _ = chunks.send(self.finish(&mut chunk)).await;
+            let _ = parts.send(Part::Chunk(self.finish(&mut chunk))).await;
         }
+        summary.told = std::mem::take(&mut self.told);
         Ok((summary, execute))
     }
 

@@ -1,6 +1,6 @@
 //! What a branch is: the root's queue, tick by tick, and its tables, in one transaction.
 
-use crate::cluster::Replay;
+use crate::cluster::{Replay, eventually};
 use crate::tree::{Tree, until, write};
 
 #[tokio::test]
@@ -109,5 +109,42 @@ async fn killed_at_each_failpoint_of_a_batch() {
         tree.assert_same_rows(&root, &branch).await;
         tree.assert_same_queue(&branch, &root).await;
     }
+    tree.drop(&["branch", "root"]).await;
+}
+
+#[tokio::test]
+async fn the_next_tick_is_read_while_one_is_applied() {
+    let tree = Tree::new().await;
+    let root = tree.connect("root").await;
+    let branch = tree.add("branch", "branch", "root").await;
+    tree.catch_up("branch").await;
+    until(
+        &branch,
+        "select string_agg(distinct state, ',') from pgcascade_replay.table_state",
+        "ok",
+    )
+    .await;
+    for i in 0..10 {
+        write(&root, 1_000 * i).await;
+        root.run("select pgq.ticker('q')").await;
+    }
+    let [first, second] = ["first", "second"].map(|name| tree.cluster("branch").file(&tree.database_name(name)));
+    let running = tree
+        .replay("branch")
+        .args(&["--until-caught-up", "-v"])
+        .failpoints(&format!("after_commit=pause:{first};before_commit=pause:2:{second}"))
+        .spawn();
+    running.until_it_says("the session that reads ahead is there").await;
+    running.until_it_says("after_commit waits").await;
+    std::fs::write(&first, "").unwrap();
+    running.until_it_says("before_commit waits").await;
+    let reads = "select count(*) from pg_stat_activity where datname = current_database()
+                    and application_name like 'pgcascade ahead %' and query like 'copy (select ev_id, ev_txid%'";
+    eventually("the next tick is read", async || root.text(reads).await == "1").await;
+    std::fs::write(&second, "").unwrap();
+    let output = running.wait().await;
+    assert_eq!(output.code(), Some(0), "{}", output.stderr);
+    tree.assert_same_rows(&root, &branch).await;
+    tree.assert_same_queue(&branch, &root).await;
     tree.drop(&["branch", "root"]).await;
 }

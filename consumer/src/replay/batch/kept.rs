@@ -9,6 +9,7 @@ use super::super::stream::Summary;
 use super::super::table::Name;
 use super::super::{Memory, Portion};
 use super::Stream;
+use super::transaction::Source;
 use crate::config::ReplayConfig;
 use crate::connect::flow::Reading;
 use crate::connect::{End, connect};
@@ -80,7 +81,8 @@ impl Stream<'_> {
         let source = Reading::begin(&held, &query, self.max_memory.kept())
             .await
             .doing(|| format!("read kept events of table {name} on the subscriber"))?;
-        let Some((summary, _)) = self.apply_events(source, Order::ById, None, careful).await? else {
+        let reader = self.start(source, Source::Kept, Order::ById, careful)?;
+        let Some((summary, _)) = self.apply_events(reader, None, careful).await? else {
             return Ok(Err(Drained::Stopped));
         };
         let client = &self.ready.subscriber.client;

@@ -1,10 +1,12 @@
 //! What the provider offers: which batch comes next, what is to be known of it before it is applied, and that it is done.
 
-use futures_util::future;
+use futures_util::future::{self, OptionFuture};
+use tokio_postgres::Row;
 
 use super::super::event::Order;
+use super::super::sequences::Values;
 use super::super::{Memory, Portion};
-use super::{Batch, Offer, Stream};
+use super::{Batch, Stream};
 use crate::error::{Doing, Error, Result};
 use crate::progress::BatchReport;
 
@@ -14,53 +16,89 @@ const MANY_EVENTS: i64 = 20_000;
 /// After one that was not stored by event id, so many batches of that size are not tried.
 pub(super) const SORTED_AFTERWARDS: u32 = 16;
 
+/// A batch as the provider offers it.
+pub(super) struct Offer {
+    pub(super) id: i64,
+    from: i64,
+    pub(super) to: i64,
+    opened: Option<Opened>,
+}
+
+/// What the provider says of the batch that is open.
+struct Opened {
+    row: Option<Row>,
+    sequences: Values,
+    same_partitions: bool,
+}
+
 impl Stream<'_> {
     /// Tells the provider that a batch is done, and asks for the next, in one go.
     pub(super) async fn next(&self, finished: Option<i64>) -> Result<Option<Offer>> {
-        let client = &self.ready.provider.client;
         let who = &self.ready.who;
         let ask = async {
+            let client = &self.ready.provider.client;
             client
                 .query_opt(&self.next_batch, &[&who.queue, &who.consumer, &self.batch_events])
                 .await
         };
-        let row = match finished {
-            // Both are sent before either is answered; the server does them in this order.
-            Some(id) => {
-                let (done, row) = future::join(self.finish(id), ask).await;
-                done?;
-                row
-            }
-            None => ask.await,
-        };
+        // All are sent before any is answered; the server does them in this order.
+        let (done, row, opened) = future::join3(
+            OptionFuture::from(finished.map(|id| self.finish(id))),
+            ask,
+            OptionFuture::from(self.is_behind.then(|| self.look())),
+        )
+        .await;
+        done.transpose()?;
         let row = row.doing(|| {
             format!(
                 "get the next batch of queue \"{}\" for consumer \"{}\"",
                 who.queue, who.consumer
             )
         })?;
-        Ok(row.map(|row| Offer {
+        let Some(row) = row else { return Ok(None) };
+        Ok(Some(Offer {
             id: row.get(0),
             from: row.get(1),
             to: row.get(2),
+            opened: opened.transpose()?,
         }))
     }
 
-    pub(super) async fn open(&self, offer: &Offer, memory: &mut Memory) -> Result<Batch> {
+    /// What is to be known of the batch that is open.
+    async fn look(&self) -> Result<Opened> {
+        let client = &self.ready.provider.client;
+        let who = &self.ready.who;
+        let (row, sequences, same_partitions) = future::join3(
+            client.query_opt(&self.open_batch, &[&who.queue, &who.consumer]),
+            self.ready.sequences.read(client),
+            self.ready.partitions.holds(client),
+        )
+        .await;
+        Ok(Opened {
+            row: row.doing(|| format!("look at the open batch of queue \"{}\" on the provider", who.queue))?,
+            sequences: sequences?,
+            same_partitions: same_partitions?,
+        })
+    }
+
+    pub(super) async fn open(&self, offer: Offer, memory: &mut Memory) -> Result<Batch> {
         if offer.from != self.ready.tick {
             return Err(self.ready.who.lost(&format!(
                 "the subscriber is at tick {}, the provider offers the batch from tick {} to {}",
                 self.ready.tick, offer.from, offer.to
             )));
         }
-        let client = &self.ready.provider.client;
-        let (row, sequences, same_partitions) = future::join3(
-            client.query_one(&self.open_batch, &[&offer.id]),
-            self.ready.sequences.read(client),
-            self.ready.partitions.holds(client),
-        )
-        .await;
-        let row = row.doing(|| format!("open batch {} on the provider", offer.id))?;
+        let opened = match offer.opened {
+            Some(opened) => opened,
+            None => self.look().await?,
+        };
+        let row = opened.row.ok_or_else(|| {
+            Error::failure(format!(
+                "batch {} was finished or closed on the provider meanwhile",
+                offer.id
+            ))
+            .transient()
+        })?;
         let text: String = row.get("snapshot");
         let snapshot = text
             .parse()
@@ -81,27 +119,23 @@ impl Stream<'_> {
                 lag_seconds: row.get("lag_seconds"),
                 ..BatchReport::default()
             },
-            sequences: sequences?,
-            same_partitions: same_partitions?,
-            events: row
-                .get::<_, Option<&str>>("events")
-                .map(|events| events.trim_end().trim_end_matches(';').to_owned()),
-            order: self.order(offer, row.get("events_about"), memory),
+            sequences: opened.sequences,
+            same_partitions: opened.same_partitions,
+            events: events_of(&row),
+            order: self.order(offer.to, row.get("events_about"), memory),
         })
     }
 
     /// In which order a batch is read that may have `about` events: so many ids were drawn. Those that are not worth a trial count for
     /// nothing.
-    fn order(&self, offer: &Offer, about: i64, memory: &mut Memory) -> Order {
-        let once_more = memory.careful == Some(Portion::Batch(offer.to));
+    fn order(&self, tick: i64, about: i64, memory: &mut Memory) -> Order {
+        let once_more = memory.careful == Some(Portion::Batch(tick));
         if about < MANY_EVENTS || once_more || self.had {
             return Order::ById;
         }
-        if memory.sorted_next > 0 {
-            memory.sorted_next -= 1;
-            return Order::ById;
-        }
-        Order::AsStored
+        let sorted = memory.sorted_next > 0;
+        memory.sorted_next = memory.sorted_next.saturating_sub(1);
+        order(about, sorted)
     }
 
     pub(super) async fn finish(&self, id: i64) -> Result<()> {
@@ -121,4 +155,19 @@ impl Stream<'_> {
         }
         Ok(())
     }
+}
+
+/// In which order a batch is read of which nothing else is known.
+pub(super) fn order(about: i64, sorted: bool) -> Order {
+    if sorted || about < MANY_EVENTS {
+        Order::ById
+    } else {
+        Order::AsStored
+    }
+}
+
+/// The query for a batch's events, as the provider says it.
+pub(super) fn events_of(row: &Row) -> Option<String> {
+    let events: Option<&str> = row.get("events");
+    events.map(|events| events.trim_end().trim_end_matches(';').to_owned())
 }

@@ -25,8 +25,7 @@ impl Stream<'_> {
 
     /// Whether the sessions have buffers that are worth giving back. There is no other way to that than to end them.
     pub(super) fn is_swollen(&self) -> bool {
-        let largest = self.decoder.as_ref().map_or(0, |decoder| decoder.largest);
-        largest >= self.max_memory.swells()
+        self.largest >= self.max_memory.swells()
     }
 
     /// There is nothing to apply, and nothing went wrong on the way to knowing that. False: the set of tables was changed meanwhile; a

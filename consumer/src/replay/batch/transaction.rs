@@ -5,7 +5,6 @@
 use std::sync::Arc;
 
 use futures_util::future;
-use tokio::sync::mpsc;
 
 use super::super::apply::{Applier, Failure};
 use super::super::conflict::Book;
@@ -24,6 +23,7 @@ use super::super::table::{self, Name};
 use super::super::table_state::{self, State};
 use super::super::trouble;
 use super::super::{Memory, Portion};
+use super::ahead::{Part, Reader};
 use super::{Batch, Stream};
 use crate::connect::End;
 use crate::connect::flow::Reading;
@@ -44,6 +44,17 @@ pub(super) enum Applied {
     NodeChanged,
 }
 
+/// Which events are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// Those of a batch.
+    Batch,
+    /// What comes in it behind a file that was executed.
+    Behind,
+    /// Those that were kept during a copy.
+    Kept,
+}
+
 /// What was found when a batch's transaction began.
 enum Begun {
     /// As before; with the events of the batch that the node has had before it.
@@ -55,7 +66,21 @@ enum Begun {
 impl Stream<'_> {
     /// The transaction.
     pub(super) async fn apply(&mut self, batch: &Batch, memory: &mut Memory) -> Result<Applied, Failure> {
-        let (began, source) = self.begin_and_read(batch).await;
+        let careful = (memory.careful == Some(Portion::Batch(batch.to))).then(|| self.book(batch.to));
+        let careful = careful.as_ref();
+        let (began, source) = match self.read_ahead(batch).await {
+            Some(reader) => (self.begin_batch(batch).await, Ok(Some(reader))),
+            None => {
+                let (began, source) = self.begin_and_read(batch).await;
+                let start = |source| self.start(source, Source::Batch, batch.order, careful);
+                (
+                    began,
+                    source
+                        .map_err(Failure::from)
+                        .and_then(|source| source.map(start).transpose()),
+                )
+            }
+        };
         let had = match began? {
             Begun::AsBefore(had) => had,
             Begun::TablesChanged => return Ok(Applied::TablesChanged),
@@ -64,32 +89,33 @@ impl Stream<'_> {
         let events = batch.events.as_ref().map(|events| had::without(events, &had));
         let events = events.as_deref();
         let mut source = source?;
+        if let (Some(reader), Some(ahead)) = (&source, &self.ahead) {
+            reader.goes_on_with(|| ahead.of(batch, memory.sorted_next > 0));
+        }
         let mut summary = Summary::default();
         // Whatever was waiting for it (setup.rs) is looked at again, also where the file is not for this subscriber.
         let mut executed = false;
         while let Some(part) = source.take() {
-            let careful = (memory.careful == Some(Portion::Batch(batch.to))).then(|| self.book(batch.to));
-            let applied = self
-                .apply_events(part, batch.order, Some(batch.to), careful.as_ref())
-                .await?;
+            let applied = self.apply_events(part, Some(batch.to), careful).await?;
             let Some((read, execute)) = applied else {
                 return Ok(Applied::Stopped);
             };
             summary.events += read.events;
             summary.bytes += read.bytes;
+            summary.told |= read.told;
             if let Some(execute) = execute {
                 if !self.draining.is_empty() {
                     return Ok(Applied::KeptFirst);
                 }
                 executed |= self.execute(&execute).await? || self.ready.pending;
-                source = self.read(events, Some(execute.id), Order::ById).await?;
+                source = match self.read(events, Some(execute.id), Order::ById).await? {
+                    Some(behind) => Some(self.start(behind, Source::Behind, Order::ById, careful)?),
+                    None => None,
+                };
             }
         }
         if let Some(duty) = &self.duty
-            && self
-                .decoder
-                .as_mut()
-                .is_some_and(|decoder| std::mem::take(&mut decoder.told))
+            && summary.told
         {
             duty.tell(
                 &self.ready.provider.client,
@@ -164,6 +190,12 @@ impl Stream<'_> {
                 target.subscriber = Arc::new(table.clone());
             }
         }
+        self.begin_anew();
+        Ok(true)
+    }
+
+    /// With a decoder and an applier that know nothing but the tables as they are.
+    pub(super) fn begin_anew(&mut self) {
         let held = self.decoder.as_ref().map(Decoder::held).unwrap_or_default();
         let ready = &self.ready;
         self.decoder = Some(Decoder::new(
@@ -175,7 +207,6 @@ impl Stream<'_> {
         let answered = self.applier.answered;
         self.applier = Applier::new(&ready.targets);
         self.applier.answered = answered;
-        Ok(true)
     }
 
     /// The batch's events, or those behind one of them.
@@ -187,39 +218,40 @@ impl Stream<'_> {
         source.doing(|| "read the batch from the provider".to_owned()).map(Some)
     }
 
-    /// Begins the transaction, and the read of the batch.
-    async fn begin_and_read(&self, batch: &Batch) -> (Result<Begun>, Result<Option<Reading>>) {
-        let begin = async {
-            let revision = match (self.begin().await, &self.duty) {
-                // Its position has another name now.
-                (Err(_), Some(duty)) if duty.changed(&self.ready.subscriber.client).await.unwrap_or(false) => {
-                    return Ok(Begun::NodeChanged);
-                }
-                (revision, _) => revision?,
-            };
-            if revision != self.ready.revision {
-                return Ok(Begun::TablesChanged);
-            }
-            let Some(duty) = &self.duty else {
-                return Ok(Begun::AsBefore(Vec::new()));
-            };
-            let (p, s) = (&self.ready.provider, &self.ready.subscriber.client);
-            if duty.changed(s).await? {
+    /// Begins the transaction, with what is done in it before the batch is applied.
+    async fn begin_batch(&self, batch: &Batch) -> Result<Begun> {
+        let revision = match (self.begin().await, &self.duty) {
+            // Its position has another name now.
+            (Err(_), Some(duty)) if duty.changed(&self.ready.subscriber.client).await.unwrap_or(false) => {
                 return Ok(Begun::NodeChanged);
             }
-            let tick = batch.tick(batch.events.as_deref());
-            duty.store(p, s, &tick).await?;
-            merge::pass_on(p, s, duty.node(), &self.ready.targets, &self.caught_up(batch), &tick).await?;
-            let had = match self.had {
-                true => had::of_tick(s, &self.ready.who.queue, batch.to).await?,
-                false => Vec::new(),
-            };
-            Ok::<Begun, Error>(Begun::AsBefore(had))
+            (revision, _) => revision?,
         };
+        if revision != self.ready.revision {
+            return Ok(Begun::TablesChanged);
+        }
+        let Some(duty) = &self.duty else {
+            return Ok(Begun::AsBefore(Vec::new()));
+        };
+        let (p, s) = (&self.ready.provider, &self.ready.subscriber.client);
+        if duty.changed(s).await? {
+            return Ok(Begun::NodeChanged);
+        }
+        let tick = batch.tick(batch.events.as_deref());
+        duty.store(p, s, &tick).await?;
+        merge::pass_on(p, s, duty.node(), &self.ready.targets, &self.caught_up(batch), &tick).await?;
+        Ok(Begun::AsBefore(match self.had {
+            true => had::of_tick(s, &self.ready.who.queue, batch.to).await?,
+            false => Vec::new(),
+        }))
+    }
+
+    /// The same, and begins to read the batch.
+    async fn begin_and_read(&self, batch: &Batch) -> (Result<Begun>, Result<Option<Reading>>) {
         let events = batch.events.as_deref();
         // Both at once, unless the batch is read to be stored first.
         if self.duty.as_ref().is_some_and(Duty::stores) {
-            match begin.await {
+            match self.begin_batch(batch).await {
                 Ok(Begun::AsBefore(had)) => {
                     let events = events.map(|events| had::without(events, &had));
                     let source = self.read(events.as_deref(), None, batch.order).await;
@@ -228,39 +260,48 @@ impl Stream<'_> {
                 other => (other, Ok(None)),
             }
         } else {
-            future::join(begin, self.read(events, None, batch.order)).await
+            future::join(self.begin_batch(batch), self.read(events, None, batch.order)).await
         }
+    }
+
+    /// Begins to read events.
+    pub(super) fn start(
+        &mut self,
+        reading: Reading,
+        source: Source,
+        order: Order,
+        careful: Option<&Book>,
+    ) -> Result<Reader, Failure> {
+        let mut decoder = self
+            .decoder
+            .take()
+            .ok_or_else(|| Error::failure("a batch was begun inside another").transient())?;
+        decoder.begin(order, source == Source::Kept, careful.is_some());
+        let goes_on = source == Source::Batch && careful.is_none() && self.ahead.is_some();
+        Ok(Reader::start(decoder, reading, goes_on))
     }
 
     /// Reads events and applies them, up to what is to be executed; those of tables in copy are kept for later, under `tick`.
     /// Without a tick these are kept events. None: a shutdown came in between.
     pub(super) async fn apply_events(
         &mut self,
-        source: Reading,
-        order: Order,
+        mut reader: Reader,
         tick: Option<i64>,
         careful: Option<&Book>,
     ) -> Result<Option<(Summary, Option<Execute>)>, Failure> {
-        let mut decoder = self
-            .decoder
-            .take()
-            .ok_or_else(|| Error::failure("a batch was begun inside another").transient())?;
-        decoder.careful = careful.is_some();
-        decoder.draining = tick.is_none();
-        decoder.above = (order == Order::AsStored).then_some(i64::MIN);
-        // One chunk waits while another is applied, and the reader holds a third.
-        let (sender, mut chunks) = mpsc::channel(1);
-        let reader = tokio::spawn(async move {
-            let outcome = decoder.read(source, sender).await;
-            (decoder, outcome)
-        });
         let client = &self.ready.subscriber.client;
         let mut first = true;
-        while let Some(chunk) = chunks.recv().await {
+        let ended = loop {
+            let part = reader.part().await;
             if std::mem::take(&mut first) {
                 failpoint("after_read");
             }
-            if self.shutdown.requested() && !reader.is_finished() {
+            let chunk = match part {
+                Some(Part::Chunk(chunk)) => chunk,
+                Some(Part::Ended(ended)) => break ended,
+                _ => return Err(Error::failure("the task that reads the batch ended").into()),
+            };
+            if self.shutdown.requested() && !reader.has_read() {
                 return Ok(None);
             }
             if let (false, Some(tick)) = (chunk.held.is_empty(), tick) {
@@ -271,21 +312,18 @@ impl Stream<'_> {
             }
             self.applier.apply(client, &chunk, careful).await?;
             failpoint("after_chunk");
+        };
+        match ended.decoder {
+            Some(decoder) => self.decoder = Some(decoder),
+            None => self.reader = Some(reader),
         }
-        if first {
-            failpoint("after_read");
-        }
-        let (decoder, outcome) = reader
-            .await
-            .map_err(|error| Error::failure(format!("the task that reads the batch ended: {error}")))?;
-        let table = decoder.failed;
-        self.decoder = Some(decoder);
-        let read = outcome.map_err(|error| Failure {
-            table,
+        let (summary, execute) = ended.outcome.map_err(|error| Failure {
+            table: ended.table,
             ..Failure::from(error)
         })?;
+        self.largest = self.largest.max(summary.largest);
         self.applier.finish().await?;
-        Ok(Some(read))
+        Ok(Some((summary, execute)))
     }
 
     /// Begins the transaction and locks the position in it; returns the revision of the set of tables. Whoever waited for

@@ -1,13 +1,15 @@
--- The open batch: the query for its events, the snapshot that ends it, and how far behind the provider's last tick that
--- is.
--- $1: batch
-select pgq.batch_event_sql($1) as events, t.tick_snapshot::text as snapshot, t.tick_time::text as tick_time,
+-- The batch that is open: the query for its events, the snapshot that ends it, and how far behind the provider's last tick that
+-- is. No row: none is.
+-- $1: queue, $2: consumer
+select pgq.batch_event_sql(s.sub_batch) as events, t.tick_snapshot::text as snapshot, t.tick_time::text as tick_time,
        t.tick_event_seq as event_seq, coalesce(t.tick_event_seq - f.tick_event_seq, 0) as events_about,
        extract(epoch from pg_catalog.clock_timestamp() - t.tick_time)::float8 as lag_seconds,
        l.tick_id - t.tick_id as lag_ticks, l.tick_event_seq - t.tick_event_seq as lag_events
-  from pgq.subscription s
+  from pgq.queue q
+  join pgq.consumer c on c.co_name = $2
+  join pgq.subscription s on s.sub_queue = q.queue_id and s.sub_consumer = c.co_id
   join pgq.tick t on t.tick_queue = s.sub_queue and t.tick_id = s.sub_next_tick
   left join pgq.tick f on f.tick_queue = s.sub_queue and f.tick_id = s.sub_last_tick
  cross join lateral (select x.tick_id, x.tick_event_seq from pgq.tick x
                       where x.tick_queue = s.sub_queue order by x.tick_id desc limit 1) l
- where s.sub_batch = $1
+ where q.queue_name = $1 and s.sub_batch is not null
