@@ -15,6 +15,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinHandle;
@@ -177,12 +178,13 @@ struct Place {
 }
 
 enum Second {
-    /// It is opened when it would first be of use.
-    NotYet,
+    /// It is opened when it would be of use, and not before.
+    NotYet(Instant),
     Open(Box<Session>, Statement),
-    /// It failed: this stream does without.
-    Failed,
 }
+
+/// After a failure it is done without for so long.
+const PAUSE: Duration = Duration::from_secs(60);
 
 impl Ahead {
     /// For batches as next_batch.sql offers them, or with `tick_by_tick` next_tick.sql.
@@ -207,7 +209,7 @@ impl Ahead {
                 by_rows,
                 most: config.max_memory.kept(),
             }),
-            second: Arc::new(Mutex::new(Second::NotYet)),
+            second: Arc::new(Mutex::new(Second::NotYet(Instant::now()))),
         })
     }
 
@@ -223,7 +225,8 @@ impl Ahead {
         let mut second = Arc::clone(&self.second).try_lock_owned().ok().filter(|_| is_behind)?;
         let (place, tick) = (Arc::clone(&self.place), batch.to);
         match *second {
-            Second::NotYet => {
+            Second::NotYet(from) if Instant::now() < from => None,
+            Second::NotYet(_) => {
                 tokio::spawn(async move {
                     *second = place.open().await.unwrap_or_else(given_up);
                     let is_open = matches!(*second, Second::Open(..));
@@ -241,13 +244,12 @@ impl Ahead {
                     None
                 })
             })),
-            Second::Failed => None,
         }
     }
 
     /// What it has begun to read is not wanted.
     pub(super) fn give_up(&mut self) {
-        self.second = Arc::new(Mutex::new(Second::NotYet));
+        self.second = Arc::new(Mutex::new(Second::NotYet(Instant::now())));
     }
 }
 
@@ -291,7 +293,7 @@ impl Place {
 
 fn given_up(error: Error) -> Second {
     tracing::info!("batches are not read ahead: {error}");
-    Second::Failed
+    Second::NotYet(Instant::now() + PAUSE)
 }
 
 async fn server(client: &Client) -> Result<String> {
