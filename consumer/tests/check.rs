@@ -12,7 +12,7 @@ mod cluster;
 
 use std::process::{Command, Stdio};
 
-use cluster::{Pair, eventually, pair};
+use cluster::{Pair, Replay, eventually, pair};
 use serde_json::Value;
 
 /// What one run of the check found: `kind object`, in the order of these texts.
@@ -213,7 +213,7 @@ async fn rights_of_the_roles() {
     ends.check(&all).is(0, &[]);
 
     // What replay then does it can go on with.
-    let replay = || cluster::Replay::new(&ends.provider, &ends.subscriber).args(&all);
+    let replay = || Replay::new(&ends.provider, &ends.subscriber).args(&all);
     let output = replay().arg("--until-caught-up").output().await;
     assert_eq!(output.code(), Some(0), "{}", output.stderr);
     ends.check(&all).is(0, &[]);
@@ -271,7 +271,7 @@ async fn rights_of_the_roles() {
     checked.is(1, &["schema-right schema \"New\"", "schema-right schema \"own\""]);
     assert_eq!(mend(&pair, &checked).await, 2);
     ends.check(&create).is(0, &[]);
-    let output = cluster::Replay::new(&ends.provider, &ends.subscriber)
+    let output = Replay::new(&ends.provider, &ends.subscriber)
         .args(&create)
         .arg("--until-caught-up")
         .output()
@@ -937,6 +937,26 @@ async fn what_was_lost_since_the_last_run() {
     let running = pair.replay().args(&all).spawn();
     running.until_it_says("streaming").await;
     ends.check(&all).is(0, &[]);
+    // It may go on between two looks of the check.
+    let go_on = pair.subscriber_cluster.file(&format!("go-on-{}", pair.database));
+    let checks = Replay::command(&["check", "--provider", &ends.provider, "--subscriber", &ends.subscriber])
+        .args(&["--queue", "q", "--consumer", "c"])
+        .args(&all)
+        .failpoints(&format!("after_position=pause:{go_on}"))
+        .spawn();
+    checks.until_it_says("after_position waits").await;
+    let known = "select sub_last_tick from pgq.subscription";
+    let before = pair.provider.text(known).await;
+    eventually("the provider knows of another tick", async || {
+        pair.provider
+            .run("select pgq.force_tick('q'); select pgq.ticker('q')")
+            .await;
+        pair.provider.text(known).await != before
+    })
+    .await;
+    std::fs::write(&go_on, "").unwrap();
+    let output = checks.wait().await;
+    assert_eq!(output.code(), Some(0), "{}", output.stderr);
     running.stop().await;
 
     pair.provider.run("alter table sound.parent disable trigger all").await;

@@ -59,7 +59,7 @@ pub(crate) async fn check(config: &ReplayConfig) -> Result<Vec<Finding>> {
     let look = Look::of_start(config, &policies);
     let mut survey = survey::survey((p, s), &who, node, &facts, Some(&wish), look).await?;
     let position = match node {
-        None => survey::check_position((p, s), &who, &facts, survey.queue_id, false).await,
+        None => survey::check_position((p, s), &who, &facts, survey.queue_id).await,
         Some(node) if facts.subscriber.may_state => duty::check_place(p, s, node).await,
         Some(_) => Ok(()),
     };

@@ -8,6 +8,7 @@
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::error::{Doing, Error, Result};
+use crate::failpoint::failpoint;
 
 /// The key of the row.
 #[derive(Debug, Clone)]
@@ -82,6 +83,21 @@ impl Who {
             last_tick: row.get(0),
             next_tick: row.get(1),
         }))
+    }
+
+    /// The position, and what the provider knows of the consumer, as at one moment: both are moved by a replay that runs
+    /// beside this, the position first. Where it moved between two looks, the provider, which knew the consumer in between, is
+    /// taken to have it at the later one.
+    pub(super) async fn both(
+        &self,
+        provider: &Client,
+        subscriber: &Client,
+    ) -> Result<(Option<Position>, Option<Subscription>)> {
+        let before = self.load(subscriber).await?;
+        failpoint("after_position");
+        let known = self.subscription(provider).await?;
+        let position = self.load(subscriber).await?;
+        Ok(as_of_one_moment(before, known, position))
     }
 
     /// Begins a batch's transaction and locks the row in it; returns its tick and the revision of the set of tables.
@@ -184,24 +200,6 @@ impl Who {
         }
     }
 
-    /// Whether the provider can go on from where the subscriber is, as far as that can be seen while a replay may be running,
-    /// which moves both.
-    pub(super) fn check_moving(
-        &self,
-        position: &Position,
-        provider_identity: &str,
-        subscription: Option<Subscription>,
-    ) -> Result<()> {
-        let registered = position.tick.zip(subscription);
-        let subscription = registered.map_or(subscription, |(tick, _)| {
-            Some(Subscription {
-                last_tick: tick,
-                next_tick: None,
-            })
-        });
-        self.check(position, provider_identity, subscription)
-    }
-
     /// Whether the provider can go on from where the subscriber is.
     pub(super) fn check(
         &self,
@@ -268,6 +266,24 @@ impl Who {
     }
 }
 
+/// Of a position, what the provider knew of the consumer after it, and a position after that.
+fn as_of_one_moment(
+    before: Option<Position>,
+    known: Option<Subscription>,
+    after: Option<Position>,
+) -> (Option<Position>, Option<Subscription>) {
+    if before == after {
+        return (after, known);
+    }
+    let tick = after.as_ref().and_then(|position| position.tick);
+    let at = |last_tick| Subscription {
+        last_tick,
+        next_tick: None,
+    };
+    let known = tick.map_or(known, |tick| known.map(|_| at(tick)));
+    (after, known)
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
@@ -305,16 +321,20 @@ mod tests {
     }
 
     #[test]
-    fn while_it_moves_only_what_stays_counts() {
-        let ok = |identity, subscription| who().check_moving(&at(Some(5)), identity, subscription).is_ok();
-        let elsewhere = Some(Subscription {
+    fn a_position_that_moves_is_where_the_provider_has_it() {
+        let known = Some(Subscription {
             last_tick: 7,
             next_tick: Some(9),
         });
-        assert!(ok("1:2:3", elsewhere));
-        assert!(!ok("1:2:4", elsewhere));
-        assert!(!ok("1:2:3", None));
-        assert!(who().check_moving(&at(None), "1:2:3", None).is_ok());
+        let moment = |before, known, after| {
+            let (position, known) = as_of_one_moment(before, known, after);
+            who().check(&position.unwrap(), "1:2:3", known).is_ok()
+        };
+        assert!(moment(Some(at(Some(5))), known, Some(at(Some(7)))));
+        assert!(moment(Some(at(Some(5))), known, Some(at(Some(11)))));
+        assert!(moment(None, known, Some(at(Some(7)))), "its first start");
+        assert!(!moment(Some(at(Some(5))), known, Some(at(Some(5)))), "it does not move");
+        assert!(!moment(Some(at(Some(5))), None, Some(at(Some(7)))), "not registered");
     }
 
     #[test]

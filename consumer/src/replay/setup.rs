@@ -31,7 +31,7 @@ use super::foreign_keys;
 use super::parking::{self};
 use super::partitions::{Fingerprint, Leaf, Partition, Partitions, Source};
 use super::policy::Policies;
-use super::position::{Position, Subscription, Who};
+use super::position::{Subscription, Who};
 use super::preflight::{self};
 use super::sequences::{self, Sequences};
 use super::session;
@@ -309,7 +309,7 @@ impl Ends {
         let mut survey = survey::survey((p, s), who, node, facts, wish, look).await?;
         if node.is_none() {
             // A lost position first: whatever else is missing, putting it right would not help.
-            survey::check_position((p, s), who, facts, survey.queue_id, look.new_only).await?;
+            survey::check_position((p, s), who, facts, survey.queue_id).await?;
         }
         if look.parking.is_some() {
             parking::leave_out(s, who, &mut survey).await?;
@@ -329,7 +329,7 @@ impl Ends {
             (None, _) => {
                 let queue_id = make_queue(p, who).await?;
                 let identity = format!("{}:{queue_id}", facts.provider.identity);
-                (queue_id, register(p, s, who, &identity, look.new_only).await?)
+                (queue_id, register(p, s, who, &identity).await?)
             }
             (Some(_), None) => return Err(who.lost("the provider does not have the queue any more")),
             (Some(node), Some(queue_id)) if look.new_only => {
@@ -485,20 +485,17 @@ async fn make_queue(provider: &Client, who: &Who) -> Result<i32> {
     Ok(provider.query_one(FIND, &[&who.queue]).await.doing(what)?.get(0))
 }
 
-/// Returns the tick to go on from; registers the consumer if it is new. `moving`: a replay may be running.
-async fn register(provider: &Client, subscriber: &Client, who: &Who, identity: &str, moving: bool) -> Result<i64> {
-    let known = who.subscription(provider).await?;
-    match who.load(subscriber).await? {
+/// Returns the tick to go on from; registers the consumer if it is new.
+async fn register(provider: &Client, subscriber: &Client, who: &Who, identity: &str) -> Result<i64> {
+    let (position, known) = who.both(provider, subscriber).await?;
+    match position {
         None if known.is_some() => return Err(who.taken()),
-        Some(position @ Position { tick: Some(tick), .. }) => {
-            if moving {
-                who.check_moving(&position, identity, known)?;
-            } else {
-                who.check(&position, identity, known)?;
+        Some(position) => {
+            who.check(&position, identity, known)?;
+            if let Some(tick) = position.tick {
+                return Ok(tick);
             }
-            return Ok(tick);
         }
-        Some(position) => who.check(&position, identity, known)?,
         None => {}
     }
     who.write_intent(subscriber, identity).await?;

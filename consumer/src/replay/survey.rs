@@ -14,7 +14,7 @@ use super::foreign_keys::{self, Key};
 use super::parking::Parking;
 use super::partitions::{self, Partition, Partitions, Source};
 use super::policy::Policies;
-use super::position::Who;
+use super::position::{Position, Who};
 use super::preflight::{self, Pair};
 use super::session::{self, ProviderFacts, SubscriberFacts};
 use super::sources;
@@ -404,30 +404,27 @@ pub(super) async fn survey(
     Ok(survey)
 }
 
-/// Whether the provider can go on from where the subscriber is. `moving`: a replay may be running.
+/// Whether the provider can go on from where the subscriber is.
 pub(super) async fn check_position(
     (p, s): (&Client, &Client),
     who: &Who,
     facts: &Facts,
     queue_id: Option<i32>,
-    moving: bool,
 ) -> Result<()> {
-    if facts.subscriber.may_state
-        && let Some(position) = who.load(s).await?
-    {
-        let subscription = who.subscription(p).await?;
-        let identity = |id| format!("{}:{id}", facts.provider.identity);
-        match queue_id {
-            None if position.tick.is_some() => return Err(who.lost("the provider does not have the queue any more")),
-            None => {}
-            Some(id) if moving => who.check_moving(&position, &identity(id), subscription)?,
-            Some(id) => who.check(&position, &identity(id), subscription)?,
-        }
-    } else if (facts.subscriber.may_state || !facts.subscriber.schema_exists)
-        && queue_id.is_some()
-        && who.subscription(p).await?.is_some()
-    {
-        return Err(who.taken());
+    if !facts.subscriber.may_state {
+        let unseen = facts.subscriber.schema_exists || queue_id.is_none();
+        let taken = !unseen && who.subscription(p).await?.is_some();
+        return if taken { Err(who.taken()) } else { Ok(()) };
     }
-    Ok(())
+    match (who.both(p, s).await?, queue_id) {
+        ((Some(Position { tick: Some(_), .. }), None), None) => {
+            Err(who.lost("the provider does not have the queue any more"))
+        }
+        // Or a first start beside this has just made it.
+        (_, None) => Ok(()),
+        ((None, known), Some(_)) => known.map_or(Ok(()), |_| Err(who.taken())),
+        ((Some(position), known), Some(id)) => {
+            who.check(&position, &format!("{}:{id}", facts.provider.identity), known)
+        }
+    }
 }

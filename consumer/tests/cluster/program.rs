@@ -108,8 +108,14 @@ impl Replay {
             .stdout(Stdio::piped())
             .output()
             .expect("the consumer can be run");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).expect("text")
+        let printed = String::from_utf8(output.stdout).expect("text");
+        assert!(
+            output.status.success(),
+            "{}: {}{printed}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        printed
     }
 
     /// Runs it to its end.
