@@ -4,7 +4,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::tree::Tree;
+use crate::cluster::{Replay, eventually};
+use crate::tree::{Tree, write};
 
 fn check(subscriber: &str) -> (Option<i32>, Value) {
     let output = Command::new(env!("CARGO_BIN_EXE_consumer"))
@@ -94,4 +95,36 @@ async fn nodes_are_checked_as_they_will_be_replayed() {
     );
     branch.run("drop owned by clerk cascade").await;
     tree.drop(&["leaf", "branch", "root"]).await;
+}
+
+/// It moves the node's tick, its own position, and the last tick of a branch's queue; and rotation removes what is behind it.
+#[tokio::test]
+async fn beside_a_replay_that_goes_on() {
+    let tree = Tree::new().await;
+    let root = tree.connect("root").await;
+    let branch = tree.add("branch", "branch", "root").await;
+    tree.catch_up("branch").await;
+    let running = tree.replay("branch").spawn();
+    let at = "select tick from pgcascade_replay.position";
+    for (point, from) in [("after_node", 100), ("before_place", 200)] {
+        let go_on = tree
+            .cluster("branch")
+            .file(&format!("{point}-{}", tree.database_name("branch")));
+        let checks = Replay::command(&["check", "--queue", "q", "--table", "*", "--create"])
+            .args(&["--subscriber", &tree.conninfo("branch")])
+            .failpoints(&format!("{point}=pause:{go_on}"))
+            .spawn();
+        checks.until_it_says(&format!("{point} waits")).await;
+        let before = branch.text(at).await;
+        write(&root, from).await;
+        eventually("the branch has another tick", async || branch.text(at).await != before).await;
+        root.run(&format!("delete from pgq.tick where tick_id <= {before}"))
+            .await;
+        std::fs::write(&go_on, "").unwrap();
+        let output = checks.wait().await;
+        assert_eq!(output.code(), Some(0), "{point}: {}", output.stderr);
+    }
+    running.stop().await;
+    drop((root, branch));
+    tree.drop(&["branch", "root"]).await;
 }

@@ -6,16 +6,42 @@ use tokio_postgres::Client;
 use super::{position, was_root, who};
 use crate::cascade::{self, Node, ask};
 use crate::error::{Doing, Error, Result};
+use crate::failpoint::failpoint;
 use crate::replay::table::Name;
 use crate::replay::table_state;
 
 /// What [`super::attach`] will refuse, for `consumer check`. Changes nothing.
 pub(in crate::replay) async fn check_place(provider: &Client, subscriber: &Client, node: &Node) -> Result<()> {
-    let node = node.reload(subscriber).await?;
-    if !was_root(subscriber, &node).await? {
-        position(subscriber, &node).await?;
+    loop {
+        let node = here(subscriber, node).await?;
+        failpoint("before_place");
+        let found = place(provider, &node, node.tick).await.map(drop);
+        // A replay that runs beside this may have gone on, and rotation behind it.
+        if found.is_ok() || node.reload(subscriber).await?.tick == node.tick {
+            return found;
+        }
     }
-    place(provider, &node, node.tick).await.map(drop)
+}
+
+/// The node as it is now, and in step with itself: its tick, its replay's position and the last tick in its queue are looked at as at
+/// one moment, as a replay that runs beside this moves all of them at once.
+async fn here(subscriber: &Client, node: &Node) -> Result<Node> {
+    let what = || format!("look where {} is", node.title());
+    subscriber
+        .batch_execute("begin isolation level repeatable read, read only")
+        .await
+        .doing(what)?;
+    let looked = async {
+        let node = node.reload(subscriber).await?;
+        failpoint("after_node");
+        if !was_root(subscriber, &node).await? {
+            position(subscriber, &node).await?;
+        }
+        Ok(node)
+    };
+    let looked = looked.await;
+    subscriber.batch_execute("rollback").await.doing(what)?;
+    looked
 }
 
 /// Checks that the provider is the node that it should be, and has it keep what comes after the tick.
