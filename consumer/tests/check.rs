@@ -914,6 +914,37 @@ async fn partitions() {
     pair.drop().await;
 }
 
+/// What it registers, and the rows that it copies, are nobody else's.
+#[tokio::test]
+async fn beside_a_replay_that_begins() {
+    let pair = pair().await;
+    let ends = Ends::of(&pair);
+    pair.provider
+        .run(
+            "create table t (id int primary key); insert into t values (1);
+             create table added (id int primary key); insert into added values (1)",
+        )
+        .await;
+    for tables in [
+        &["--table", "t", "--create"][..],
+        &["--table", "t", "--table", "added", "--create"],
+    ] {
+        let go_on = format!("go-on-{}-{}", pair.database, tables.len());
+        let go_on = pair.subscriber_cluster.file(&go_on);
+        let checks = Replay::command(&["check", "--provider", &ends.provider, "--subscriber", &ends.subscriber])
+            .args(&["--queue", "q", "--consumer", "c"])
+            .args(tables)
+            .failpoints(&format!("after_states=pause:{go_on}"))
+            .spawn();
+        checks.until_it_says("after_states waits").await;
+        pair.catch_up(tables).await;
+        std::fs::write(&go_on, "").unwrap();
+        let output = checks.wait().await;
+        assert_eq!(output.code(), Some(0), "{}", output.stderr);
+    }
+    pair.drop().await;
+}
+
 #[tokio::test]
 async fn what_was_lost_since_the_last_run() {
     let pair = pair().await;

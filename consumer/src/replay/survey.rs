@@ -101,6 +101,8 @@ pub(super) struct Survey {
     pub(super) entries: Vec<Entry>,
     /// Those of the set that are left out.
     pub(super) parked: Vec<Entry>,
+    /// Where the subscriber was before.
+    tick: Option<i64>,
     /// Of the set as it is recorded; None: not yet.
     pub(super) revision: Option<i64>,
     pub(super) at_provider: HashMap<Name, Table>,
@@ -160,6 +162,20 @@ impl Survey {
     pub(super) fn tables_of_both(&self) -> Vec<sequences::Pair<'_>> {
         let pairs = self.pairs().into_iter();
         pairs.map(|pair| (pair.provider, pair.subscriber)).collect()
+    }
+
+    /// What was executed after it was looked for, and before the tables were read, would be found to differ.
+    pub(super) async fn unless_executed(&self, p: &Client, who: &Who) -> Result<()> {
+        if let Some(tick) = self.tick.filter(|_| !self.pending)
+            && execute::pending(p, who, tick).await?
+        {
+            return Err(
+                Error::failure("a file was executed on the provider while the tables were looked at")
+                    .hint("Try again.")
+                    .transient(),
+            );
+        }
+        Ok(())
     }
 
     /// The partitions of the provider's tables, and of which table each is; those of all, or of the tables that the subscriber lacks.
@@ -334,6 +350,7 @@ pub(super) async fn survey(
     let mut survey = Survey {
         entries,
         parked,
+        tick,
         revision,
         at_provider,
         parts,
@@ -391,16 +408,7 @@ pub(super) async fn survey(
     }
     foreign_keys::look(s, &survey.keys, &all, survey.parts_of(false), &below, &mut findings).await?;
     survey.findings = findings;
-    // What was executed after the look above and before the tables were read would be found to differ.
-    if let Some(tick) = tick.filter(|_| !pending)
-        && execute::pending(p, who, tick).await?
-    {
-        return Err(
-            Error::failure("a file was executed on the provider while the tables were looked at")
-                .hint("Try again.")
-                .transient(),
-        );
-    }
+    survey.unless_executed(p, who).await?;
     Ok(survey)
 }
 

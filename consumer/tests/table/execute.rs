@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::cluster::{Pair, eventually, pair, pause_ticks};
+use crate::cluster::{Pair, Replay, eventually, pair, pause_ticks};
 use crate::{STATES, Said, done, refused as table_refused, said, until_states};
 
 const ROLE: [&str; 2] = ["--execute-as", "postgres"];
@@ -405,6 +405,34 @@ async fn while_the_tables_are_looked_at() {
     assert_eq!(output.code(), Some(0), "{}", output.stderr);
     let text = "a file was executed on the provider while the tables were looked at";
     assert!(output.stderr.contains(text), "{}", output.stderr);
+    pair.assert_equal("t").await;
+
+    // Nor does a check find anything, whether the file comes meanwhile or is on its way already.
+    for sql in [
+        "alter table t add column late int",
+        "alter table t alter id type bigint",
+    ] {
+        let go_on = format!("{go_on}-{}", sql.len());
+        let printed = pair.subscriber_cluster.file(&format!("checked-{}", pair.database));
+        let ends = [&pair.provider_cluster, &pair.subscriber_cluster].map(|cluster| cluster.conninfo(&pair.database));
+        let checks = Replay::command(&["check", "--queue", "q", "--consumer", "c"])
+            .args(&["--provider", &ends[0], "--subscriber", &ends[1]])
+            .failpoints(&format!("before_look=pause:{go_on}"))
+            .stdout_to(&printed)
+            .spawn();
+        checks.until_it_says("before_look waits").await;
+        executed(&pair, &[&file(&pair, &format!("{}.sql", sql.len()), sql)]);
+        std::fs::write(&go_on, "").unwrap();
+        let output = checks.wait().await;
+        let printed = std::fs::read_to_string(&printed).unwrap();
+        let said = format!("{printed}{}", output.stderr);
+        assert_eq!(output.code(), Some(0), "{said}");
+        assert!(
+            printed.ends_with("Nothing was found that would stop replication.\n"),
+            "{said}"
+        );
+    }
+    pair.catch_up(&ROLE).await;
     pair.assert_equal("t").await;
     pair.drop().await;
 }
