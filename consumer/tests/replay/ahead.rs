@@ -12,24 +12,18 @@ const READS: &str = "select count(*) from pg_stat_activity where datname = curre
 async fn table() -> Pair {
     let pair = pair().await;
     pair.provider.run("create table t (id int primary key, n int)").await;
-    let add = [
-        "table",
-        "add",
-        "t",
-        "--create",
-        "--no-copy",
-        "--queue",
-        "q",
-        "--consumer",
-        "c",
-    ];
-    let (provider, subscriber) = ends(&pair);
-    let added = Replay::command(&add)
+    add(&pair, "t").await;
+    pair
+}
+
+async fn add(pair: &Pair, table: &str) {
+    let (provider, subscriber) = ends(pair);
+    let added = Replay::command(&["table", "add", table, "--create", "--no-copy"])
         .args(&["--provider", &provider, "--subscriber", &subscriber])
+        .args(&["--queue", "q", "--consumer", "c"])
         .output()
         .await;
     assert_eq!(added.code(), Some(0), "{}", added.stderr);
-    pair
 }
 
 fn ends(pair: &Pair) -> (String, String) {
@@ -190,23 +184,7 @@ async fn a_file_is_executed_in_the_next_batch() {
 async fn killed_while_it_reads_ahead() {
     let pair = table().await;
     pair.provider.run("create table journal (what text)").await;
-    let add = [
-        "table",
-        "add",
-        "journal",
-        "--create",
-        "--no-copy",
-        "--queue",
-        "q",
-        "--consumer",
-        "c",
-    ];
-    let (provider, subscriber) = ends(&pair);
-    let added = Replay::command(&add)
-        .args(&["--provider", &provider, "--subscriber", &subscriber])
-        .output()
-        .await;
-    assert_eq!(added.code(), Some(0), "{}", added.stderr);
+    add(&pair, "journal").await;
     pair.provider
         .run(
             "create function note() returns trigger language plpgsql as $$ begin insert into journal values (new::text); return null; end $$;
