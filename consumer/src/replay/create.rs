@@ -2,8 +2,8 @@
 //!
 //! What is made is what replay needs and a reader of the copy expects: schema, columns with type, collation, NOT NULL,
 //! default, identity or generation expression, the sequences of identity and serial columns, primary key, unique and check
-//! constraints, plain unique indexes, and what is below a partitioned table; all missing tables in one transaction, before anything is copied. The
-//! other indexes and exclusion constraints follow after the copy (copy.rs), because rows go into a table with few indexes faster,
+//! constraints, unique indexes, and what is below a partitioned table; all missing tables in one transaction, before anything is copied. The
+//! other indexes, those that need an object of the provider's own, and exclusion constraints follow after the copy (copy.rs), because rows go into a table with few indexes faster,
 //! and foreign keys when both tables are complete (foreign_keys.rs).
 //! Left out: triggers, and defaults, checks and indexes that need an object of the
 //! provider's own; docs/tables.md has the whole list. For a copy that is like the original in everything, `pg_dump --schema-only` is the tool.

@@ -8,13 +8,14 @@
 //!
 //! Either way an event is still to come that brings the removed row back, whole, or tells that it was deleted: all that stands between the
 //! first snapshot and the last is applied, in its order, and an update is applied as an insert that replaces the row. That takes a
-//! provider that has the same key, checked at every row, over columns of the same types ([`other_keys`]); a table with any other constraint between
-//! rows is copied whole.
+//! provider that has the same key, checked at every row, over columns of the same types ([`other_keys`]). The key may be over expressions, and of some rows
+//! only, where nothing but the server's own is needed to know them. A table with any other constraint between rows is copied whole.
 //!
 //! A row that no such event comes for was never the provider's: somebody wrote it here. So what is removed is written down, and
 //! forgotten when its event comes; what is left then is told and kept, or if it is the provider's after all (whose key was dropped meanwhile,
 //! say), the table is copied again ([`left`]).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio_postgres::Client;
@@ -25,8 +26,19 @@ use super::sources;
 use super::table::{Index, Name, Table, literal, quoted};
 use crate::error::{Doing, Result};
 
-/// The columns of each key besides the primary one by which rows may be removed.
-pub(super) type OtherKeys = Arc<[Vec<String>]>;
+/// The keys besides the primary one by which rows may be removed.
+pub(super) type OtherKeys = Arc<[OtherKey]>;
+
+/// A unique index: two rows that it is about may not have the same terms.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct OtherKey {
+    /// SQL over the table's columns, which have no prefix there.
+    terms: Vec<String>,
+    /// Which rows it is about, likewise; None: all.
+    predicate: Option<String>,
+    /// The columns that both need.
+    needed: Vec<String>,
+}
 
 /// Types whose values are equal when `=` of the type itself says so, at both ends.
 const TYPES: [&str; 14] = [
@@ -62,31 +74,48 @@ pub(super) fn other_keys(provider: &Table, subscriber: &Table) -> Option<OtherKe
                 && there.collation == here.collation
         })
     };
-    let fits = |index: &Index| {
-        is_plain(index) && index.columns.iter().all(is_same) && provider.key_over(&index.columns).is_some_and(is_plain)
+    let key = |index: &Index| {
+        let fits = is_known(index)
+            && index.needed.iter().all(is_same)
+            && index.types.iter().all(|name| TYPES.contains(&name.as_str()));
+        let is_there = |there: &Index| {
+            is_known(there)
+                && there.predicate == index.predicate
+                && there.types.len() == index.types.len()
+                && index.terms.iter().all(|term| there.terms.contains(term))
+        };
+        (fits && provider.indexes.iter().any(is_there)).then(|| OtherKey {
+            terms: index.terms.clone(),
+            predicate: index.predicate.clone(),
+            needed: index.needed.clone(),
+        })
     };
-    let keys = others.map(|index| fits(index).then(|| index.columns.clone()));
+    let keys = others.map(key);
     keys.collect::<Option<Vec<_>>>()
         .filter(|_| !subscriber.constrains_below)
         .map(Into::into)
 }
 
-/// A key that rows are compared by as by `=`, where NULL is not equal to NULL.
-fn is_plain(index: &Index) -> bool {
+/// Whether rows are compared by it as by `=`, where NULL is not equal to NULL, and it is known what is compared.
+fn is_known(index: &Index) -> bool {
     let is_equality = |operator: &Option<String>| operator.as_deref() == Some("pg_catalog.=");
     let has = |word: &str| index.definition.contains(word);
-    index.is_key
+    index.is_whole
         && index.is_immediate
         && index.operators.iter().all(is_equality)
+        && (index.is_key || !has_more_than_the_server(index))
         && !has("NULLS NOT DISTINCT")
         && !has(" COLLATE ")
 }
 
-/// Whether the index is made of nothing but the table's columns, so that it can be made with a table of these. (What belongs to a schema has
-/// a dot in it.)
+/// What belongs to a schema has a dot in it.
+fn has_more_than_the_server(index: &Index) -> bool {
+    index.definition.contains('.')
+}
+
+/// Whether the index needs nothing but the table's columns, so that it can be made with a table of these.
 pub(super) fn is_of_columns(index: &Index) -> bool {
-    let has = |word: &str| index.definition.contains(word);
-    is_plain(index) && !has(".") && !has(" INCLUDE ")
+    is_known(index) && !has_more_than_the_server(index) && !index.definition.contains(" INCLUDE ")
 }
 
 /// `t.x = b.x and t.y = b.y`
@@ -162,20 +191,43 @@ pub(super) fn with_delete(shape: &Shape, table: &Table) -> String {
 }
 
 /// Before the insert of one, whose parameters are all its columns: the WITH, and what is to be read before anything is stored.
-pub(super) fn with_insert(shape: &Shape, table: &Table, keys: &[Vec<String>]) -> (String, Option<&'static str>) {
+pub(super) fn with_insert(shape: &Shape, table: &Table, keys: &[OtherKey]) -> (String, Option<&'static str>) {
     let parameters: Vec<usize> = (0..shape.columns.len()).collect();
     let own = forget_own(shape, table, &parameters);
     if keys.is_empty() {
         return (format!("with own as ({own}) "), None);
     }
     let key: Vec<String> = shape.key.iter().map(|&at| shape.columns[at].clone()).collect();
-    let value = |name: &str| {
-        let at = shape.columns.iter().position(|column| column == name);
-        at.map_or_else(|| "null".to_owned(), |at| format!("${}", at + 1))
-    };
-    let same: Vec<String> = keys.iter().map(|columns| equal(columns, value)).collect();
-    let [blocker, write_down] = make_way(table, &key, "", &same.join(" or "), &equal(&key, value));
-    let with = format!("with {blocker}, kept as ({write_down}), own as ({own}) ");
+    // Every column that a term needs is in it: it would be taken for that of the row in the table.
+    let needed: BTreeSet<&String> = keys.iter().flat_map(|key| &key.needed).chain(&key).collect();
+    let given: Vec<String> = needed
+        .into_iter()
+        .filter_map(|name| {
+            let at = shape.columns.iter().position(|column| column == name);
+            let value = at.map_or_else(|| "null".to_owned(), |at| format!("${}", at + 1));
+            let column = table.column(name)?;
+            let collation = column.collation.iter().map(|collation| format!(" collate {collation}"));
+            let value = format!("{value}::{}{}", column.type_name, collation.collect::<String>());
+            Some(format!("{value} as {}", quoted(name)))
+        })
+        .collect();
+    let of_given = |sql: &str| format!("(select {sql} from given)");
+    let same: Vec<String> = keys
+        .iter()
+        .map(|key| {
+            let terms = key.terms.iter();
+            let terms = terms.map(|term| format!("{term} operator(pg_catalog.=) {}", of_given(term)));
+            let about = key.predicate.iter();
+            let about = about.map(|sql| format!("({sql}) and {}", of_given(sql)));
+            format!("({})", terms.chain(about).collect::<Vec<_>>().join(" and "))
+        })
+        .collect();
+    let the_same = equal(&key, |name| of_given(&quoted(name)));
+    let [blocker, write_down] = make_way(table, &key, "", &same.join(" or "), &the_same);
+    let with = format!(
+        "with given as (select {}), {blocker}, kept as ({write_down}), own as ({own}) ",
+        given.join(", ")
+    );
     (with, Some("(select count(*) from blocker)"))
 }
 
@@ -214,7 +266,7 @@ pub(super) async fn store_aside(
     provider: &Table,
     table: &Table,
     columns: &str,
-    keys: &[Vec<String>],
+    keys: &[OtherKey],
 ) -> Result<u64> {
     let what = || format!("copy into table {} of the subscriber", table.name);
     subscriber
@@ -222,11 +274,34 @@ pub(super) async fn store_aside(
         .await
         .doing(what)?;
     let key = provider.primary_key();
-    let of_aside = |name: &str| format!("a.{}", quoted(name));
     let mut removed = 0;
     for other in keys {
-        let using = format!(" using {ASIDE} a");
-        let [blocker, write_down] = make_way(table, key, &using, &equal(other, of_aside), &equal(key, of_aside));
+        let read: Vec<String> = other
+            .terms
+            .iter()
+            .cloned()
+            .chain(key.iter().map(|name| quoted(name)))
+            .collect();
+        // By names that no column of the table has, as the terms are read with the table's beside them.
+        let names: Vec<String> = (0..read.len()).map(|at| format!("\"of aside {at}\"")).collect();
+        let of_aside = |sql: &str| {
+            let mut there = read.iter().zip(&names);
+            there
+                .find_map(|(other, name)| (other == sql).then(|| format!("a.{name}")))
+                .unwrap_or_default()
+        };
+        let about = other.predicate.iter().map(|sql| format!("({sql})"));
+        let using = format!(
+            " using (select {} from {ASIDE} where {}) a ({})",
+            read.join(", "),
+            about.clone().next().unwrap_or_else(|| "true".to_owned()),
+            names.join(", ")
+        );
+        let terms = other.terms.iter();
+        let terms = terms.map(|term| format!("{term} operator(pg_catalog.=) {}", of_aside(term)));
+        let in_the_way: Vec<String> = terms.chain(about).collect();
+        let the_same = equal(key, |name| of_aside(&quoted(name)));
+        let [blocker, write_down] = make_way(table, key, &using, &in_the_way.join(" and "), &the_same);
         let sql = format!("with {blocker} {write_down}");
         removed += subscriber.execute(&sql, &[]).await.doing(what)?;
     }
@@ -239,16 +314,16 @@ pub(super) async fn store_aside(
     Ok(stored)
 }
 
-/// Nothing is to come any more for the rows that were removed: the table was truncated, or its copy begins.
-pub(super) async fn forget(subscriber: &Client, table: &Name) -> Result<()> {
-    subscriber
+/// Nothing is to come any more for the rows that were removed: the table was truncated, or its copy begins. Whether there were any.
+pub(super) async fn forget(subscriber: &Client, table: &Name) -> Result<bool> {
+    let forgotten = subscriber
         .execute(
             "delete from pgcascade_replay.displaced_row where table_schema = $1 and table_name = $2 and not told",
             &[&table.schema, &table.table],
         )
         .await
         .doing(|| format!("forget the rows of table {table} that made way"))?;
-    Ok(())
+    Ok(forgotten > 0)
 }
 
 /// So many rows that did not come back are looked for at the provider.

@@ -57,7 +57,7 @@ impl Filter {
         let mut part = table.clone();
         part.columns.retain(|column| !self.leaves_out(&column.name));
         part.indexes
-            .retain(|index| !index.columns.iter().any(|column| self.leaves_out(column)));
+            .retain(|index| !index.needed.iter().any(|column| self.leaves_out(column)));
         part
     }
 

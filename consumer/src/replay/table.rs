@@ -121,8 +121,18 @@ pub(crate) struct Index {
     /// Checked at every row, not deferrable: ON CONFLICT can use it.
     pub(crate) is_immediate: bool,
     pub(crate) columns: Vec<String>,
-    /// The equality operator of each column, qualified; None for an access method that has none.
+    /// The equality operator of each term, qualified; None for an access method that has none.
     pub(crate) operators: Vec<Option<String>>,
+    /// What it is over, as SQL: columns, which for a key are all, and expressions.
+    pub(crate) terms: Vec<String>,
+    /// Their types, without modifiers.
+    pub(crate) types: Vec<String>,
+    /// Of a partial index.
+    pub(crate) predicate: Option<String>,
+    /// The columns that terms and predicate need.
+    pub(crate) needed: Vec<String>,
+    /// Unique and valid.
+    pub(crate) is_whole: bool,
     pub(crate) constraint: Option<(String, String)>,
     pub(crate) is_unique: bool,
     /// What follows the table's name in CREATE INDEX.
@@ -303,6 +313,11 @@ fn index(row: &Row) -> Result<Index, tokio_postgres::Error> {
         is_immediate: row.try_get("is_immediate")?,
         columns: row.try_get::<_, Option<_>>("columns")?.unwrap_or_default(),
         operators: row.try_get::<_, Option<_>>("operators")?.unwrap_or_default(),
+        terms: row.try_get("terms")?,
+        types: row.try_get("types")?,
+        predicate: row.try_get("predicate")?,
+        needed: row.try_get::<_, Option<_>>("needed")?.unwrap_or_default(),
+        is_whole: row.try_get("is_whole")?,
         constraint: constraint.zip(definition),
         is_unique: row.try_get("is_unique")?,
         definition: row.try_get("definition")?,

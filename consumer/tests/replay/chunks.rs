@@ -193,7 +193,7 @@ async fn whole_tables_and_stops() {
     pair.provider
         .run(
             "create table keyless (n int, pad text); insert into keyless select i, repeat('x', 100) from generate_series(1, 10000) i;
-             create table two_keys (id int primary key, u int, pad text); create unique index on two_keys ((u + 1));
+             create table two_keys (id int primary key, u int, pad text); create unique index on two_keys ((u + 1.0));
              insert into two_keys select i, i, repeat('x', 100) from generate_series(1, 10000) i;
              create type pair as (a int, b int); create table composite (id int primary key, u pair unique, pad text);
              insert into composite select i, (i, i)::pair, repeat('x', 100) from generate_series(1, 10000) i;

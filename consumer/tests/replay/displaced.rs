@@ -90,6 +90,87 @@ async fn older_and_younger_rows_make_way() {
     pair.drop().await;
 }
 
+/// The same of indexes over expressions, and of some rows only.
+#[tokio::test]
+async fn rows_make_way_by_what_an_index_makes_of_them() {
+    let pair = pair().await;
+    pair.provider
+        .run(
+            "create table t (id int primary key, mail text collate \"POSIX\", \"Gone, \"\"d\" bool not null, slot int, given int, v text);
+             create unique index on t (lower(mail));
+             create unique index \"Odd \"\"2\" on t ((slot + 1), (\"Gone, \"\"d\" is null)) where not \"Gone, \"\"d\";
+             create unique index on t (given) where given > 0 and v is not null;
+             insert into t select i, 'Mail' || i, false, i, i, repeat('x', 60) from generate_series(1, 10000) i;
+             analyze t",
+        )
+        .await;
+    let (running, go_on) = after_first_chunk(&pair).await;
+    pair.provider
+        .run(
+            "update t set mail = 'new' where id = 1; update t set mail = 'MAIL1' where id = 10000;
+             update t set \"Gone, \"\"d\" = true where id = 2; update t set slot = 2 where id = 9999;
+             update t set v = null where id = 3; update t set given = 3 where id = 9998;
+             delete from t where id = 4; update t set mail = 'mAIL4', slot = 4, given = 4 where id = 9997;
+             -- Given to one of the first chunk in between, and back.
+             update t set given = -1 where id = 5; update t set given = 5 where id = 9996; update t set given = -5 where id = 9996;
+             update t set given = 5 where id = 5;
+             -- Only one of the two is one that the index is about.
+             update t set slot = 9995, \"Gone, \"\"d\" = true where id = 6; update t set given = -7, v = null where id = 9994",
+        )
+        .await;
+    std::fs::write(&go_on, "").unwrap();
+    pair.until_past_copies(1).await;
+    let output = running.stop().await;
+    for text in ["cut into chunks", "rows of other chunks made way"] {
+        assert!(output.stderr.contains(text), "{text}: {}", output.stderr);
+    }
+    for text in ["displaced_row", "copied again"] {
+        assert!(!output.stderr.contains(text), "{text}: {}", output.stderr);
+    }
+    pair.catch_up(&CUT).await;
+    pair.assert_equal("t").await;
+    assert_eq!(pair.subscriber.text(DISPLACED).await, "0");
+    let unique = "select count(*) from pg_index where indrelid = 't'::regclass and indisunique";
+    assert_eq!(pair.subscriber.text(unique).await, "4");
+    pair.drop().await;
+}
+
+/// The databases do not agree on what the expression is: nothing is taken for the subscriber's own, and the copy fails once and for all.
+#[tokio::test]
+async fn an_expression_that_is_another_one_here() {
+    let pair = pair().await;
+    let database = format!("{}_utf8", pair.database);
+    let maintenance = pair.subscriber_cluster.connect("postgres").await;
+    maintenance
+        .run(&format!(
+            "create database {database} locale 'C.UTF-8' template template0"
+        ))
+        .await;
+    pair.provider
+        .run(
+            "create table t (id int primary key, mail text, v text); create unique index by_mail on t (lower(mail));
+             insert into t select i, 'Ä' || i, repeat('x', 60) from generate_series(1, 10000) i;
+             update t set mail = 'ä1' where id = 10000; analyze t",
+        )
+        .await;
+    let subscriber = pair.subscriber_cluster.conninfo(&database);
+    let output = Replay::new(&pair.provider_cluster.conninfo(&pair.database), &subscriber)
+        .args(&CUT)
+        .output()
+        .await;
+    assert_eq!(output.code(), Some(1), "{}", output.stderr);
+    assert_eq!(
+        output.stderr.matches("the table is copied again").count(),
+        1,
+        "{}",
+        output.stderr
+    );
+    assert_eq!(output.stderr.matches("cut into chunks").count(), 1, "{}", output.stderr);
+    assert!(output.stderr.contains("by_mail"), "{}", output.stderr);
+    pair.subscriber_cluster.drop_database(&database).await;
+    pair.drop().await;
+}
+
 /// A row that was never the provider's is removed, too: it is kept, and told of.
 #[tokio::test]
 async fn rows_of_the_subscribers_own_are_kept_and_told_of() {
@@ -120,8 +201,10 @@ async fn rows_of_the_subscribers_own_are_kept_and_told_of() {
     pair.drop().await;
 }
 
+const COLUMNS: &str = "create unique index on t (a, b, g)";
+
 /// Values go round among all rows while the copy is killed again and again.
-async fn values_go_round(partitioned: bool, condition: Option<&str>) {
+async fn values_go_round(partitioned: bool, condition: Option<&str>, indexes: &str) {
     let pair = pair().await;
     let below = if partitioned {
         "partition by list (g); create table even partition of t for values in (0); create table odd partition of t for values in (1)"
@@ -131,7 +214,7 @@ async fn values_go_round(partitioned: bool, condition: Option<&str>) {
     pair.provider
         .run(&format!(
             "create table t (id int, g int, u int, a text, b int, v text, primary key (id, g), unique (u, g)) {below};
-             create unique index on t (a, b, g);
+             {indexes};
              insert into t select i, i % 2, i, 'a' || i % 100, i / 100, repeat('x', 40) from generate_series(1, 10000) i; analyze t"
         ))
         .await;
@@ -203,17 +286,24 @@ async fn values_go_round(partitioned: bool, condition: Option<&str>) {
 
 #[tokio::test]
 async fn values_go_round_while_it_is_killed() {
-    values_go_round(false, None).await;
+    values_go_round(false, None, COLUMNS).await;
+}
+
+#[tokio::test]
+async fn values_of_expressions_go_round_while_it_is_killed() {
+    let indexes =
+        "create unique index on t (lower(a), (b + 0), g) where u is not null; create unique index on t ((u * 2), g)";
+    values_go_round(false, None, indexes).await;
 }
 
 #[tokio::test]
 async fn values_go_round_in_a_partitioned_table() {
-    values_go_round(true, None).await;
+    values_go_round(true, None, COLUMNS).await;
 }
 
 #[tokio::test]
 async fn values_go_round_between_rows_that_come_and_go() {
-    values_go_round(false, Some("v <> 'hidden'")).await;
+    values_go_round(false, Some("v <> 'hidden'"), COLUMNS).await;
 }
 
 /// The keys are changed between the chunks and the last of their events: what was removed comes back all the same.

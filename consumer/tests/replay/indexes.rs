@@ -14,7 +14,7 @@ const CUT: &str = "
 /// Copied whole: rows can stand in each other's way.
 const WHOLE: &str = "
     create table whole (id int primary key, a int not null, b text, c int not null unique, d int);
-    create index whole_a on whole (a); create index whole_b on whole (b); create unique index whole_odd on whole ((c + 1));
+    create index whole_a on whole (a); create index whole_b on whole (b); create unique index whole_odd on whole ((c + 1.0));
     alter table whole replica identity using index whole_c_key";
 
 async fn indexes(db: &Db) -> String {
@@ -146,13 +146,13 @@ async fn put_aside_and_back() {
     pair.drop().await;
 }
 
-/// A unique index over an expression is made after the copy, and counts before.
+/// A unique index with more in it than is known to be the same here (of what has a dot nobody asks) is made after the copy, and counts before.
 #[tokio::test]
 async fn unique_ones_that_are_yet_to_be_made() {
     let pair = pair().await;
     pair.provider
         .run(
-            "create table large (id int primary key, u int not null, v text); create unique index large_u on large ((u + 0));
+            "create table large (id int primary key, u int not null, v text); create unique index large_u on large ((u + 0.0));
              insert into large select i, i, repeat('x', 20) from generate_series(1, 20000) i; analyze large",
         )
         .await;

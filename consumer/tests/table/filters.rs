@@ -10,6 +10,7 @@ async fn parts_of_tables() {
     p.run(
         r#"create table t (id int primary key, region text, "Odd,Col" text, secret text, extra int);
            insert into t select i, case i % 3 when 0 then 'eu' when 1 then 'us' end, 'o', 's', i from generate_series(1, 90) i;
+           create unique index t_secret on t (id, lower(secret));
            create table only_some (id int primary key, v text, w text); insert into only_some values (1, 'a', 'b');
            create table keyless (v text)"#,
     )

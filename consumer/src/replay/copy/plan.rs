@@ -86,8 +86,9 @@ pub(super) fn can_be_cut(target: &Target) -> bool {
         && (target.freedom() == Freedom::Net || !target.other_keys().is_empty())
 }
 
-/// Decides, and writes down the chunks if there are any. None: to stop.
-pub(super) async fn make(worker: &Worker, job: &Job) -> Result<Option<Plan>> {
+/// Decides, and writes down the chunks if there are any. None: to stop. `is_again`: rows that made way in a copy before this one did not
+/// come back.
+pub(super) async fn make(worker: &Worker, job: &Job, is_again: bool) -> Result<Option<Plan>> {
     let shared = &worker.shared;
     let (source, chunk_bytes) = (&shared.source, shared.config.copy_chunk_bytes);
     let least = source.least_chunks();
@@ -95,7 +96,7 @@ pub(super) async fn make(worker: &Worker, job: &Job) -> Result<Option<Plan>> {
         return Ok(Some(Plan::Whole));
     }
     if !job.other_keys.is_empty()
-        && !displaced::is_allowed(&worker.subscriber, &shared.who, &job.subscriber.name).await?
+        && (is_again || !displaced::is_allowed(&worker.subscriber, &shared.who, &job.subscriber.name).await?)
     {
         return Ok(Some(Plan::Whole));
     }

@@ -230,9 +230,10 @@ impl Worker {
             Some(plan::load(self, job).await?)
         } else {
             let chunk_bytes = self.shared.config.copy_chunk_bytes;
-            displaced::forget(&self.subscriber, &job.subscriber.name).await?;
+            // A copy that left some behind would do so again, if the ends do not agree on what a key of theirs says.
+            let is_again = displaced::forget(&self.subscriber, &job.subscriber.name).await?;
             indexes::put_aside(&self.subscriber, &self.shared.who, job, chunk_bytes).await?;
-            plan::make(self, job).await?
+            plan::make(self, job, is_again).await?
         };
         let (from, chunks, done_rows) = match plan {
             None => return Ok(Step::Stopped),
