@@ -40,12 +40,15 @@ pub(super) struct OtherKey {
     needed: Vec<String>,
 }
 
-/// Types whose values are equal when `=` of the type itself says so, at both ends.
-const TYPES: [&str; 14] = [
+/// Types whose values are equal when `=` of the type itself says so, at both ends. (indexes.sql says `anyenum` of any enum: its values are
+/// equal when their names are.)
+const TYPES: [&str; 25] = [
     "smallint",
     "integer",
     "bigint",
     "numeric",
+    "real",
+    "double precision",
     "text",
     "character varying",
     "character",
@@ -54,8 +57,17 @@ const TYPES: [&str; 14] = [
     "timestamp without time zone",
     "timestamp with time zone",
     "time without time zone",
+    "time with time zone",
+    "interval",
     "boolean",
     "bytea",
+    "bit",
+    "bit varying",
+    "inet",
+    "cidr",
+    "macaddr",
+    "jsonb",
+    "anyenum",
 ];
 
 /// The keys of the subscriber's table besides the provider's primary one, if these are all that its rows can be in each other's way by, and the
@@ -69,7 +81,6 @@ pub(super) fn other_keys(provider: &Table, subscriber: &Table) -> Option<OtherKe
         columns.is_some_and(|(there, here)| {
             !there.generated
                 && !here.generated
-                && TYPES.contains(&here.bare_type.as_str())
                 && there.type_name == here.type_name
                 && there.collation == here.collation
         })

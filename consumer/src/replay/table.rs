@@ -125,7 +125,7 @@ pub(crate) struct Index {
     pub(crate) operators: Vec<Option<String>>,
     /// What it is over, as SQL: columns, which for a key are all, and expressions.
     pub(crate) terms: Vec<String>,
-    /// Their types, without modifiers.
+    /// Their types, without modifiers; `anyenum` for enums.
     pub(crate) types: Vec<String>,
     /// Of a partial index.
     pub(crate) predicate: Option<String>,

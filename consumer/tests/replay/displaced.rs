@@ -94,13 +94,19 @@ async fn older_and_younger_rows_make_way() {
 #[tokio::test]
 async fn rows_make_way_by_what_an_index_makes_of_them() {
     let pair = pair().await;
+    let kind = "create type kind as enum ('a', 'b')";
+    pair.subscriber.run(kind).await;
+    pair.provider.run(kind).await;
     pair.provider
         .run(
-            "create table t (id int primary key, mail text collate \"POSIX\", \"Gone, \"\"d\" bool not null, slot int, given int, v text);
+            "create table t (id int primary key, mail text collate \"POSIX\", \"Gone, \"\"d\" bool not null, slot int, given int, v text,
+                             kind kind, ip inet, lasts interval, meta jsonb);
              create unique index on t (lower(mail));
              create unique index \"Odd \"\"2\" on t ((slot + 1), (\"Gone, \"\"d\" is null)) where not \"Gone, \"\"d\";
              create unique index on t (given) where given > 0 and v is not null;
-             insert into t select i, 'Mail' || i, false, i, i, repeat('x', 60) from generate_series(1, 10000) i;
+             create unique index on t (ip, kind) where meta is not null; create unique index on t (lasts);
+             insert into t select i, 'Mail' || i, false, i, i, repeat('x', 60), 'b', '10.0.0.0'::inet + i, i * interval '1 minute', '{}'
+               from generate_series(1, 10000) i;
              analyze t",
         )
         .await;
@@ -111,6 +117,9 @@ async fn rows_make_way_by_what_an_index_makes_of_them() {
              update t set \"Gone, \"\"d\" = true where id = 2; update t set slot = 2 where id = 9999;
              update t set v = null where id = 3; update t set given = 3 where id = 9998;
              delete from t where id = 4; update t set mail = 'mAIL4', slot = 4, given = 4 where id = 9997;
+             update t set kind = 'a' where id = 7; update t set ip = '10.0.0.7' where id = 9993;
+             update t set meta = null where id = 8; update t set ip = '10.0.0.8' where id = 9992;
+             update t set lasts = null where id = 9; update t set lasts = '540 seconds' where id = 9991;
              -- Given to one of the first chunk in between, and back.
              update t set given = -1 where id = 5; update t set given = 5 where id = 9996; update t set given = -5 where id = 9996;
              update t set given = 5 where id = 5;
@@ -131,7 +140,7 @@ async fn rows_make_way_by_what_an_index_makes_of_them() {
     pair.assert_equal("t").await;
     assert_eq!(pair.subscriber.text(DISPLACED).await, "0");
     let unique = "select count(*) from pg_index where indrelid = 't'::regclass and indisunique";
-    assert_eq!(pair.subscriber.text(unique).await, "4");
+    assert_eq!(pair.subscriber.text(unique).await, "6");
     pair.drop().await;
 }
 

@@ -36,9 +36,10 @@ select i.indrelid as table, x.relname::text as name, i.indisprimary as is_primar
                                      where p.oid = i.indclass[u.position - 1]) order by u.position) as operators,
               -- A column or an expression.
               pg_catalog.array_agg(pg_catalog.pg_get_indexdef(i.indexrelid, u.position::int4, false) order by u.position) as terms,
-              pg_catalog.array_agg(pg_catalog.format_type(x_a.atttypid, null) order by u.position) as types
+              pg_catalog.array_agg(case ty.typtype when 'e' then 'anyenum' else pg_catalog.format_type(ty.oid, null) end order by u.position) as types
          from pg_catalog.unnest(i.indkey::int2[]) with ordinality u(attnum, position)
-         join pg_catalog.pg_attribute x_a on x_a.attrelid = i.indexrelid and x_a.attnum = u.position
+         join pg_catalog.pg_attribute term on term.attrelid = i.indexrelid and term.attnum = u.position
+         join pg_catalog.pg_type ty on ty.oid = term.atttypid
          left join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = u.attnum and u.attnum <> 0
         where u.position <= i.indnkeyatts) k
  where i.indrelid = any ($1::oid[])
