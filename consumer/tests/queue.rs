@@ -45,7 +45,15 @@ mod xids;
 static SHARED: LazyLock<Cluster> = LazyLock::new(|| {
     Cluster::start(
         "queue",
-        &["-o", "pgcascade.maint_interval=1", "-o", "pgcascade.retry_interval=1"],
+        &[
+            "-o",
+            "pgcascade.maint_interval=1",
+            "-o",
+            "pgcascade.retry_interval=1",
+            // More than savepoints.rs has transactions, all of which it may draw to be prepared.
+            "-o",
+            "max_prepared_transactions=200",
+        ],
     )
 });
 

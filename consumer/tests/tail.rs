@@ -540,9 +540,7 @@ async fn a_database_that_is_not_utf8_prints_its_characters() {
         assert_eq!(names, [json!("größe"), json!("Ã¼"), Value::Null], "{format}");
     }
     drop(provider);
-    pair.provider
-        .run(&format!("drop database {database} with (force)"))
-        .await;
+    cluster.drop_database(&database).await;
     pair.drop().await;
 }
 
@@ -653,15 +651,19 @@ async fn a_consumer_holds_rotation_and_keeps_its_position() {
     pair.provider
         .run("update pgq.queue set queue_rotation_period = '0'")
         .await;
-    let end = "select count(pg_terminate_backend(pid)) from pg_stat_activity
-                where application_name = 'consumer tail' and datname = current_database()";
+    let sessions = "from pg_stat_activity where application_name = 'consumer tail' and datname = current_database()";
+    eventually("the one that was refused has gone", async || {
+        pair.provider.text(&format!("select count(*) {sessions}")).await == "1"
+    })
+    .await;
     for number in 5..=12 {
         pair.provider.run(&format!("insert into t values ({number})")).await;
         ticked(&pair).await;
         pair.provider.run("select pgq.maint_rotate_tables_step1('q')").await;
         pair.provider.run("select pgq.maint_rotate_tables_step2()").await;
     }
-    assert_eq!(pair.provider.text(end).await, "1");
+    let ended = format!("select count(pg_terminate_backend(pid)) {sessions}");
+    assert_eq!(pair.provider.text(&ended).await, "1");
     following.signal("CONT");
     for number in 5..=12 {
         assert_eq!(following.next()["ev_id"], number);

@@ -243,9 +243,8 @@ async fn there_are_never_two_tickers_even_if_the_launcher_dies() {
 async fn a_database_can_be_dropped_by_force() {
     let cluster = Cluster::start("dropped", &[]);
     let db = queue(&cluster, "victim").await;
-    let postgres = cluster.connect("postgres").await;
     until_tickers(&db, "victim", 1).await;
-    postgres.run("drop database victim with (force)").await;
+    cluster.drop_database("victim").await;
     assert!(
         !cluster.log().contains("database \"victim\" does not exist"),
         "nobody tried to come back"

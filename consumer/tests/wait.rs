@@ -229,7 +229,7 @@ async fn a_cancel_a_statement_timeout_and_a_termination_end_the_wait() {
     );
 
     let session = SHARED.connect("ended").await;
-    session.run("set statement_timeout = '200ms'").await;
+    session.run("set statement_timeout = '1s'").await;
     let error = session.try_text(WAIT).await.unwrap_err();
     let error = error.as_db_error().unwrap();
     assert_eq!(error.message(), "canceling statement due to statement timeout");

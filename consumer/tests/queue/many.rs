@@ -16,6 +16,9 @@ async fn five_thousand_transactions_in_progress() {
         &[
             "-o",
             "pgcascade.ticker=off",
+            // Whose transactions would be in the ticks, too.
+            "-o",
+            "autovacuum=off",
             "-o",
             &format!("max_prepared_transactions={}", MANY + 10),
         ],

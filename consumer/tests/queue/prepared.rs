@@ -5,9 +5,12 @@ use crate::cluster::Cluster;
 use crate::delivered::Delivered;
 use crate::{queue, rotate, tick};
 
+/// No other transaction holds back a rotation.
+const ALONE: &[&str] = &["-o", "pgcascade.ticker=off", "-o", "autovacuum=off"];
+
 #[tokio::test]
 async fn prepared_transactions_survive_rotations_and_restarts() {
-    let cluster = Cluster::start("prepared", &["-o", "pgcascade.ticker=off"]);
+    let cluster = Cluster::start("prepared", ALONE);
     let mut db = queue(&cluster, "p", &[]).await;
     db.run(
         "create table captured (v text primary key);
@@ -82,7 +85,7 @@ async fn prepared_transactions_survive_rotations_and_restarts() {
 /// A consumer may prepare as well: an open batch, a finished one, and a tick, in a transaction that a crash leaves open.
 #[tokio::test]
 async fn a_batch_that_was_finished_in_a_prepared_transaction_stays_where_it_is() {
-    let cluster = Cluster::start("prepared-batch", &["-o", "pgcascade.ticker=off"]);
+    let cluster = Cluster::start("prepared-batch", ALONE);
     let mut db = queue(&cluster, "p", &[]).await;
     db.run("select pgq.insert_event('q', 't', 'one')").await;
     tick(&db).await;
@@ -110,7 +113,7 @@ async fn a_batch_that_was_finished_in_a_prepared_transaction_stays_where_it_is()
 /// A rotation that is prepared and rolled back: the session that made it, and others, go on with the table that is current then.
 #[tokio::test]
 async fn a_rotation_that_is_prepared_and_rolled_back_is_forgotten_by_the_session_that_made_it() {
-    let cluster = Cluster::start("prepared-rotation", &["-o", "pgcascade.ticker=off"]);
+    let cluster = Cluster::start("prepared-rotation", ALONE);
     let db = queue(&cluster, "p", &[]).await;
     let other = cluster.connect("p").await;
     let event = |name: &str| format!("select pgq.insert_event('q', 't', '{name}')");
