@@ -131,11 +131,13 @@ select pgq.next_batch(:q, 'dead, "one"');
 
 -- Bytes. Beyond the limit a queue is rotated early, once a minute.
 select pgq.register_consumer(:q, 'big');
+begin; -- one time, whatever it takes
 update pgq.queue set queue_rotation_period = '1 day', queue_switch_time = now() - interval '59 seconds' where queue_id = :id;
 select pgcascade.set_queue_limit(:q, null, 1048576, 'warn');
 select count(pgq.insert_event(:q, 't', repeat(md5(i::text), 60))) from generate_series(1, 1000) i;
 select pgcascade.event_bytes(:'pfx') > 1048576 as over;
 select func_name from pgq.maint_operations() where func_arg = :q;
+commit;
 update pgq.queue set queue_switch_time = now() - interval '61 seconds' where queue_id = :id;
 select func_name from pgq.maint_operations() where func_arg = :q;
 select queue_cur_table as before from pgq.queue where queue_id = :id \gset

@@ -6,32 +6,34 @@ set client_min_messages = warning;
 \pset null (null)
 select pgq.create_queue('ticker');
 select queue_id as id, queue_data_pfx as pfx, queue_event_seq as seq, queue_tick_seq as tick_seq from pgq.queue where queue_name = 'ticker' \gset
+-- Hours in place of seconds: however slow the server is, no case becomes the next one meanwhile.
+select pgq.set_queue_config('ticker', 'ticker_max_lag', '3 hours'), pgq.set_queue_config('ticker', 'ticker_idle_period', '60 hours');
 -- Makes all ticks older, instead of waiting.
 \set older 'update pgq.tick set tick_time = tick_time - interval'
 
 -- A queue with one tick is ticked at once; then it is idle for longer and longer, up to the idle period.
 select pgq.ticker('ticker');
 select pgq.ticker('ticker');
-:older '1.6 seconds' where tick_queue = :id;
+:older '1.6 hours' where tick_queue = :id;
 select pgq.ticker('ticker');
 select pgq.ticker('ticker');
-:older '3 seconds' where tick_queue = :id;
+:older '3 hours' where tick_queue = :id;
 select pgq.ticker('ticker');
-:older '3.3 seconds' where tick_queue = :id;
+:older '3.3 hours' where tick_queue = :id;
 select pgq.ticker('ticker');
-:older '30 seconds' where tick_queue = :id;
+:older '30 hours' where tick_queue = :id;
 select pgq.ticker('ticker');
-:older '59 seconds' where tick_queue = :id;
+:older '59 hours' where tick_queue = :id;
 select pgq.ticker('ticker');
-:older '2 seconds' where tick_queue = :id;
+:older '2 hours' where tick_queue = :id;
 select pgq.ticker('ticker');
 
 -- New events: when they are old enough,
 select count(pgq.insert_event('ticker', 't', g::text)) from generate_series(1, 5) g;
 select pgq.ticker('ticker');
-:older '2.9 seconds' where tick_queue = :id;
+:older '2.9 hours' where tick_queue = :id;
 select pgq.ticker('ticker');
-:older '0.2 seconds' where tick_queue = :id;
+:older '0.2 hours' where tick_queue = :id;
 select pgq.ticker('ticker');
 -- or many enough.
 select pgq.set_queue_config('ticker', 'ticker_max_count', '10');
