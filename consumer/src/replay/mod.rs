@@ -19,7 +19,7 @@
 //!
 //! A crash before the commit leaves nothing; a crash after it leaves the position at the batch's end, and when the
 //! provider offers the same batch again it is only finished. No future of the database is ever dropped half way in
-//! order to stop: shutdown is looked for between batches and chunks. (Those of copies are, which may wait for long: their sessions end with them,
+//! order to stop: shutdown is looked for between batches and chunks. (Copies may wait for long: their servers are asked to cancel what they do,
 //! worker.rs.) An attempt that fails drops both sessions, and
 //! with them whatever was on its way.
 

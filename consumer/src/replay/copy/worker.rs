@@ -1,6 +1,6 @@
 //! One worker of a copy: a session at each end, one piece after the other.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -46,6 +46,9 @@ enum Step {
 /// How long a task that others are in the way of is put off at least.
 const PUT_OFF: Duration = Duration::from_millis(500);
 
+/// After which time the servers are asked once more to cancel what a worker does.
+const CANCEL_AGAIN: Duration = Duration::from_millis(200);
+
 /// Works until there is nothing left to do, or until it is to stop.
 pub(super) async fn work(shared: Arc<Shared>, done: mpsc::UnboundedSender<(Arc<Job>, Copied)>) -> Result<(), Broken> {
     let outcome = tasks(&shared, &done).await;
@@ -74,10 +77,14 @@ async fn tasks(shared: &Arc<Shared>, done: &mpsc::UnboundedSender<(Arc<Job>, Cop
                 Err(error) => return Err(Broken { error, job: None }),
             },
         };
-        // What it waits for may take long. Dropped half way, its sessions are of no more use.
-        let Some(outcome) = unless_stopped(shared, at_work.run(&task)).await else {
-            future::join_all(at_work.cancels.into_iter().map(Cancel::send)).await;
-            return Ok(());
+        // What it waits for may take long. Cancelled half way, its sessions are of no more use.
+        let outcome = {
+            let mut running = pin!(at_work.run(&task));
+            let Some(outcome) = unless_stopped(shared, &mut running).await else {
+                at_work.cancel(running).await;
+                return Ok(());
+            };
+            outcome
         };
         match outcome {
             Ok(Step::Planned(pieces)) => shared.planned(&job, pieces),
@@ -190,6 +197,21 @@ fn check_stored(table: &Name, read: u64, stored: u64) -> Result<()> {
 }
 
 impl Worker {
+    /// Has the servers cancel what it does, and waits for their answer: that of a session which was dropped already would go on until
+    /// it notices. A request that comes between two statements cancels none.
+    async fn cancel(&self, mut running: Pin<&mut impl Future>) {
+        loop {
+            let ask = async {
+                future::join_all(self.cancels.iter().cloned().map(Cancel::send)).await;
+                tokio::time::sleep(CANCEL_AGAIN).await;
+            };
+            tokio::select! {
+                _ = &mut running => return,
+                () = ask => {}
+            }
+        }
+    }
+
     async fn run(&self, task: &Task) -> Result<Step, Trouble> {
         let piece = match task {
             Task::Plan(job) => {
