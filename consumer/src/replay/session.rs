@@ -280,6 +280,24 @@ pub(crate) async fn lock(client: &Client, end: End, who: &Who, patience: Duratio
     .hint("Stop that one first, or choose another --consumer name."))
 }
 
+/// The same, and longer where the session that holds it is at one statement all the time: so is one whose replay was killed, until that lets it
+/// notice.
+async fn lock_of_killed(client: &Client, end: End, who: &Who, patience: Duration) -> Result<()> {
+    let deadline = tokio::time::Instant::now() + LOCK_PATIENCE_AGAIN;
+    let mut before = None;
+    loop {
+        let Err(error) = lock(client, end, who, patience).await else {
+            return Ok(());
+        };
+        let now = holders_statement(client, who.lock_key()).await.ok().flatten();
+        let other = before.is_some() && before != now;
+        if now.is_none() || other || tokio::time::Instant::now() >= deadline {
+            return Err(error);
+        }
+        before = now;
+    }
+}
+
 /// The same for who may be told to stop meanwhile: then it fails, and the session is not to be used again.
 pub(super) async fn lock_unless_stopped(
     client: &Client,
@@ -289,7 +307,7 @@ pub(super) async fn lock_unless_stopped(
     shutdown: &Shutdown,
 ) -> Result<()> {
     tokio::select! {
-        outcome = lock(client, end, who, patience) => outcome,
+        outcome = lock_of_killed(client, end, who, patience) => outcome,
         () = shutdown.wait() => Err(Error::failure(format!("stopped before the consumer on the {end} was locked"))),
     }
 }
@@ -307,6 +325,20 @@ pub(crate) async fn holder(client: &Client, key: i64) -> Result<Option<(i32, Str
         )
         .await?;
     Ok(row.map(|row| (row.get(0), row.get(1))))
+}
+
+/// Which process holds it, and since when that is at its statement. None: it is at none, or may not be seen.
+async fn holders_statement(client: &Client, key: i64) -> Result<Option<(i32, String)>, tokio_postgres::Error> {
+    let Some((pid, _)) = holder(client, key).await? else {
+        return Ok(None);
+    };
+    let row = client
+        .query_opt(
+            "select query_start::text from pg_catalog.pg_stat_activity where pid = $1 and state = 'active'",
+            &[&pid],
+        )
+        .await?;
+    Ok(row.map(|row| (pid, row.get(0))))
 }
 
 #[cfg(test)]

@@ -169,6 +169,46 @@ async fn two_starts_at_once_make_one_replay() {
     pair.drop().await;
 }
 
+/// The session of a replay that was killed has the consumer's lock as long as its statement does not let it notice. So who comes next waits for
+/// longer than for one that does nothing.
+#[tokio::test]
+async fn the_session_of_a_killed_replay_is_waited_for() {
+    let pair = prepared().await;
+    let running = pair.replay().args(&arguments()).spawn();
+    running.until_it_says("streaming").await;
+    let lock = pair
+        .subscriber
+        .text(
+            "select (l.classid::int8 << 32) | l.objid::int8 from pg_locks l join pg_stat_activity a using (pid)
+              where a.datname = current_database() and a.application_name like 'pgcascade replay %' and l.locktype = 'advisory'",
+        )
+        .await;
+    running.stop().await;
+    pair.until_sessions_are_gone().await;
+    let (busy, keeper) = (
+        pair.subscriber_cluster.connect(&pair.database).await,
+        pair.subscriber_cluster.connect(&pair.database).await,
+    );
+    keeper.run("begin; select pg_advisory_xact_lock(1)").await;
+    busy.run(&format!("select pg_advisory_lock({lock})")).await;
+    let (_, next) = tokio::join!(busy.run("select pg_advisory_lock(1)"), async {
+        let next = pair.replay().args(&arguments()).spawn();
+        let waits = "select count(*) from pg_stat_activity where datname = current_database()
+                        and application_name like 'pgcascade replay %' and now() - backend_start > interval '8 s'";
+        eventually("it waits longer than for a moment", async || {
+            assert!(!next.stderr().contains("in use already"), "{}", next.stderr());
+            pair.subscriber.text(waits).await == "1"
+        })
+        .await;
+        keeper.run("commit").await;
+        next
+    });
+    drop(busy);
+    next.until_it_says("streaming").await;
+    next.stop().await;
+    pair.drop().await;
+}
+
 /// Whoever reads the subscriber sees a state that the provider had: whole transactions, in their order.
 #[tokio::test]
 async fn every_state_that_can_be_seen_was_one_of_the_providers() {
