@@ -264,16 +264,31 @@ async fn values_go_round(partitioned: bool, condition: Option<&str>, indexes: &s
     if condition.is_none() {
         arguments.extend(["--table", "t", "--create"]);
     }
+    let replay = |points: &str| pair.replay().args(&arguments).failpoints(points).spawn();
+    let killed = async |points: &str, running: Running| {
+        let output = running.wait().await;
+        assert_eq!(output.code(), None, "{points} was not reached: {}", output.stderr);
+    };
     for points in [
         "after_chunk_commit=kill:2",
         "in_copy=kill:5",
         "after_chunk_commit=kill:5",
-        "after_copy_commit=kill",
-        "before_held_commit=kill",
-        "after_held_commit=kill",
     ] {
-        let output = pair.replay().args(&arguments).failpoints(points).output().await;
-        assert_eq!(output.code(), None, "{points} was not reached: {}", output.stderr);
+        killed(points, replay(points)).await;
+    }
+    // Not before there is something to apply when the copy is there.
+    let go_on = pair.subscriber_cluster.file(&format!("go-on-{}", pair.database));
+    let points = format!("in_copy=pause:{go_on};after_copy_commit=kill");
+    let running = replay(&points);
+    eventually("events are kept", async || {
+        let kept = "select exists (select from pgcascade_replay.held_event)";
+        pair.subscriber.text(kept).await == "t"
+    })
+    .await;
+    std::fs::write(&go_on, "").unwrap();
+    killed(&points, running).await;
+    for points in ["before_held_commit=kill", "after_held_commit=kill"] {
+        killed(points, replay(points)).await;
     }
     let running = pair.replay().args(&arguments).spawn();
     pair.until_past_copies(1).await;
