@@ -193,7 +193,8 @@ async fn pgbench_at_full_speed() {
     pair.catch_up(&arguments).await;
     let running = pair.replay().args(&arguments).spawn();
     pgbench("-n -c 3 -t 400 -b tpcb-like@8 -b simple-update@2");
-    let balance = "select (select sum(abalance) from pgbench_accounts) = (select sum(delta) from pgbench_history)
+    let balance =
+        "select (select sum(abalance) from pgbench_accounts) = (select coalesce(sum(delta), 0) from pgbench_history)
                       and (select sum(tbalance) from pgbench_tellers) = (select sum(bbalance) from pgbench_branches)";
     eventually("all transactions have arrived", async || {
         assert_eq!(pair.subscriber.text(balance).await, "t", "a state that never was");
