@@ -91,10 +91,21 @@ const STATES: &str = "select string_agg(provider_table || ' ' || state, ', ' ord
 /// other tests' among them.
 async fn until_states(pair: &Pair, wanted: &str) {
     eventually(&format!("the states are {wanted}"), async || {
-        pair.provider
-            .run("select pgq.force_tick('q'); select pgq.ticker('q')")
-            .await;
+        pair.tick().await;
         pair.subscriber.text(STATES).await == wanted
+    })
+    .await;
+}
+
+/// Waits until replay has had every tick, and has seen that the set of tables is the same: then it waits, too.
+async fn until_at_rest(pair: &Pair) {
+    let last = pair.provider.text("select max(tick_id) from pgq.tick").await;
+    let rests = format!(
+        "select (select tick from pgcascade_replay.position) = {last} and state = 'idle' and query like 'select revision from %'
+           from pg_stat_activity where datname = current_database() and application_name like 'pgcascade replay %'"
+    );
+    eventually("replay waits for a tick", async || {
+        pair.subscriber.text(&rests).await == "t"
     })
     .await;
 }
@@ -151,6 +162,7 @@ async fn a_copy_of_before_does_not_count() {
     eventually("the event is kept", async || pair.subscriber.text(kept).await == "1").await;
     // Without a tick replay looks at nothing.
     pause_ticks(p).await;
+    until_at_rest(&pair).await;
     done(&pair, &["remove", "t", "--keep-triggers"]);
     done(&pair, &["add", "t", "--replace"]);
     assert_eq!(pair.subscriber.text(kept).await, "0");
@@ -378,6 +390,13 @@ async fn changes_in_the_middle_of_a_copy() {
     );
     pair.catch_up(&[]).await;
     pair.assert_equal("big").await;
+
+    // At a tick from after the transactions of other tests.
+    eventually("the tables are ok", async || {
+        pair.catch_up(&[]).await;
+        pair.subscriber.text(STATES).await == "big ok, small ok"
+    })
+    .await;
 
     // In chunks.
     pair.subscriber.run("update big set v = 'old' where id <= 10").await;

@@ -404,6 +404,13 @@ impl Pair {
         output
     }
 
+    /// Has queue q a tick that shows all that is committed: the next batch has it, too.
+    pub(crate) async fn tick(&self) {
+        self.provider
+            .run("select pgq.force_tick('q'); select pgq.ticker('q')")
+            .await;
+    }
+
     /// Waits until that many tables have their copies and the events from meanwhile. When they are ok depends on other
     /// tests' transactions, too.
     pub(crate) async fn until_past_copies(&self, tables: usize) {

@@ -113,7 +113,7 @@ async fn the_session_that_reads_ahead_is_ended() {
     let pair = table().await;
     write(&pair).await;
     let (running, go_on) = before_its_second_commit(&pair, pair.replay()).await;
-    let end = "select pg_terminate_backend(pid, 10000) from pg_stat_activity
+    let end = "select pg_terminate_backend(pid, 60000) from pg_stat_activity
                 where datname = current_database() and application_name like 'pgcascade ahead %'";
     assert_eq!(pair.provider.text(end).await, "t");
     goes_on(pair, running, &go_on).await;

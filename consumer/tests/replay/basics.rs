@@ -539,7 +539,7 @@ async fn a_provider_in_another_encoding() {
     let rows = "select id, v, size from t order by id";
     assert_eq!(provider.text(rows).await, pair.subscriber.text(rows).await);
     drop(provider);
-    pair.provider.run(&format!("drop database {latin} with (force)")).await;
+    pair.provider_cluster.drop_database(&latin).await;
     pair.drop().await;
 }
 
@@ -595,10 +595,8 @@ async fn a_provider_without_an_encoding_and_letters_that_a_subscriber_lacks() {
         assert!(output.stderr.contains(text), "{text}: {}", output.stderr);
     }
     drop(provider);
-    pair.provider.run(&format!("drop database {ascii} with (force)")).await;
-    pair.subscriber
-        .run(&format!("drop database {latin} with (force)"))
-        .await;
+    pair.provider_cluster.drop_database(&ascii).await;
+    pair.subscriber_cluster.drop_database(&latin).await;
     pair.drop().await;
 }
 

@@ -112,12 +112,8 @@ async fn a_copy_that_cannot_begin_holds_up_no_other_table() {
         );
         holder.run("commit").await;
         until_copied(&pair, &["big", "small"]).await;
-        assert!(
-            whole || running.stderr().contains("cut into chunks"),
-            "{}",
-            running.stderr()
-        );
-        running.stop().await;
+        let output = running.stop().await;
+        assert!(whole || output.stderr.contains("cut into chunks"), "{}", output.stderr);
         pair.drop().await;
     }
 }

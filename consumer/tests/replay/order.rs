@@ -103,7 +103,7 @@ async fn what_is_stored_out_of_order_is_read_again_by_id() {
         assert_ne!(first.text(stored).await, "0", "{last}: stored by id after all");
         ticks(&pair, true).await;
         until_same(&pair).await;
-        assert!(running.stderr().contains("is read again by event id"), "{last}");
+        running.until_it_says("is read again by event id").await;
         assert_eq!(reads(&pair).0, 1, "{last}");
         // The next ones of that size are sorted at once.
         first.run("update big set n = n + 1").await;
