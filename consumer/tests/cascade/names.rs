@@ -17,6 +17,7 @@ async fn nodes_are_renamed_while_everything_runs() {
     let leaf = tree.add("leaf", "leaf", "branch").await;
     tree.catch_up("leaf").await;
     let mut replays: Vec<_> = ["root", "branch", "leaf"].map(|name| tree.replay(name).spawn()).into();
+    tree.until_ok("leaf").await;
     let mut from = 0;
     for (old, new, points) in [
         (

@@ -1,7 +1,7 @@
 //! Partitioned tables on every level of a cascade: the same partitions by the same names, so that the events mean the same everywhere.
 
 use crate::cluster::{Db, Replay, eventually};
-use crate::tree::{Tree, until, write};
+use crate::tree::{NOT_OK, Tree, until, write};
 
 /// Two levels, an odd schema, a hash, a default.
 const PARTED: &str = "
@@ -42,9 +42,13 @@ async fn settle(tree: &Tree, root: &Db, at: i32) {
     let names = ["branch", "below", "leaf"];
     for i in 0..names.len() {
         write(root, at + 10 * i32::try_from(i).unwrap()).await;
-        for name in &names[..=i] {
-            tree.catch_up(name).await;
-        }
+        let node = tree.connect(names[i]).await;
+        eventually(&format!("the tables of {} are ok", names[i]), async || {
+            // Each time the first of them makes a tick.
+            tree.catch_up_all(&names[..=i]).await;
+            node.text(NOT_OK).await == "0"
+        })
+        .await;
     }
 }
 

@@ -252,6 +252,17 @@ impl Tree {
         self.manage(0, &format!("wait {name}")).await;
     }
 
+    /// Waits until all tables of a node whose replay runs are ok. That takes a tick from after their copies, and from after the end of
+    /// whatever was open on the server then, be it another test's.
+    pub(crate) async fn until_ok(&self, name: &str) {
+        let node = self.connect(name).await;
+        eventually(&format!("the tables of {name} are ok"), async || {
+            self.wait(name).await;
+            node.text(NOT_OK).await == "0"
+        })
+        .await;
+    }
+
     /// One node's queue is another's, from the first tick of the first on.
     pub(crate) async fn assert_same_queue(&self, of: &Db, root: &Db) {
         // Either may have rotated what was before.
@@ -301,6 +312,14 @@ impl Tree {
         }
     }
 }
+
+/// What the replay of a node has locked while it runs.
+pub(crate) const WORKERS_LOCK: &str =
+    "select (classid::int8 << 32) | objid::int8 from pg_locks where locktype = 'advisory' and granted
+        and database = (select oid from pg_database where datname = current_database())";
+
+/// How many tables of a node are not ok.
+pub(crate) const NOT_OK: &str = "select count(*) from pgcascade_replay.table_state where state <> 'ok'";
 
 /// Ends replays, which must have gone well.
 pub(crate) async fn stop(replays: impl IntoIterator<Item = Running>) {

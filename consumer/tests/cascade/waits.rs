@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::cluster::eventually;
 use crate::status::{node, status};
-use crate::tree::{Tree, until, write};
+use crate::tree::{Tree, write};
 
 #[tokio::test]
 async fn a_leaf_waits_until_its_branch_has_tables() {
@@ -52,15 +52,10 @@ async fn a_leaf_waits_until_its_branch_has_tables() {
     branch.run("drop table t").await;
     let of_branch = tree.replay("branch").spawn();
     write(&root, 100).await;
+    // The leaf has nothing to copy from before that.
     for name in ["branch", "leaf"] {
-        tree.wait(name).await;
+        tree.until_ok(name).await;
     }
-    until(
-        &leaf,
-        "select count(*) from pgcascade_replay.table_state where state = 'ok'",
-        "2",
-    )
-    .await;
     tree.assert_same_rows(&leaf, &root).await;
     eventually("nothing is wrong any more", async || {
         write(&root, 200).await;

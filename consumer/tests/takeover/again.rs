@@ -125,7 +125,7 @@ async fn who_does_not_replay_closes_nothing() {
         let replays = [replay(&tree, "branch").spawn(), replay(&tree, "below").spawn()];
         // They are there, and have nothing to do.
         for name in ["branch", "below"] {
-            tree.wait(name).await;
+            tree.until_ok(name).await;
         }
         killed(&tree, new, &[], "after_prepared").await;
         tree.manage(0, "pause branch").await;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 
-use crate::cluster::Db;
+use crate::cluster::{Db, eventually};
 use crate::dead;
 use crate::planned::{takeover, writers};
 use crate::tree::{self, Tree};
@@ -189,6 +189,7 @@ async fn a_root_dies_while_applications_write() {
     for _ in 0..10 {
         writing.go_on().await;
     }
+    eventually("something has arrived", async || journal(&left).await.len() >= 50).await;
     drop(root);
     tree.kill_root();
     let done = writing.ended().await;
