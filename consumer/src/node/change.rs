@@ -82,6 +82,9 @@ pub(super) async fn lock_soon(at: &Reached) -> Result<bool> {
     Ok(true)
 }
 
+/// How long who only looks waits for a replay: one that begins anew, with other tables or another provider, has no session for a moment.
+pub(crate) const BEGINS_ANEW: Duration = Duration::from_secs(1);
+
 /// Whether a replay of the node runs, perhaps one that is about to start. Looks without taking the lock, which would keep that one out.
 pub(crate) async fn is_replayed(at: &Reached, patience: Duration) -> Result<bool> {
     let deadline = Instant::now() + patience;
@@ -95,6 +98,7 @@ pub(crate) async fn is_replayed(at: &Reached, patience: Duration) -> Result<bool
         if Instant::now() >= deadline {
             return Ok(false);
         }
+        failpoint("replay_awaited");
         sleep(POLL).await;
     }
 }

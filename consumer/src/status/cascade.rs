@@ -22,6 +22,7 @@ use tokio_postgres::Client;
 use crate::connect::{End, connect};
 use crate::conninfo::ConnInfo;
 use crate::error::{Doing, Error, Result};
+use crate::node::change::{BEGINS_ANEW, is_replayed};
 use crate::shutdown::Shutdown;
 use epoch::Epoch;
 use gate::Gate;
@@ -90,6 +91,14 @@ struct Shown {
     error: Option<String>,
     /// What does not fit together.
     warnings: Vec<String>,
+}
+
+impl Shown {
+    /// It should be replayed, and is not.
+    fn lacks_replay(&self) -> bool {
+        let reads = self.role.as_deref().is_some_and(|role| role != "root");
+        reads && self.reachable && !self.replaying && !self.paused
+    }
 }
 
 #[derive(Serialize)]
@@ -170,23 +179,11 @@ async fn look(wanted: &Wanted) -> Result<Cascade> {
         ))
         .hint("Name another node of the cascade, or wait longer with --timeout."))
     })?;
-    let mut nodes: BTreeMap<String, look::Found> = BTreeMap::new();
-    // Each round asks those that the rounds before heard of.
-    loop {
-        let new: Vec<_> = known.iter().filter(|(name, _)| !nodes.contains_key(*name)).collect();
-        if new.is_empty() {
-            break;
-        }
-        let found = join_all(new.into_iter().map(|(name, place)| look::ask(wanted, name, place))).await;
-        for one in found {
-            for (name, place) in &one.known {
-                known.entry(name.clone()).or_insert_with(|| place.clone());
-            }
-            nodes.insert(one.shown.node.clone(), one);
-        }
+    let mut nodes = all(wanted, &mut known).await;
+    if begun_anew(wanted, &nodes).await {
+        // All of them, as what one says is compared with what others say.
+        nodes = all(wanted, &mut known).await;
     }
-    let mut nodes: Vec<look::Found> = nodes.into_values().collect();
-    count_lag(wanted, &mut nodes).await;
     let mut nodes: Vec<Shown> = nodes.into_iter().map(|found| found.shown).collect();
     compare(&mut nodes);
     let late = |node: &Shown| {
@@ -204,13 +201,44 @@ async fn look(wanted: &Wanted) -> Result<Cascade> {
     })
 }
 
+/// What all nodes say now, of those that are known and those that they know.
+async fn all(wanted: &Wanted, known: &mut look::Known) -> Vec<look::Found> {
+    let mut nodes: BTreeMap<String, look::Found> = BTreeMap::new();
+    // Each round asks those that the rounds before heard of.
+    loop {
+        let new: Vec<_> = known.iter().filter(|(name, _)| !nodes.contains_key(*name)).collect();
+        if new.is_empty() {
+            break;
+        }
+        let found = join_all(new.into_iter().map(|(name, place)| look::ask(wanted, name, place))).await;
+        for one in found {
+            for (name, place) in &one.known {
+                known.entry(name.clone()).or_insert_with(|| place.clone());
+            }
+            nodes.insert(one.shown.node.clone(), one);
+        }
+    }
+    let mut nodes: Vec<look::Found> = nodes.into_values().collect();
+    count_lag(wanted, &mut nodes).await;
+    nodes
+}
+
+/// Whether a node is replayed now that was not when it was asked.
+async fn begun_anew(wanted: &Wanted, nodes: &[look::Found]) -> bool {
+    let idle = nodes.iter().filter(|node| node.shown.lacks_replay());
+    let patience = BEGINS_ANEW.min(wanted.timeout / 2);
+    let looks = join_all(idle.filter_map(|node| Some(is_replayed(node.at.as_ref()?, patience))));
+    let looked = timeout(wanted.timeout, looks).await.unwrap_or_default();
+    looked.into_iter().any(|found| found.unwrap_or(false))
+}
+
 /// Asks one node how far behind it all the others are.
 async fn count_lag(wanted: &Wanted, nodes: &mut [look::Found]) {
     let best = nodes
         .iter()
-        .filter(|node| node.client.is_some() && node.shown.role.as_deref() != Some("leaf"))
+        .filter(|node| node.at.is_some() && node.shown.role.as_deref() != Some("leaf"))
         .max_by_key(|node| (node.shown.role.as_deref() == Some("root"), node.shown.tick));
-    let Some(client) = best.and_then(|node| node.client.as_ref()) else {
+    let Some(client) = best.and_then(|node| Some(&node.at.as_ref()?.session.client)) else {
         return;
     };
     let ticks: Vec<i64> = nodes.iter().filter_map(|node| node.shown.tick).collect();
@@ -278,8 +306,7 @@ fn compare(nodes: &mut [Shown]) {
         if let Some(state) = ["broken"].iter().find(|state| node.tables.contains_key(**state)) {
             node.warnings.push(format!("has tables that are {state}"));
         }
-        let reads = node.role.as_deref().is_some_and(|role| role != "root");
-        if reads && node.reachable && !node.replaying && !node.paused {
+        if node.lacks_replay() {
             node.warnings.push("is not being replayed".to_owned());
         }
     }

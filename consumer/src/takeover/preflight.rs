@@ -22,7 +22,7 @@ use crate::cascade::Role;
 use crate::cli::TakeoverArgs;
 use crate::connect::exists;
 use crate::error::{Doing, Error, Result};
-use crate::node::change::is_replayed;
+use crate::node::change::{BEGINS_ANEW, is_replayed};
 use crate::node::tree::{self, HIGHEST, Reached};
 use crate::replay::table::literal;
 
@@ -127,7 +127,11 @@ pub(super) async fn look(new: &Reached, live: Option<Op>, args: &TakeoverArgs) -
     }
     // A replay that is about to start is waited for, as right after a takeover in the other direction.
     let waits = !args.plan && found.against.is_empty();
-    let patience = Duration::from_secs(if waits { args.timeout } else { 0 });
+    let patience = if waits {
+        Duration::from_secs(args.timeout)
+    } else {
+        BEGINS_ANEW
+    };
     found.replays(new, &old, patience).await?;
     Ok(found)
 }

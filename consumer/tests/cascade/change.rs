@@ -1,7 +1,7 @@
 //! Pausing nodes, moving them to other providers, dropping them; also when the command is killed in between.
 
 use crate::cluster::eventually;
-use crate::tree::{self, Tree, until, write};
+use crate::tree::{self, Tree, WORKERS_LOCK, until, write};
 
 #[tokio::test]
 async fn another_provider_while_it_streams() {
@@ -183,12 +183,7 @@ async fn dropped_nodes_leave_nothing() {
     replay.until_it_says("streaming").await;
     let refused = tree.manage(1, "drop leaf").await;
     assert!(refused.stderr.contains("is being replayed"), "{}", refused.stderr);
-    let key = leaf
-        .text(
-            "select (classid::int8 << 32) | objid::int8 from pg_locks where locktype = 'advisory' and granted
-                  and database = (select oid from pg_database where datname = current_database())",
-        )
-        .await;
+    let key = leaf.text(WORKERS_LOCK).await;
     replay.stop().await;
     // Who has ended a moment ago may have a session yet.
     let ended = tree.connect("leaf").await;

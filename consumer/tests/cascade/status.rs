@@ -7,7 +7,7 @@ use std::sync::{Arc, Barrier};
 use serde_json::{Value, json};
 
 use crate::cluster::{Db, Replay, eventually};
-use crate::tree::{Tree, write};
+use crate::tree::{Tree, WORKERS_LOCK, until_not_replayed, write};
 
 pub(crate) fn status(tree: &Tree, from: &str, more: &[&str]) -> (Option<i32>, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_consumer"))
@@ -88,6 +88,52 @@ async fn the_tree_from_any_node() {
     })
     .await;
     tree.drop(&["leaf", "branch", "root"]).await;
+}
+
+/// A replay that begins anew has no session for a moment: who looks just then looks again.
+#[tokio::test]
+async fn a_replay_that_begins_anew_runs() {
+    let tree = Tree::new().await;
+    let [branch] = tree.below_root([("branch", "branch")]).await;
+    let replay = tree.replay("branch").spawn();
+    replay.until_it_says("streaming").await;
+    let key = branch.text(WORKERS_LOCK).await;
+    replay.stop().await;
+    until_not_replayed(&[&branch]).await;
+    let at = tree.conninfo("branch");
+    let looks = [
+        &[
+            "status",
+            "--quiet",
+            "--timeout",
+            "60",
+            "--subscriber",
+            &at,
+            "--queue",
+            "q",
+        ][..],
+        &["takeover", "branch", "--plan", "--db", &at, "--queue", "q"],
+    ];
+    for look in looks {
+        let file = tree.cluster("branch").file(&tree.database_name(look[0]));
+        let looking = Replay::command(look)
+            .failpoints(&format!("replay_awaited=pause:{file}"))
+            .spawn();
+        looking.until_it_says("replay_awaited waits").await;
+        let replay = tree.connect("branch").await;
+        replay.run(&format!("select pg_advisory_lock({key})")).await;
+        std::fs::write(&file, "").unwrap();
+        let looked = looking.wait().await;
+        assert_eq!(looked.code(), Some(0), "{look:?}: {}", looked.stderr);
+        replay.run("select pg_advisory_unlock_all()").await;
+    }
+    let (code, text) = status(&tree, "root", &[]);
+    assert!(
+        code == Some(1) && text.contains("WARNING is not being replayed"),
+        "{text}"
+    );
+    drop(branch);
+    tree.drop(&["branch", "root"]).await;
 }
 
 /// Nodes that do not answer are waited for together: here none of them is let go before all of them are asked.

@@ -12,6 +12,7 @@ use crate::cascade::{self, Role};
 use crate::connect::{End, connect, exists};
 use crate::conninfo::ConnInfo;
 use crate::error::{Doing, Error, Result};
+use crate::node::tree::Reached;
 use crate::replay::Who;
 
 /// Where a node is, as others have it stored.
@@ -34,7 +35,7 @@ pub(super) struct Found {
     /// The nodes that it knows.
     pub(super) known: Known,
     /// Still open, if it was reached.
-    pub(super) client: Option<Client>,
+    pub(super) at: Option<Reached>,
 }
 
 /// All the nodes that a database knows.
@@ -86,7 +87,7 @@ pub(super) async fn ask(wanted: &Wanted, name: &str, place: &Place) -> Found {
             ..Shown::default()
         },
         known: Known::new(),
-        client: None,
+        at: None,
     };
     let deadline = Instant::now() + wanted.timeout;
     let asking = async {
@@ -125,17 +126,17 @@ pub(super) async fn ask(wanted: &Wanted, name: &str, place: &Place) -> Found {
         found.shown.gate = gate(client, &wanted.queue).await?;
         found.shown.epoch = epoch(client, &node).await?;
         found.shown.role = Some(node.role.word().to_owned());
-        found.shown.provider = (node.role != Role::Root).then_some(node.provider);
+        found.shown.provider = (node.role != Role::Root).then(|| node.provider.clone());
         found.shown.tick = Some(node.tick);
-        found.shown.tick_time = node.tick_time;
+        found.shown.tick_time.clone_from(&node.tick_time);
         found.shown.paused = node.paused;
         found.shown.uptodate = node.uptodate;
-        Ok(session.client)
+        Ok(Reached { session, node })
     };
     match timeout_at(deadline, asking).await {
-        Ok(Ok(client)) => {
+        Ok(Ok(at)) => {
             found.shown.reachable = true;
-            found.client = Some(client);
+            found.at = Some(at);
         }
         Ok(Err(error)) => found.shown.error = Some(error.to_string()),
         Err(_) => {
