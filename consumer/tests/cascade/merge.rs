@@ -107,7 +107,7 @@ impl Parts {
 
 async fn takeover(tree: &Tree, new: &str, more: &[&str], code: i32) -> Output {
     let at = tree.conninfo(new);
-    let output = Replay::command(&["takeover", new, "--queue", "q", "--db", &at, "--timeout", "120"])
+    let output = Replay::command(&["takeover", new, "--queue", "q", "--db", &at, "--timeout", "300"])
         .args(more)
         .output()
         .await;
@@ -420,7 +420,7 @@ async fn a_leaf_behind_is_moved_no_further_than_was_promised() {
     tree.remove("north").await;
 
     let takeover = |more: &[&str], failpoints: &str| {
-        Replay::command(&["takeover", "next", "--queue", "north", "--db", &at, "--timeout", "120"])
+        Replay::command(&["takeover", "next", "--queue", "north", "--db", &at, "--timeout", "300"])
             .args(more)
             .failpoints(failpoints)
             .output()

@@ -5,7 +5,7 @@ use crate::tree::{Tree, stop, until, write};
 
 pub(crate) async fn takeover(tree: &Tree, new: &str, more: &[&str], code: i32) -> Output {
     let at = tree.conninfo(new);
-    let output = Replay::command(&["takeover", new, "--queue", "q", "--db", &at, "--timeout", "120"])
+    let output = Replay::command(&["takeover", new, "--queue", "q", "--db", &at, "--timeout", "300"])
         .args(more)
         .output()
         .await;
@@ -15,7 +15,7 @@ pub(crate) async fn takeover(tree: &Tree, new: &str, more: &[&str], code: i32) -
 
 pub(crate) async fn killed(tree: &Tree, new: &str, more: &[&str], point: &str) {
     let at = tree.conninfo(new);
-    let output = Replay::command(&["takeover", new, "--queue", "q", "--db", &at, "--timeout", "120"])
+    let output = Replay::command(&["takeover", new, "--queue", "q", "--db", &at, "--timeout", "300"])
         .args(more)
         .failpoints(&format!("takeover_{point}=kill"))
         .output()

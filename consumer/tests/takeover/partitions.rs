@@ -85,7 +85,7 @@ async fn a_partitioned_table_goes_along() {
             ("root", "branch")
         };
         let at = tree.conninfo("leaf");
-        let output = Replay::command(&["takeover", new, "--queue", "q", "--db", &at, "--timeout", "120"])
+        let output = Replay::command(&["takeover", new, "--queue", "q", "--db", &at, "--timeout", "300"])
             .output()
             .await;
         assert_eq!(

@@ -6,7 +6,7 @@ use crate::writers::{Work, Writers, plain};
 
 pub(crate) fn command(tree: &Tree, by: &str, new: &str) -> Replay {
     let at = tree.conninfo(by);
-    Replay::command(&["takeover", new, "--queue", "q", "--db", &at, "--timeout", "120"])
+    Replay::command(&["takeover", new, "--queue", "q", "--db", &at, "--timeout", "300"])
 }
 
 pub(crate) async fn takeover(tree: &Tree, by: &str, new: &str, more: &[&str], code: i32) -> Output {

@@ -72,7 +72,7 @@ async fn same_rows(left: &Db, right: &Db) {
 
 async fn takeover(tree: &Tree, new: &str, more: &[&str]) {
     let at = tree.conninfo("one");
-    let output = Replay::command(&["takeover", new, "--queue", "q", "--db", &at, "--timeout", "120"])
+    let output = Replay::command(&["takeover", new, "--queue", "q", "--db", &at, "--timeout", "300"])
         .args(more)
         .output()
         .await;
