@@ -33,11 +33,12 @@ use serde_json::{Map, Value};
 use tokio_postgres::error::SqlState;
 
 use crate::backoff::Backoff;
-use crate::cli::{TailArgs, TailFormat};
+use crate::cli::{From, TailArgs, TailFormat};
 use crate::config::{ReplaySettings, conninfo};
 use crate::connect::{End, Session, connect};
 use crate::conninfo::ConnInfo;
 use crate::error::{Doing, Error, Result};
+use crate::failpoint::failpoint;
 use crate::replay::{Name, Pattern};
 use crate::shutdown::Shutdown;
 use columns::{Columns, Kinds};
@@ -102,7 +103,8 @@ pub(crate) async fn run(args: TailArgs, shutdown: Shutdown) -> Result<()> {
         let error = match (outcome, printed.flush()) {
             // Whoever read the lines (head, less) has enough.
             (Err(Stop::NobodyReads), _) | (_, Err(Stop::NobodyReads)) | (Ok(()), Ok(())) => return Ok(()),
-            (Err(Stop::Error(error)), _) | (_, Err(Stop::Error(error))) => error,
+            (Err(Stop::Overtaken(error) | Stop::Error(error)), _)
+            | (_, Err(Stop::Overtaken(error) | Stop::Error(error))) => error,
         };
         if !wanted.args.follow || !printed.connected || !error.is_transient() {
             return Err(error);
@@ -143,6 +145,8 @@ async fn print(wanted: &Wanted, shutdown: &Shutdown, printed: &mut Printed) -> O
         Some(name) => Some(Registered::open(&tail, name, again).await?),
         None => None,
     };
+    // Whatever is left is the oldest, as long as nothing is printed.
+    let mut anew = printed.place.is_none() && consumer.is_none() && matches!(wanted.args.from, Some(From::Oldest));
     let mut place = match (printed.place, &mut consumer, wanted.args.from) {
         (Some(place), ..) => place,
         (None, Some(consumer), from) => consumer.begin(&tail, from).await?,
@@ -186,9 +190,18 @@ async fn print(wanted: &Wanted, shutdown: &Shutdown, printed: &mut Printed) -> O
         };
         let owner = consumer.as_ref().map(|consumer| consumer.owner);
         let window = tail.events(place, next, owner, |event, line| printed.line(event, &line));
-        if window.await?.is_break() {
-            return Ok(());
+        match window.await {
+            Err(Stop::Overtaken(_)) if anew => {
+                place = tail.begin_again().await?;
+                continue;
+            }
+            flow => {
+                if flow?.is_break() {
+                    return Ok(());
+                }
+            }
         }
+        anew = false;
         printed.advanced = true;
         place = Place {
             tick: next,
@@ -219,10 +232,12 @@ impl Printed {
 /// Why printing ends early.
 enum Stop {
     NobodyReads,
+    /// Rotation removed events before they were read.
+    Overtaken(Error),
     Error(Error),
 }
 
-impl From<Error> for Stop {
+impl std::convert::From<Error> for Stop {
     fn from(error: Error) -> Self {
         Stop::Error(error)
     }
@@ -324,12 +339,12 @@ impl<'a> Tail<'a> {
     /// drawn, which is at least how many events there are; so it looks back that far first, and further while that was
     /// not enough. Nothing is written before all are there.
     async fn print_last(&mut self, count: u64, printed: &mut Printed) -> Outcome<Place> {
-        let (oldest, newest) = self.edges().await?;
         let mut back = i64::try_from(count).unwrap_or(i64::MAX);
-        if count == 0 {
-            return Ok(Place::after(newest.id));
-        }
-        loop {
+        'look: loop {
+            let (oldest, newest) = self.edges().await?;
+            if count == 0 {
+                return Ok(Place::after(newest.id));
+            }
             let start = self
                 .tick_before(newest.event_seq.saturating_sub(back))
                 .await?
@@ -346,7 +361,14 @@ impl<'a> Tail<'a> {
                     lines.push_back(line);
                     Ok(ControlFlow::Continue(()))
                 });
-                let flow = window.await?;
+                let flow = match window.await {
+                    // The last ones are among those that are left.
+                    Err(Stop::Overtaken(_)) => {
+                        self.begin_again().await?;
+                        continue 'look;
+                    }
+                    flow => flow?,
+                };
                 at = next;
                 if flow.is_break() || self.shutdown.requested() {
                     break;
@@ -363,6 +385,16 @@ impl<'a> Tail<'a> {
         }
     }
 
+    /// The oldest place that is left, after a window that was overtaken.
+    async fn begin_again(&self) -> Result<Place> {
+        let client = &self.session.client;
+        client
+            .batch_execute("rollback")
+            .await
+            .doing(|| format!("read queue \"{}\"", self.queue()))?;
+        self.start(From::Oldest).await
+    }
+
     /// Gives every event after `from` up to tick `cur`, the next one, to `each`, as its id and its line.
     async fn events(
         &mut self,
@@ -375,6 +407,7 @@ impl<'a> Tail<'a> {
         let what = format!("read queue \"{}\"", self.queue());
         let reading = || what.clone();
         let client = &self.session.client;
+        failpoint("before_window");
         client
             .batch_execute("begin isolation level read committed read only")
             .await
@@ -387,8 +420,8 @@ impl<'a> Tail<'a> {
             .await
             .doing(reading)
             .map_err(|error| match error.sqlstate() {
-                Some(code) if *code == SqlState::UNDEFINED_OBJECT => self.overtaken(prev),
-                _ => absent_extension(error),
+                Some(code) if *code == SqlState::UNDEFINED_OBJECT => Stop::Overtaken(self.overtaken(prev)),
+                _ => Stop::Error(absent_extension(error)),
             })?
             .get(0);
         // Parsing it locks the event tables until the transaction ends; a tick that is there now stays to its end.
@@ -404,7 +437,7 @@ impl<'a> Tail<'a> {
             .await
             .doing(reading)?;
         if there.is_none() {
-            return Err(Stop::Error(self.overtaken(prev)));
+            return Err(Stop::Overtaken(self.overtaken(prev)));
         }
         let mut rows = pin!(client.query_raw(&events, NO_PARAMETERS).await.doing(reading)?);
         self.transactions.forget();

@@ -11,8 +11,9 @@ mod cluster;
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::sync::atomic::{AtomicI64, Ordering};
 
-use cluster::{Cluster, Db, Pair, eventually, pair};
+use cluster::{Cluster, Db, Pair, Replay, eventually, pair};
 use serde_json::{Value, json};
 
 fn tail(pair: &Pair, arguments: &[&str]) -> Command {
@@ -332,6 +333,61 @@ async fn a_position_that_is_rotated_away_stops_it_and_is_told() {
         "{told}"
     );
     assert!(told.contains("HINT: --from oldest"), "{told}");
+    pair.drop().await;
+}
+
+/// Rotation comes between the look at the ticks and the events.
+#[tokio::test]
+async fn what_is_left_is_printed_however_much_is_rotated_away() {
+    let pair = pair().await;
+    queue(&pair).await;
+    pair.provider
+        .run("update pgq.queue set queue_rotation_period = '0'")
+        .await;
+    for (number, arguments) in [&["q", "-n", "100"][..], &["q", "--from", "oldest"]]
+        .into_iter()
+        .enumerate()
+    {
+        let go_on = format!("go-on-{}-{number}", pair.database);
+        let go_on = pair.provider_cluster.file(&go_on);
+        let printed = pair.provider_cluster.file(&format!("printed-{}", pair.database));
+        pair.provider
+            .run(&format!(
+                "insert into t values ({})",
+                -1 - i64::try_from(number).unwrap()
+            ))
+            .await;
+        ticked(&pair).await;
+        let start = pair.provider.text("select max(tick_id) from pgq.tick").await;
+        let provider = pair.provider_cluster.conninfo(&pair.database);
+        let tail = Replay::command(&["tail", "--provider", &provider])
+            .args(arguments)
+            .failpoints(&format!("before_window=pause:{go_on}"))
+            .stdout_to(&printed)
+            .spawn();
+        tail.until_it_says("before_window waits").await;
+        let (gone, id) = (
+            format!("select not exists (select from pgq.tick where tick_id <= {start})"),
+            AtomicI64::new(0),
+        );
+        eventually("the ticks are forgotten", async || {
+            let id = 1000 * i64::try_from(number).unwrap() + id.fetch_add(1, Ordering::Relaxed);
+            pair.provider.run(&format!("insert into t values ({id})")).await;
+            ticked(&pair).await;
+            pair.provider.run("select pgq.maint_rotate_tables_step1('q')").await;
+            pair.provider.run("select pgq.maint_rotate_tables_step2()").await;
+            pair.provider.text(&gone).await == "t"
+        })
+        .await;
+        pair.provider.run("select pgq.insert_event('q', 'last', null)").await;
+        ticked(&pair).await;
+        std::fs::write(&go_on, "").unwrap();
+        let output = tail.wait().await;
+        assert_eq!(output.code(), Some(0), "{arguments:?}: {}", output.stderr);
+        let printed = std::fs::read_to_string(&printed).unwrap();
+        let last: Value = serde_json::from_str(printed.lines().last().unwrap()).unwrap();
+        assert_eq!(last["ev_type"], "last", "{arguments:?}");
+    }
     pair.drop().await;
 }
 
