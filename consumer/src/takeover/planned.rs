@@ -112,9 +112,13 @@ async fn fence(new: &Reached, op: &mut Op, limits: &Limits, old: &mut OldRoot) -
 }
 
 async fn drain(new: &Reached, op: &mut Op, limits: &Limits, old: &mut OldRoot) -> Result<()> {
-    // A table that came in the last moment before the root was closed has nothing to wait for.
-    let look = async { preflight::look_again(new, old_root(new, op, old).await?, limits).await };
-    tokio::try_join!(reach(new, op.fork()?, limits), look)?;
+    let old = old_root(new, op, old).await?;
+    // At once, as nobody can write meanwhile. What came in the last moment may come to the new root with the closing tick, as partitions do.
+    let (reached, looked) = tokio::join!(reach(new, op.fork()?, limits), preflight::look_again(new, old, limits));
+    reached?;
+    if looked.is_err() {
+        preflight::look_again(new, old, limits).await?;
+    }
     op.looked = true;
     op.advance(new, Step::Drained).await
 }

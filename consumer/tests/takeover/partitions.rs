@@ -156,6 +156,49 @@ async fn a_partition_is_dropped_before_the_old_root_is_back() {
     tree.drop(&["branch"]).await;
 }
 
+/// A partition is made after the last look before the root is closed: the new one makes it when it gets the closing tick, and not before.
+#[tokio::test]
+async fn a_partition_that_comes_in_the_last_moment_is_waited_for() {
+    let tree = Tree::new().await;
+    let root = tree.connect("root").await;
+    root.run(
+        "create table parted (id int primary key) partition by range (id);
+         create table parted_1 partition of parted for values from (0) to (100)",
+    )
+    .await;
+    let branch = tree.add("branch", "branch", "root").await;
+    tree.catch_up("branch").await;
+    let replay = tree.replay("branch").spawn();
+    replay.until_it_says("streaming").await;
+    let run = Paused::of(&tree, "promised_old", command(&tree, "branch", "branch")).await;
+    // It is there, and gets nothing done for a while, and has nothing locked.
+    root.run("set lock_timeout = '1s'").await;
+    let add =
+        "create table parted_2 partition of parted for values from (100) to (200); insert into parted values (101)";
+    let busy = "select count(*) from pg_stat_activity
+                 where datname = current_database() and application_name like 'pgcascade %' and state <> 'idle'";
+    eventually("a partition is made while the replay is stopped", async || {
+        replay.signal("STOP");
+        let made = branch.text(busy).await == "0" && root.try_text(add).await.is_ok();
+        if !made {
+            replay.signal("CONT");
+        }
+        made
+    })
+    .await;
+    run.release();
+    // The last thing that it asks of the root when it looks again, which is closed by then.
+    let looked = "select count(*) > 0 from pg_stat_activity where datname = current_database() and application_name = 'consumer node'
+                     and query like 'select e.extversion%' and state = 'idle'";
+    until(&root, looked, "t").await;
+    replay.signal("CONT");
+    run.go_on(0).await;
+    assert_eq!(branch.text("select tableoid::regclass from parted").await, "parted_2");
+    replay.stop().await;
+    drop((root, branch));
+    tree.drop(&["branch", "root"]).await;
+}
+
 /// The old root becomes a branch while somebody drops a partition there, who has the table locked and then locks the partition. The command, which looks at
 /// both at that moment, is not what ends that.
 #[tokio::test]
@@ -177,7 +220,9 @@ async fn a_takeover_is_no_deadlock_for_who_drops_a_partition() {
         .run("begin; lock table only parted in access exclusive mode")
         .await;
     run.release();
-    let waits = "select count(*) from pg_locks where not granted and database = (select oid from pg_database where datname = current_database())
+    // Beside it the replay may wait, which has not noticed yet that it reads from nobody.
+    let waits = "select count(*) from pg_locks join pg_stat_activity using (pid)
+                  where not granted and datname = current_database() and application_name = 'consumer node'
                     and now() - waitstart > 1.5 * current_setting('deadlock_timeout')::interval";
     eventually(
         "the command has waited for the lock longer than for a deadlock",
