@@ -49,9 +49,6 @@ const PUT_OFF: Duration = Duration::from_millis(500);
 /// After which time the servers are asked once more to cancel what a worker does.
 const CANCEL_AGAIN: Duration = Duration::from_millis(200);
 
-/// For how long that is done.
-const UNANSWERED: Duration = Duration::from_secs(10);
-
 /// Works until there is nothing left to do, or until it is to stop.
 pub(super) async fn work(shared: Arc<Shared>, done: mpsc::UnboundedSender<(Arc<Job>, Copied)>) -> Result<(), Broken> {
     let outcome = tasks(&shared, &done).await;
@@ -84,8 +81,7 @@ async fn tasks(shared: &Arc<Shared>, done: &mpsc::UnboundedSender<(Arc<Job>, Cop
         let outcome = {
             let mut running = pin!(at_work.run(&task));
             let Some(outcome) = unless_stopped(shared, &mut running).await else {
-                // A server that does not answer keeps nobody from stopping.
-                let _ = tokio::time::timeout(UNANSWERED, at_work.cancel(running)).await;
+                at_work.cancel(running).await;
                 return Ok(());
             };
             outcome
