@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock};
 
-use crate::cluster::{Cluster, Db, Output, Replay, Running, eventually};
+use crate::cluster::{Cluster, Db, Output, PATIENCE, Replay, Running, eventually};
 
 static CLUSTER: LazyLock<Cluster> = LazyLock::new(|| Cluster::start("cascade", &["-o", "max_worker_processes=40"]));
 static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -249,7 +249,8 @@ impl Tree {
 
     /// Waits for a node whose replay runs.
     pub(crate) async fn wait(&self, name: &str) {
-        self.manage(0, &format!("wait {name}")).await;
+        self.manage(0, &format!("wait {name} --timeout {}", PATIENCE.as_secs()))
+            .await;
     }
 
     /// Waits until all tables of a node whose replay runs are ok. That takes a tick from after their copies, and from after the end of
