@@ -40,6 +40,16 @@ pub(super) struct OtherKey {
     needed: Vec<String>,
 }
 
+impl OtherKey {
+    /// Holds for a row of the table that may not be beside another one, of which `of` gives what SQL over its columns is.
+    fn in_the_way(&self, of: impl Fn(&str) -> String) -> String {
+        let terms = self.terms.iter();
+        let terms = terms.map(|term| format!("{term} operator(pg_catalog.=) {}", of(term)));
+        let about = self.predicate.iter().map(|sql| format!("({sql}) and {}", of(sql)));
+        format!("({})", terms.chain(about).collect::<Vec<_>>().join(" and "))
+    }
+}
+
 /// Types whose values are equal when `=` of the type itself says so, at both ends. (indexes.sql says `anyenum` of any enum: its values are
 /// equal when their names are.)
 const TYPES: [&str; 25] = [
@@ -223,16 +233,7 @@ pub(super) fn with_insert(shape: &Shape, table: &Table, keys: &[OtherKey]) -> (S
         })
         .collect();
     let of_given = |sql: &str| format!("(select {sql} from given)");
-    let same: Vec<String> = keys
-        .iter()
-        .map(|key| {
-            let terms = key.terms.iter();
-            let terms = terms.map(|term| format!("{term} operator(pg_catalog.=) {}", of_given(term)));
-            let about = key.predicate.iter();
-            let about = about.map(|sql| format!("({sql}) and {}", of_given(sql)));
-            format!("({})", terms.chain(about).collect::<Vec<_>>().join(" and "))
-        })
-        .collect();
+    let same: Vec<String> = keys.iter().map(|key| key.in_the_way(of_given)).collect();
     let the_same = equal(&key, |name| of_given(&quoted(name)));
     let [blocker, write_down] = make_way(table, &key, "", &same.join(" or "), &the_same);
     let with = format!(
@@ -287,32 +288,27 @@ pub(super) async fn store_aside(
     let key = provider.primary_key();
     let mut removed = 0;
     for other in keys {
+        let key_columns = key.iter().map(|name| quoted(name));
         let read: Vec<String> = other
             .terms
             .iter()
+            .chain(&other.predicate)
             .cloned()
-            .chain(key.iter().map(|name| quoted(name)))
+            .chain(key_columns)
             .collect();
         // By names that no column of the table has, as the terms are read with the table's beside them.
         let names: Vec<String> = (0..read.len()).map(|at| format!("\"of aside {at}\"")).collect();
-        let of_aside = |sql: &str| {
-            let mut there = read.iter().zip(&names);
-            there
-                .find_map(|(other, name)| (other == sql).then(|| format!("a.{name}")))
-                .unwrap_or_default()
-        };
-        let about = other.predicate.iter().map(|sql| format!("({sql})"));
         let using = format!(
-            " using (select {} from {ASIDE} where {}) a ({})",
+            " using (select {} from {ASIDE}) a ({})",
             read.join(", "),
-            about.clone().next().unwrap_or_else(|| "true".to_owned()),
             names.join(", ")
         );
-        let terms = other.terms.iter();
-        let terms = terms.map(|term| format!("{term} operator(pg_catalog.=) {}", of_aside(term)));
-        let in_the_way: Vec<String> = terms.chain(about).collect();
+        let of_aside = |sql: &str| {
+            let at = read.iter().take_while(|other| *other != sql).count();
+            format!("a.\"of aside {at}\"")
+        };
         let the_same = equal(key, |name| of_aside(&quoted(name)));
-        let [blocker, write_down] = make_way(table, key, &using, &in_the_way.join(" and "), &the_same);
+        let [blocker, write_down] = make_way(table, key, &using, &other.in_the_way(of_aside), &the_same);
         let sql = format!("with {blocker} {write_down}");
         removed += subscriber.execute(&sql, &[]).await.doing(what)?;
     }
