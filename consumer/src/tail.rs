@@ -33,7 +33,7 @@ use serde_json::{Map, Value};
 use tokio_postgres::error::SqlState;
 
 use crate::backoff::Backoff;
-use crate::cli::{From, TailArgs, TailFormat};
+use crate::cli::{self, TailArgs, TailFormat};
 use crate::config::{ReplaySettings, conninfo};
 use crate::connect::{End, Session, connect};
 use crate::conninfo::ConnInfo;
@@ -146,7 +146,7 @@ async fn print(wanted: &Wanted, shutdown: &Shutdown, printed: &mut Printed) -> O
         None => None,
     };
     // Whatever is left is the oldest, as long as nothing is printed.
-    let mut anew = printed.place.is_none() && consumer.is_none() && matches!(wanted.args.from, Some(From::Oldest));
+    let mut anew = printed.place.is_none() && consumer.is_none() && matches!(wanted.args.from, Some(cli::From::Oldest));
     let mut place = match (printed.place, &mut consumer, wanted.args.from) {
         (Some(place), ..) => place,
         (None, Some(consumer), from) => consumer.begin(&tail, from).await?,
@@ -192,7 +192,8 @@ async fn print(wanted: &Wanted, shutdown: &Shutdown, printed: &mut Printed) -> O
         let window = tail.events(place, next, owner, |event, line| printed.line(event, &line));
         match window.await {
             Err(Stop::Overtaken(_)) if anew => {
-                place = tail.begin_again().await?;
+                tail.leave_window().await?;
+                place = tail.start(cli::From::Oldest).await?;
                 continue;
             }
             flow => {
@@ -237,7 +238,7 @@ enum Stop {
     Error(Error),
 }
 
-impl std::convert::From<Error> for Stop {
+impl From<Error> for Stop {
     fn from(error: Error) -> Self {
         Stop::Error(error)
     }
@@ -364,7 +365,7 @@ impl<'a> Tail<'a> {
                 let flow = match window.await {
                     // The last ones are among those that are left.
                     Err(Stop::Overtaken(_)) => {
-                        self.begin_again().await?;
+                        self.leave_window().await?;
                         continue 'look;
                     }
                     flow => flow?,
@@ -385,14 +386,13 @@ impl<'a> Tail<'a> {
         }
     }
 
-    /// The oldest place that is left, after a window that was overtaken.
-    async fn begin_again(&self) -> Result<Place> {
+    /// Ends the transaction of a window that was overtaken.
+    async fn leave_window(&self) -> Result<()> {
         let client = &self.session.client;
         client
             .batch_execute("rollback")
             .await
-            .doing(|| format!("read queue \"{}\"", self.queue()))?;
-        self.start(From::Oldest).await
+            .doing(|| format!("read queue \"{}\"", self.queue()))
     }
 
     /// Gives every event after `from` up to tick `cur`, the next one, to `each`, as its id and its line.
