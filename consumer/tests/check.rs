@@ -12,7 +12,7 @@ mod cluster;
 
 use std::process::{Command, Stdio};
 
-use cluster::{Pair, Replay, eventually, pair};
+use cluster::{Pair, Replay, Running, eventually, pair};
 use serde_json::Value;
 
 /// What one run of the check found: `kind object`, in the order of these texts.
@@ -66,6 +66,17 @@ impl Ends {
             .unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
         (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    }
+
+    /// A check that has come to that place, and goes on when the file is there.
+    async fn paused(&self, place: &str, go_on: &str, arguments: &[&str]) -> Running {
+        let checks = Replay::command(&["check", "--provider", &self.provider, "--subscriber", &self.subscriber])
+            .args(&["--queue", "q", "--consumer", "c"])
+            .args(arguments)
+            .failpoints(&format!("{place}=pause:{go_on}"))
+            .spawn();
+        checks.until_it_says(&format!("{place} waits")).await;
+        checks
     }
 
     fn check(&self, arguments: &[&str]) -> Checked {
@@ -929,12 +940,7 @@ async fn beside_a_replay_that_begins() {
     ] {
         let go_on = format!("go-on-{}-{}", pair.database, tables.len());
         let go_on = pair.subscriber_cluster.file(&go_on);
-        let checks = Replay::command(&["check", "--provider", &ends.provider, "--subscriber", &ends.subscriber])
-            .args(&["--queue", "q", "--consumer", "c"])
-            .args(tables)
-            .failpoints(&format!("after_states=pause:{go_on}"))
-            .spawn();
-        checks.until_it_says("after_states waits").await;
+        let checks = ends.paused("after_states", &go_on, tables).await;
         pair.catch_up(tables).await;
         std::fs::write(&go_on, "").unwrap();
         let output = checks.wait().await;
@@ -968,18 +974,11 @@ async fn what_was_lost_since_the_last_run() {
     ends.check(&all).is(0, &[]);
     // It may go on between two looks of the check.
     let go_on = pair.subscriber_cluster.file(&format!("go-on-{}", pair.database));
-    let checks = Replay::command(&["check", "--provider", &ends.provider, "--subscriber", &ends.subscriber])
-        .args(&["--queue", "q", "--consumer", "c"])
-        .args(&all)
-        .failpoints(&format!("after_position=pause:{go_on}"))
-        .spawn();
-    checks.until_it_says("after_position waits").await;
+    let checks = ends.paused("after_position", &go_on, &all).await;
     let known = "select sub_last_tick from pgq.subscription";
     let before = pair.provider.text(known).await;
     eventually("the provider knows of another tick", async || {
-        pair.provider
-            .run("select pgq.force_tick('q'); select pgq.ticker('q')")
-            .await;
+        pair.tick().await;
         pair.provider.text(known).await != before
     })
     .await;

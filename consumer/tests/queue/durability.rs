@@ -2,7 +2,6 @@
 //! and the WAL writer sleeps, so what nobody forces to disk is lost by SIGKILL: the control in each test shows that it is.
 
 use std::collections::BTreeMap;
-
 use std::time::Instant;
 
 use crate::cluster::{Cluster, Db, PATIENCE, eventually, pause_ticks};

@@ -171,7 +171,7 @@ async fn changes_of_tables_at_their_place() {
     executed(&pair, &[&late]);
     p.run("insert into t values (200, 'x', 9)").await;
     eventually("the row arrives", async || {
-        p.run("select pgq.force_tick('q'); select pgq.ticker('q')").await;
+        pair.tick().await;
         pair.subscriber
             .try_text("select late from t where id = 200")
             .await

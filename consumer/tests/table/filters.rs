@@ -66,7 +66,7 @@ async fn parts_of_tables() {
     let theirs = "select string_agg((id, region, extra)::text, ' ' order by id) from t where region = 'eu'";
     let equal = async || {
         eventually("the rows are those of the filter", async || {
-            p.run("select pgq.force_tick('q'); select pgq.ticker('q')").await;
+            pair.tick().await;
             pair.subscriber.try_text(ours).await.ok() == Some(p.text(theirs).await)
         })
         .await;

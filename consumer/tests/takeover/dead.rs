@@ -1,21 +1,15 @@
 //! The old root is gone: its server is killed, and does not come back.
 
 use crate::cluster::{Db, Output, Replay, eventually};
+use crate::planned;
 use crate::tree::{Tree, stop, until, write};
 
 pub(crate) async fn takeover(tree: &Tree, new: &str, more: &[&str], code: i32) -> Output {
-    let at = tree.conninfo(new);
-    let output = Replay::command(&["takeover", new, "--queue", "q", "--db", &at, "--timeout", "300"])
-        .args(more)
-        .output()
-        .await;
-    assert_eq!(output.code(), Some(code), "takeover {new} {more:?}: {}", output.stderr);
-    output
+    planned::takeover(tree, new, new, more, code).await
 }
 
 pub(crate) async fn killed(tree: &Tree, new: &str, more: &[&str], point: &str) {
-    let at = tree.conninfo(new);
-    let output = Replay::command(&["takeover", new, "--queue", "q", "--db", &at, "--timeout", "300"])
+    let output = planned::command(tree, new, new)
         .args(more)
         .failpoints(&format!("takeover_{point}=kill"))
         .output()

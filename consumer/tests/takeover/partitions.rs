@@ -2,7 +2,7 @@
 
 use crate::cluster::{Replay, eventually};
 use crate::dead::takeover;
-use crate::planned::command;
+use crate::planned::{self, command};
 use crate::silent::Paused;
 use crate::tree::{Tree, stop, until};
 
@@ -79,21 +79,8 @@ async fn a_partitioned_table_goes_along() {
             root.text(CAPTURED).await == branch.text(CAPTURED).await
         })
         .await;
-        let (new, old) = if n % 2 == 1 {
-            ("branch", "root")
-        } else {
-            ("root", "branch")
-        };
-        let at = tree.conninfo("leaf");
-        let output = Replay::command(&["takeover", new, "--queue", "q", "--db", &at, "--timeout", "300"])
-            .output()
-            .await;
-        assert_eq!(
-            output.code(),
-            Some(0),
-            "takeover of {new} from {old}: {}",
-            output.stderr
-        );
+        let new = if n % 2 == 1 { "branch" } else { "root" };
+        planned::takeover(&tree, "leaf", new, &[], 0).await;
         now = if new == "branch" { &branch } else { &root };
         for node in nodes {
             assert_eq!(node.text(ROWS).await, there, "{new} took over");

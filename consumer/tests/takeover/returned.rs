@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::cluster::{Db, Output, Replay, eventually};
+use crate::planned;
 use crate::tree::{Tree, rotate, stop, until, write};
 use crate::writers::{Writers, plain};
 
@@ -71,12 +72,7 @@ async fn same_rows(left: &Db, right: &Db) {
 }
 
 async fn takeover(tree: &Tree, new: &str, more: &[&str]) {
-    let at = tree.conninfo("one");
-    let output = Replay::command(&["takeover", new, "--queue", "q", "--db", &at, "--timeout", "300"])
-        .args(more)
-        .output()
-        .await;
-    assert_eq!(output.code(), Some(0), "takeover {new}: {}", output.stderr);
+    planned::takeover(tree, "one", new, more, 0).await;
 }
 
 fn shell(script: &str, file: &Path) -> String {
