@@ -157,7 +157,12 @@ impl Running {
                     peak_kb: self.peak_kb,
                 };
             }
-            assert!(Instant::now() < deadline, "the consumer did not end: {}", self.stderr());
+            if Instant::now() >= deadline {
+                let said = self.stderr();
+                let last: Vec<&str> = said.lines().rev().take(3).collect();
+                // Of a long text the end of a run of all tests shows the first line.
+                panic!("the consumer did not end, and said at last (backwards) {last:?}, in all:\n{said}");
+            }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }

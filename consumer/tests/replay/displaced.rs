@@ -260,7 +260,7 @@ async fn values_go_round(partitioned: bool, condition: Option<&str>, indexes: &s
         }
         n
     });
-    let mut arguments = vec!["--copy-chunk-bytes", "65536", "--jobs", "3"];
+    let mut arguments = vec!["--copy-chunk-bytes", "32768", "--jobs", "3"];
     if condition.is_none() {
         arguments.extend(["--table", "t", "--create"]);
     }
