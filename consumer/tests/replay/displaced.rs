@@ -224,7 +224,7 @@ async fn values_go_round(partitioned: bool, condition: Option<&str>, indexes: &s
         .run(&format!(
             "create table t (id int, g int, u int, a text, b int, v text, primary key (id, g), unique (u, g)) {below};
              {indexes};
-             insert into t select i, i % 2, i, 'a' || i % 100, i / 100, repeat('x', 40) from generate_series(1, 10000) i; analyze t"
+             insert into t select i, i % 2, i, 'a' || i % 100, i / 100, repeat('x', 80) from generate_series(1, 10000) i; analyze t"
         ))
         .await;
     if let Some(condition) = condition {
@@ -260,7 +260,7 @@ async fn values_go_round(partitioned: bool, condition: Option<&str>, indexes: &s
         }
         n
     });
-    let mut arguments = vec!["--copy-chunk-bytes", "32768", "--jobs", "3"];
+    let mut arguments = vec!["--copy-chunk-bytes", "65536", "--jobs", "3"];
     if condition.is_none() {
         arguments.extend(["--table", "t", "--create"]);
     }

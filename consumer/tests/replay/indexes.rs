@@ -40,17 +40,17 @@ async fn put_aside_and_back() {
         .await;
     }
     p.run(
-        "insert into cut select i, i, 'b' || i, i, i from generate_series(1, 20000) i; insert into whole select * from cut;
+        "insert into cut select i, i, 'b' || i, i, i from generate_series(1, 30000) i; insert into whole select * from cut;
          insert into \"full\" select i, i from generate_series(1, 20000) i; insert into small values (1, 1)",
     )
     .await;
     s.run("insert into \"full\" values (1, 1)").await;
     let before = indexes(s).await;
     assert_eq!(before.lines().count(), 17);
-    let arguments = ["--jobs", "3", "--copy-chunk-bytes", "50000"];
+    let arguments = ["--jobs", "3", "--copy-chunk-bytes", "65536"];
     let tables = ["--table", "cut", "--table", "whole", "--table", "small"];
     let replay = |jobs| {
-        let arguments = ["--jobs", jobs, "--copy-chunk-bytes", "50000"];
+        let arguments = ["--jobs", jobs, "--copy-chunk-bytes", "65536"];
         pair.replay().args(&arguments).args(&tables)
     };
     let aside =
