@@ -24,6 +24,9 @@ async fn a_leaf_below_a_branch_waits_for_the_other_branch() {
     write(&root, 100).await;
     until(&leaf, JOURNAL, &root.text(JOURNAL).await).await;
     tree.manage(0, "pause far").await;
+    // What both have may still come to who begins to read before that.
+    let paused_at = far.text("select max(tick_id) from pgq.tick").await;
+    until(&near, &format!("select max(tick_id) >= {paused_at} from pgq.tick"), "t").await;
     let had = leaf.text(JOURNAL).await;
     near.run("select pgq.register_consumer('q', 'plain')").await;
     write(&root, 200).await;

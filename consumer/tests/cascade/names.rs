@@ -103,6 +103,8 @@ async fn nodes_are_renamed_while_everything_runs() {
         "--queue",
         "q",
         "--quiet",
+        "--timeout",
+        "300",
     ]);
     let status = status.output().await;
     assert_eq!(status.code(), Some(0), "{}", status.stderr);
