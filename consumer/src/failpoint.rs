@@ -16,7 +16,7 @@
 //! before_plan_commit, after_plan_commit, after_chunk_commit, after_index, after_foreign_key, after_copy_commit,
 //! before_held_commit, after_held_commit, before_window, after_flush;
 //! `consumer node` between its steps: node_known, node_subscribed, node_paused, node_changed, node_seen, node_left,
-//! node_forgotten, node_adopted, node_renamed, node_told, replay_awaited,
+//! node_forgotten, node_adopted, node_renamed, node_told, replay_awaited, lock_awaited,
 //! rejoin_found, rejoin_closed, rejoin_written, rejoin_renamed, rejoin_subscribed,
 //! rejoin_joining, rejoin_joined, rejoin_told, rejoin_left; `consumer takeover` around its steps: takeover_looked, takeover_before_STEP,
 //! takeover_after_STEP, and within them takeover_promising_old, takeover_promised_old, takeover_fenced_old, takeover_sequences_set, takeover_confirmed_old,

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use super::epoch;
 use super::tree::{self, Reached};
+use crate::backoff::Looks;
 use crate::cascade::{self, Node, Role, ask};
 use crate::cli::{ChangeProviderArgs, WaitingArgs};
 use crate::error::{Doing, Error, Result};
@@ -72,12 +73,12 @@ async fn try_lock(at: &Reached) -> Result<bool> {
 
 /// The same, and keeps it. Who ended a moment ago, be it a replay or this command, may have left a session that has not noticed yet.
 pub(super) async fn lock_soon(at: &Reached) -> Result<bool> {
-    let deadline = Instant::now() + LOCK_PATIENCE;
+    let mut looks = Looks::new(LOCK_PATIENCE, POLL);
     while !try_lock(at).await? {
-        if Instant::now() >= deadline {
+        if !looks.again().await {
             return Ok(false);
         }
-        sleep(POLL).await;
+        failpoint("lock_awaited");
     }
     Ok(true)
 }
@@ -87,7 +88,7 @@ pub(crate) const BEGINS_ANEW: Duration = Duration::from_secs(1);
 
 /// Whether a replay of the node runs, perhaps one that is about to start. Looks without taking the lock, which would keep that one out.
 pub(crate) async fn is_replayed(at: &Reached, patience: Duration) -> Result<bool> {
-    let deadline = Instant::now() + patience;
+    let mut looks = Looks::new(patience, POLL);
     loop {
         let holder = holder(&at.client(), key(&at.node))
             .await
@@ -95,11 +96,10 @@ pub(crate) async fn is_replayed(at: &Reached, patience: Duration) -> Result<bool
         if holder.is_some() {
             return Ok(true);
         }
-        if Instant::now() >= deadline {
+        if !looks.again().await {
             return Ok(false);
         }
         failpoint("replay_awaited");
-        sleep(POLL).await;
     }
 }
 

@@ -7,13 +7,13 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
 
 use super::duty::{captured_tables, who};
 use super::execute::EVENT_TYPE;
 use super::table::Name;
 use super::{session, state, table_state};
+use crate::backoff::Looks;
 use crate::cascade::Node;
 use crate::connect::End;
 use crate::error::{Doing, Error, Result};
@@ -24,7 +24,7 @@ const POLL: Duration = Duration::from_millis(50);
 /// Makes the place for what [`join`] writes, and keeps others from changing the set of tables, until the session ends.
 pub(crate) async fn prepare(client: &Client, node: &Node) -> Result<()> {
     let key = who(node).tables_lock_key();
-    let deadline = Instant::now() + session::LOCK_PATIENCE;
+    let mut looks = Looks::new(session::LOCK_PATIENCE, POLL);
     loop {
         let row = client
             .query_one("select pg_catalog.pg_try_advisory_lock($1)", &[&key])
@@ -34,13 +34,12 @@ pub(crate) async fn prepare(client: &Client, node: &Node) -> Result<()> {
             break;
         }
         // A replay that starts has it for a moment, and a command that was killed until its session has noticed.
-        if Instant::now() >= deadline {
+        if !looks.again().await {
             return Err(
                 Error::failure(format!("another command changes the tables of {} now", node.title()))
                     .hint("Wait until it has ended, then type this one again."),
             );
         }
-        sleep(POLL).await;
     }
     state::install(client, End::Node).await
 }

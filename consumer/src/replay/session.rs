@@ -12,6 +12,7 @@ use super::findings::{Findings, Kind, Remedy};
 use super::position::Who;
 use super::survey::Facts;
 use super::table::{literal, quoted};
+use crate::backoff::Looks;
 use crate::connect::End;
 use crate::error::{Doing, Error, Result};
 use crate::shutdown::Shutdown;
@@ -251,7 +252,8 @@ pub(super) async fn look_up_by_index(subscriber: &Client) -> Result<()> {
 /// Takes the consumer's lock, which the session holds until it ends.
 pub(crate) async fn lock(client: &Client, end: End, who: &Who, patience: Duration) -> Result<()> {
     let what = || format!("lock the consumer on the {end}");
-    let deadline = tokio::time::Instant::now() + patience;
+    // Polled, as a wait for the lock could not be given up without cancelling a statement.
+    let mut looks = Looks::new(patience, Duration::from_millis(100));
     loop {
         let row = client
             .query_one("select pg_catalog.pg_try_advisory_lock($1)", &[&who.lock_key()])
@@ -260,11 +262,9 @@ pub(crate) async fn lock(client: &Client, end: End, who: &Who, patience: Duratio
         if row.get(0) {
             return Ok(());
         }
-        if tokio::time::Instant::now() >= deadline {
+        if !looks.again().await {
             break;
         }
-        // Polled, as a wait for the lock could not be given up without cancelling a statement.
-        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let holder = holder(client, who.lock_key())
         .await

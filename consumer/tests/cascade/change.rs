@@ -188,14 +188,16 @@ async fn dropped_nodes_leave_nothing() {
     // Who has ended a moment ago may have a session yet.
     let ended = tree.connect("leaf").await;
     ended.run(&format!("select pg_advisory_lock({key})")).await;
+    let look_again = tree
+        .cluster("leaf")
+        .file(&format!("look-again-{}", tree.database_name("leaf")));
     let dropping = tree
         .node_command("drop leaf", &["--db", &tree.conninfo("leaf")])
-        .failpoints("node_left=kill")
+        .failpoints(&format!("lock_awaited=pause:{look_again};node_left=kill"))
         .spawn();
-    let tries = "select count(*) from pg_stat_activity where datname = current_database() and application_name = 'consumer node'
-                    and query like '%pg_try_advisory_lock%'";
-    until(&leaf, tries, "1").await;
+    dropping.until_it_says("lock_awaited waits").await;
     ended.run(&format!("select pg_advisory_unlock({key})")).await;
+    std::fs::write(look_again, "").unwrap();
     let killed = dropping.wait().await;
     assert_eq!(killed.code(), None, "{}", killed.stderr);
 
