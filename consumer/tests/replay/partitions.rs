@@ -1,6 +1,7 @@
 //! Partitioned tables, on either side or on both, replayed as one table or partition by partition.
 
 use crate::cluster::{Pair, eventually, pair};
+use crate::copies::table;
 
 /// A table with two levels of partitions, one of them in another schema, and a default.
 fn partitioned(name: &str) -> String {
@@ -294,11 +295,7 @@ async fn a_partitioned_table_is_copied_in_chunks() {
     assert_eq!(s.text(divided).await, p.text(divided).await);
 
     // One that is not all copied goes: the copy begins again, without it.
-    s.run(
-        "update pgcascade_replay.position set revision = revision + 1; delete from t;
-           update pgcascade_replay.table_state set state = 'in-copy', replace_rows = true",
-    )
-    .await;
+    table(&pair, &["resync", "t"]);
     let output = pair
         .replay()
         .args(&arguments)
