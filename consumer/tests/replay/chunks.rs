@@ -50,12 +50,15 @@ async fn a_large_copy_is_killed_and_goes_on() {
         "--jobs",
         "2",
         "--copy-chunk-bytes",
-        "4194304",
+        "2097152",
     ];
+    // About a hundred chunks, of which no round does more than ten, however late the kill comes: so there are some for the last.
+    let never = pair.subscriber_cluster.file("never");
+    let points = format!("after_chunk_commit=pause:9:{never}");
     let mut seed = 20_261_121;
     let mut kept = HashMap::new();
     for round in 0..10 {
-        let running = pair.replay().args(&arguments).spawn();
+        let running = pair.replay().args(&arguments).failpoints(&points).spawn();
         // Whenever it is, but not always before anything is there.
         let more = random(&mut seed, 4);
         let wanted = kept.len() + usize::try_from(more).unwrap();
