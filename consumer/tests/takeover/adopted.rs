@@ -2,6 +2,7 @@
 
 use crate::cluster::{Db, Replay};
 use crate::dead::assert_follow;
+use crate::planned;
 use crate::standby::{LOCAL, Standby};
 use crate::tree::{Tree, stop, until, write};
 
@@ -25,8 +26,7 @@ async fn adopt(standby: &Standby, provider: &str) -> Db {
 }
 
 async fn takeover(new: &str, at: &str, more: &[&str], code: i32) -> String {
-    let command = Replay::command(&["takeover", new, "--queue", "q", "--db", at]);
-    let output = command.args(more).output().await;
+    let output = planned::at(at, new).args(more).output().await;
     assert_eq!(output.code(), Some(code), "{}", output.stderr);
     output.stderr
 }
@@ -128,17 +128,14 @@ async fn a_copy_that_was_adopted_just_before_can_be_the_root() {
     ];
     let at = standby.conninfo();
     let mut replays = tree.replays(&["far", "near", "leaf"]);
-    let planned = Replay::command(&[
-        "takeover", "second", "--queue", "q", "--db", &at, "--dead", "root", "--plan",
-    ])
-    .stdout();
+    let planned = planned::at(&at, "second").args(&["--dead", "root", "--plan"]).stdout();
     assert!(
         planned.contains("\"second\" was adopted as a copy of the root; of the 4 events")
             && !planned.contains("AGAINST"),
         "{planned}"
     );
     let killed = async |more: &[&str], point: &str| {
-        let command = Replay::command(&["takeover", "second", "--queue", "q", "--db", &at]).args(more);
+        let command = planned::at(&at, "second").args(more);
         let output = command.failpoints(&format!("takeover_{point}=kill")).output().await;
         assert_eq!(output.code(), None, "{point} was not reached: {}", output.stderr);
     };

@@ -105,12 +105,12 @@ async fn who_does_not_replay_closes_nothing() {
     tree.catch_up("below").await;
     let short = |new: &str| {
         let at = tree.conninfo("root");
-        Replay::command(&["takeover", new, "--queue", "q", "--db", &at, "--timeout", "3"])
+        Replay::command(&["takeover", new, "--queue", "q", "--db", &at, "--timeout", "10"])
     };
     until_not_replayed(&[&branch, &below]).await;
     let stands = "no replay of node \"branch\" of queue \"q\" runs";
-    for more in [&["--plan"][..], &[]] {
-        let refused = short("branch").args(more).output().await;
+    for refused in [command(&tree, "root", "branch").arg("--plan"), short("branch")] {
+        let refused = refused.output().await;
         assert_eq!(refused.code(), Some(1), "{}", refused.stderr);
         assert!(
             refused.stderr.contains(stands) && refused.stderr.contains("start it: consumer replay"),
@@ -129,7 +129,7 @@ async fn who_does_not_replay_closes_nothing() {
         }
         killed(&tree, new, &[], "after_prepared").await;
         tree.manage(0, "pause branch").await;
-        let paused = short(new).arg("--resume").output().await;
+        let paused = command(&tree, "root", new).arg("--resume").output().await;
         assert_given_up(&paused, "node \"branch\" of queue \"q\" is paused", &root).await;
         assert!(!fenced(&paused), "{}", paused.stderr);
         let refused = takeover(&tree, "root", new, &[], 1).await;
@@ -265,12 +265,11 @@ async fn told_to_stop_it_gives_up() {
     // While it waits for a transaction that writes.
     let writer = tree.connect("root").await;
     writer.run("begin; insert into journal values (5, 'open')").await;
-    let waiting = command(&tree, "root", "branch")
-        .args(&["--fence-timeout", "600000"])
-        .spawn();
-    let locks = "select count(*) > 0 from pg_locks where not granted and database = (select oid from pg_database
-                  where datname = current_database())";
-    until(&root, locks, "t").await;
+    let waiting = command(&tree, "root", "branch").spawn();
+    let waits = "select count(*) from pg_stat_activity
+                  where datname = current_database() and query like '%pgcascade.fence_root(%' and wait_event = 'relation'
+                    and pid <> pg_backend_pid()";
+    until(&root, waits, "1").await;
     waiting.signal("TERM");
     waiting.until_it_says("stopping after the work at hand").await;
     writer.run("commit").await;

@@ -1,8 +1,8 @@
 //! Foreign keys: what becomes the root has those that the root has. And the sequences that the keys of rows come from, which stand where they
 //! stood.
 
-use crate::cluster::{Replay, eventually};
-use crate::planned::takeover;
+use crate::cluster::eventually;
+use crate::planned::{self, takeover};
 use crate::tree::{Tree, stop, until};
 
 const KEYS: &str =
@@ -126,9 +126,7 @@ async fn sequences_that_defaults_draw_from_stand_where_they_stood() {
             "grant pgq_admin, pg_read_all_data to {reader}; grant usage on schema pgcascade_replay to {reader}"
         ))
         .await;
-    let refused = Replay::command(&["takeover", "branch", "--queue", "q", "--db", &at, "--plan"])
-        .output()
-        .await;
+    let refused = planned::at(&at, "branch").arg("--plan").output().await;
     for name in ["shared", "down"] {
         let may_not = format!("from sequence public.{name} on \"branch\", and this role may not set that");
         assert!(refused.stderr.contains(&may_not), "{may_not}: {}", refused.stderr);

@@ -1,7 +1,7 @@
 //! Events that are to come later: delayed ones, and those that a consumer of the old root has put back for itself.
 
 use crate::cluster::Output;
-use crate::planned::{command, state, takeover};
+use crate::planned::{command, hasty, state, takeover};
 use crate::silent::Paused;
 use crate::tree::{Tree, stop, until, write};
 
@@ -19,7 +19,7 @@ async fn a_delayed_event_that_comes_late_has_it_given_up() {
     let replays = tree.replays(&["root", "branch"]);
     let delay = "select pgcascade.insert_event_at('q', now() + '1 day', 't', 'd')";
     for point in ["after_prepared", "promising_old"] {
-        let run = Paused::at(&tree, point, &[]).await;
+        let run = Paused::of(&tree, point, command(&tree, "branch", "branch")).await;
         root.run(delay).await;
         let output = run.go_on(1).await;
         assert_says(&output, "was given up, and the old root is open");
@@ -28,7 +28,7 @@ async fn a_delayed_event_that_comes_late_has_it_given_up() {
         root.run("delete from pgcascade.delayed_event").await;
     }
     let writer = tree.connect("root").await;
-    let run = Paused::at(&tree, "promising_old", &["--fence-timeout", "100"]).await;
+    let run = Paused::of(&tree, "promising_old", hasty(&tree, "branch", "branch", "100")).await;
     writer
         .run(&format!("begin isolation level repeatable read; {delay}"))
         .await;
@@ -39,7 +39,7 @@ async fn a_delayed_event_that_comes_late_has_it_given_up() {
         .run("rollback; begin isolation level repeatable read; select")
         .await;
     assert_eq!(writer.text("select count(*) from pgcascade.delayed_event").await, "0");
-    let run = Paused::at(&tree, "fenced_old", &[]).await;
+    let run = Paused::of(&tree, "fenced_old", command(&tree, "branch", "branch")).await;
     let refused = writer.try_text(delay).await.unwrap_err();
     assert!(
         refused.as_db_error().unwrap().message().contains("disabled"),

@@ -2,6 +2,7 @@
 
 use crate::cluster::{Db, Replay};
 use crate::dead::{JOURNAL, STATE, assert_follow, given_up, killed, killed_all_the_way, takeover};
+use crate::planned::command;
 use crate::tree::{Tree, stop, until, write};
 
 const TOP: &str = "select max(tick_id) from pgq.tick";
@@ -95,10 +96,7 @@ async fn what_only_a_leaf_has_is_fetched_from_its_journal() {
     tree.kill_root();
     let replays = tree.replays(&["ahead", "leaf"]);
 
-    let at = tree.conninfo("behind");
-    let planned = Replay::command(&["takeover", "behind", "--queue", "q", "--db", &at, "--plan"])
-        .args(&DEAD)
-        .stdout();
+    let planned = command(&tree, "behind", "behind").arg("--plan").args(&DEAD).stdout();
     let line = format!("  leaf \"leaf\" is at tick {fork}, and gives what no branch has from its journal\n");
     assert!(planned.contains(&line) && !planned.contains("AGAINST"), "{planned}");
 

@@ -8,8 +8,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::changes::{ROWS, TABLES};
-use crate::cluster::{Db, Replay};
+use crate::cluster::Db;
 use crate::history::{History, TICK};
+use crate::planned::command;
 use crate::standby::{BELOW, LOCAL, PROMOTED, Standby, commits_wait};
 use crate::tree::{Tree, until};
 
@@ -133,10 +134,7 @@ async fn merge(standby: &Standby, seed: u64) -> (String, usize, usize) {
         // The leaf has forgotten what the standby lacks, as all nodes had it. One of the branches can be the root.
         assert!(output.stderr.contains("and cannot give them"), "{}", output.stderr);
         for name in ["far", "near"] {
-            let at = tree.conninfo(name);
-            let dead = Replay::command(&["takeover", name, "--queue", "q", "--db", &at, "--dead", "root"])
-                .output()
-                .await;
+            let dead = command(tree, name, name).args(&["--dead", "root"]).output().await;
             if dead.code() == Some(0) {
                 root_of = Some(name);
                 break;

@@ -1,6 +1,6 @@
 //! The root of a cascade with a partitioned table moves, there and back, and partitions come and go on whichever is the root.
 
-use crate::cluster::{Replay, eventually};
+use crate::cluster::eventually;
 use crate::dead::takeover;
 use crate::planned::{self, command};
 use crate::silent::Paused;
@@ -93,10 +93,7 @@ async fn a_partitioned_table_goes_along() {
     replays.next().unwrap().kill().await;
     root.run("create table parted_last partition of parted for values from (10000) to (20000)")
         .await;
-    let at = tree.conninfo("root");
-    let plan = Replay::command(&["takeover", "branch", "--queue", "q", "--db", &at, "--plan"])
-        .output()
-        .await;
+    let plan = command(&tree, "root", "branch").arg("--plan").output().await;
     let text =
         "partition public.parted_last of table public.parted is missing on \"branch\", or not captured as on \"root\"";
     assert!(plan.stderr.contains(text), "{}", plan.stderr);

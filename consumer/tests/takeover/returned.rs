@@ -30,28 +30,35 @@ const LOST: &str = r#"
     insert into journal values (-1, E'lost \u2013 "x"');
     select pgq.insert_event('q', 'note', 'of an application')"#;
 
+const PATIENT: &str = "300000";
+
 struct Rejoin<'a> {
     tree: &'a Tree,
     file: PathBuf,
 }
 
 impl Rejoin<'_> {
-    fn command(&self, by: &str) -> Replay {
-        let (at, file) = (self.tree.conninfo(by), self.file.display().to_string());
+    /// `wait`: how many milliseconds writers have.
+    fn command(&self, wait: &str) -> Replay {
+        let (at, file) = (self.tree.conninfo("one"), self.file.display().to_string());
         self.tree.node_command(
             "rejoin root",
-            &["--db", &at, "--lost-events", &file, "--fence-timeout", "1000"],
+            &["--db", &at, "--lost-events", &file, "--fence-timeout", wait],
         )
     }
 
     async fn run(&self, code: i32) -> Output {
-        let output = self.command("one").output().await;
+        let output = self.command(PATIENT).output().await;
         assert_eq!(output.code(), Some(code), "{}", output.stderr);
         output
     }
 
     async fn killed(&self, point: &str) {
-        let output = self.command("one").failpoints(&format!("{point}=kill")).output().await;
+        let output = self
+            .command(PATIENT)
+            .failpoints(&format!("{point}=kill"))
+            .output()
+            .await;
         assert_eq!(output.code(), None, "{point} was not reached: {}", output.stderr);
     }
 }
@@ -171,7 +178,8 @@ async fn what_only_it_has_is_saved_and_taken_back() {
     root.run("insert into journal values (-2, 'after the restart')").await;
     let late = tree.connect("root").await;
     late.run("begin; insert into journal values (-3, 'late')").await;
-    let busy = rejoin.run(1).await;
+    let busy = rejoin.command("1000").output().await;
+    assert_eq!(busy.code(), Some(1), "{}", busy.stderr);
     assert!(busy.stderr.contains("did not end within 1000 ms"), "{}", busy.stderr);
     assert_eq!(root.text(STATE).await, "root|t");
     late.run("commit").await;

@@ -261,7 +261,7 @@ async fn a_signal_while_it_begins_leaves_nothing() {
     let root = tree.connect("root").await;
     let [branch] = tree.below_root([("branch", "branch")]).await;
     let replays = tree.replays(&["root", "branch"]);
-    let run = Paused::at(&tree, "looked", &[]).await;
+    let run = Paused::of(&tree, "looked", command(&tree, "branch", "branch")).await;
     let holder = tree.connect("branch").await;
     holder.run("begin; select from pgq_node.node_info for update").await;
     run.release();

@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 
 use crate::cluster::{Cluster, Db, Output, Replay, eventually, pause_ticks};
 use crate::dead::{assert_follow, killed, takeover};
+use crate::planned;
 use crate::tree::{Tree, stop, until, write};
 
 /// A cascade whose root has a streaming standby.
@@ -118,9 +119,7 @@ impl Standby {
     }
 
     pub(crate) fn command(&self, more: &[&str]) -> Replay {
-        Replay::command(&["takeover", "root", "--queue", "q"])
-            .args(&["--db", &self.conninfo()])
-            .args(more)
+        planned::at(&self.conninfo(), "root").args(more)
     }
 
     pub(crate) async fn takeover(&self, more: &[&str], code: i32) -> Output {
@@ -223,7 +222,7 @@ async fn what_branches_have_is_merged_into_a_promoted_standby() {
         assert_eq!(here.text(extra).await, "1", "{point}");
     }
     // How the others reach it is said when it begins.
-    let place = format!("{} connect_timeout=9", standby.conninfo());
+    let place = format!("{} connect_timeout=290", standby.conninfo());
     standby
         .killed(&["--promoted-standby", "--location", &place], "takeover_after_promised")
         .await;
@@ -549,7 +548,10 @@ async fn a_standby_that_is_ahead_is_the_root_as_it_is() {
     pause_ticks(&root).await;
     root.run("insert into journal values (5000, 'in no tick')").await;
     standby.synchronous(&root).await;
-    let refused = standby.takeover(&["--promoted-standby", "--timeout", "5"], 1).await;
+    let at = standby.conninfo();
+    let impatient = Replay::command(&["takeover", "root", "--queue", "q", "--db", &at, "--timeout", "15"]);
+    let refused = impatient.args(PROMOTED).output().await;
+    assert_eq!(refused.code(), Some(1), "{}", refused.stderr);
     assert!(refused.stderr.contains("is still a standby"), "{}", refused.stderr);
     let wrong = Replay::command(&["takeover", "far", "--queue", "q", "--promoted-standby"])
         .args(&["--db", &standby.conninfo()])
@@ -670,10 +672,7 @@ async fn a_standby_that_went_another_way_is_refused() {
     );
     let far = tree.connect("far").await;
     assert_eq!(far.text(STATE).await, "branch|f|1|t|f");
-    let db = tree.conninfo("far");
-    let dead = Replay::command(&["takeover", "far", "--queue", "q", "--db", &db, "--dead", "root"]);
-    let output = dead.output().await;
-    assert_eq!(output.code(), Some(0), "{}", output.stderr);
+    takeover(tree, "far", &["--dead", "root"], 0).await;
     assert_eq!(far.text("select count(*) from journal where uid = 5000").await, "1");
     // From then on the promoted standby has no place.
     let refused = standby.takeover(PROMOTED, 1).await;

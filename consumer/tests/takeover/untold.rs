@@ -1,7 +1,7 @@
 //! A change of root that a node was not told of: it was away, or nobody who was left knew it. `consumer node change-provider` has it follow.
 
-use crate::cluster::Replay;
 use crate::dead::{STATE, assert_follow, killed, takeover};
+use crate::planned;
 use crate::tree::{Tree, stop, until, write};
 
 const DEAD: [&str; 2] = ["--dead", "root"];
@@ -114,11 +114,7 @@ async fn whom_nobody_has_heard_of_joins_if_it_went_the_same_way() {
     tree.assert_same_queue(&same, &one).await;
     assert_eq!(same.text(untouched).await, before, "rows were copied again");
     // It can be the root like any branch.
-    let at = tree.conninfo("one");
-    let output = Replay::command(&["takeover", "third", "--queue", "q", "--db", &at])
-        .output()
-        .await;
-    assert_eq!(output.code(), Some(0), "{}", output.stderr);
+    planned::takeover(&tree, "one", "third", &[], 0).await;
     write(&same, 400).await;
     assert_follow(&tree, &same, &[&one, &two, &late]).await;
     stop(replays).await;
