@@ -71,9 +71,9 @@ async fn the_new_root_has_the_keys_of_the_old_one() {
     assert_eq!(blind.text(KEYS).await, "<null>");
     assert_eq!(blind.text("select count(*) from child").await, "9");
     tree.manage(0, "drop blind").await;
-    for name in ["branch", "leaf"] {
-        tree.wait(name).await;
-    }
+    tree.wait("leaf").await;
+    // Which takes longer where another test has a transaction open.
+    tree.until_ok("branch").await;
     drop(blind);
     branch.run(&format!("drop owned by {reader}; drop role {reader}")).await;
 
