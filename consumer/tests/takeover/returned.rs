@@ -411,6 +411,9 @@ async fn who_is_away_for_too_long_is_saved_and_made_anew() {
         rows(&root, "journal").await == rows(&one, "journal").await
     })
     .await;
+    // The other table may still be on its way.
+    let copying = "select count(*) from pgcascade_replay.table_state where state = 'in-copy'";
+    until(&root, copying, "0").await;
     tree.assert_same_rows(&root, &one).await;
     replay.stop().await;
     stop(replays).await;

@@ -603,7 +603,8 @@ async fn a_standby_that_is_ahead_is_the_root_as_it_is() {
     for role in ["replica", "standby_leader", "demoted"] {
         assert_eq!(hook(&standby, tree, role), (Some(0), String::new()), "{role}");
     }
-    assert_eq!(here.text(STATE).await, "root|f|1|t|f");
+    // As soon as its ticker has noticed that it was promoted.
+    until(&here, STATE, "root|f|1|t|f").await;
 
     let replays = tree.replays(&["far", "near", "leaf"]);
     let (code, log) = hook(&standby, tree, "promoted");
