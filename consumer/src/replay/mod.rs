@@ -210,8 +210,9 @@ async fn again_and_again(
                 if memory.warned.insert(text.clone()) {
                     tracing::warn!("{error}");
                 }
-                if memory.waits_for.as_ref() != Some(&text) {
-                    trouble::record(job, &error, None, None).await;
+                if memory.waits_for.as_ref() != Some(&text)
+                    && trouble::record(job, &error, None, None, trouble::PATIENCE).await
+                {
                     memory.waits_for = Some(text);
                 }
                 memory.in_order = false;
@@ -235,7 +236,12 @@ async fn again_and_again(
             (_, table) => {
                 // Before anything was reached it is a mistake in the configuration, unless a node tells what to reach.
                 if (memory.connected || matches!(job, Job::Node(_))) && !memory.another_runs {
-                    trouble::record(job, &error, table.as_ref(), None).await;
+                    let patience = if shutdown.requested() || !(memory.connected || memory.node_reached) {
+                        trouble::PATIENCE
+                    } else {
+                        trouble::LAST_PATIENCE
+                    };
+                    trouble::record(job, &error, table.as_ref(), None, patience).await;
                 }
                 return Err(error);
             }
@@ -254,7 +260,7 @@ async fn again_and_again(
         let pausing = async {
             tokio::join!(
                 tokio::time::sleep(pause),
-                trouble::record(job, &error, None, Some(pause))
+                trouble::record(job, &error, None, Some(pause), trouble::PATIENCE)
             );
         };
         let told = async {

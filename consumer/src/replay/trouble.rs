@@ -18,11 +18,21 @@ use crate::connect::{End, connect};
 use crate::conninfo::ConnInfo;
 use crate::error::{Doing, Error, Result};
 
-/// The failure itself is in the log already; to say it twice is not worth a longer wait.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The failure itself is in the log already, and the next attempt, or look, says it again; to say it twice is not worth a longer wait.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Writes down a failure, and after which pause it is tried again; None: not at all. `table` is whose event it was.
-pub(super) async fn record(job: &Job, error: &Error, table: Option<&Name>, pause: Option<Duration>) {
+/// Of a replay that ends with it: nobody says it later.
+pub(super) const LAST_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Writes down a failure, and after which pause it is tried again; None: not at all. `table` is whose event it was. Whether it was
+/// written within `patience`.
+pub(super) async fn record(
+    job: &Job,
+    error: &Error,
+    table: Option<&Name>,
+    pause: Option<Duration>,
+    patience: Duration,
+) -> bool {
     let config = match job {
         Job::Hop(config) => config,
         Job::Node(config) => &config.checked,
@@ -39,14 +49,26 @@ pub(super) async fn record(job: &Job, error: &Error, table: Option<&Name>, pause
             }
             who = duty::who(&node);
         }
+        let limit = format!("set lock_timeout = {}", lock_timeout(patience).as_millis());
+        session
+            .client
+            .batch_execute(&limit)
+            .await
+            .doing(|| "record the failure on the subscriber".to_owned())?;
         write(&session.client, &who, error, table, pause).await
     };
     // On a session that nobody else has, so nothing is lost when it takes too long.
-    match tokio::time::timeout(PATIENCE, outcome).await {
-        Ok(Ok(())) => {}
+    match tokio::time::timeout(patience, outcome).await {
+        Ok(Ok(())) => return true,
         Ok(Err(error)) => tracing::debug!("the reason could not be recorded: {error}"),
         Err(_) => tracing::debug!("the reason could not be recorded in time"),
     }
+    false
+}
+
+/// So that the server does not wait for who has gone.
+fn lock_timeout(patience: Duration) -> Duration {
+    patience.saturating_sub(Duration::from_secs(3))
 }
 
 async fn write(
@@ -58,7 +80,6 @@ async fn write(
 ) -> Result<()> {
     let what = || "record the failure on the subscriber".to_owned();
     let (text, seconds) = (error.to_string(), pause.map(|pause| pause.as_secs_f64()));
-    subscriber.batch_execute("set lock_timeout = '2s'").await.doing(what)?;
     subscriber
         .execute(
             "update pgcascade_replay.position

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::cluster::eventually;
 use crate::status::{node, status};
-use crate::tree::{Tree, write};
+use crate::tree::{Tree, until, write};
 
 #[tokio::test]
 async fn a_leaf_waits_until_its_branch_has_tables() {
@@ -27,9 +27,15 @@ async fn a_leaf_waits_until_its_branch_has_tables() {
     misspelt.until_it_says(nowhere).await;
     assert_eq!(misspelt.wait().await.code(), Some(1));
 
-    let of_leaf = tree.replay("leaf").spawn();
+    // What it waits for is written down as soon as that can be done.
+    let busy = tree.connect("leaf").await;
+    busy.run("begin; select from pgcascade_replay.position for update")
+        .await;
+    let of_leaf = tree.replay("leaf").arg("-v").spawn();
     let waits = "node \"leaf\" of queue \"q\" waits for its provider: no table on the provider matches \"*\"";
     of_leaf.until_it_says(waits).await;
+    of_leaf.until_it_says("the reason could not be recorded").await;
+    busy.run("rollback").await;
     let error = |name: &str| {
         let (code, text) = status(&tree, "root", &["--json"]);
         let found: Value = serde_json::from_str(&text).unwrap();
@@ -68,9 +74,26 @@ async fn a_leaf_waits_until_its_branch_has_tables() {
     of_branch.stop().await;
     // At the root nobody else makes tables: a pattern that means none is wrong.
     let second = tree.add("leaf", "second", "root").await;
-    let refused = tree.replay("second").args(&["--table", "nowhere.*"]).output().await;
+    let nowhere = || tree.replay("second").args(&["--table", "nowhere.*"]);
+    let refused = nowhere().output().await;
     assert_eq!(refused.code(), Some(1), "{}", refused.stderr);
-    drop((root, branch, leaf, second));
+    // Nobody says later why it ended, so that may take a while to write down.
+    second
+        .run("update pgcascade_replay.position set error = null; begin; select from pgcascade_replay.position for update")
+        .await;
+    let refused = nowhere().spawn();
+    let waits = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'
+                    and query like '%set error%' and clock_timestamp() - query_start > interval '4 seconds'";
+    until(&tree.connect("second").await, waits, "1").await;
+    second.run("rollback").await;
+    assert_eq!(refused.wait().await.code(), Some(1));
+    assert_eq!(
+        second
+            .text("select error like 'no table%' from pgcascade_replay.position")
+            .await,
+        "t"
+    );
+    drop((root, branch, leaf, second, busy));
     tree.drop(&["second", "leaf", "branch", "root"]).await;
 }
 
