@@ -238,7 +238,7 @@ async fn a_cancel_a_statement_timeout_and_a_termination_end_the_wait() {
     assert_eq!(session.text(now).await, "<null>", "the session goes on");
 
     let terminated = waiter(&SHARED, &db, "ended", WAIT).await;
-    let terminate = format!("select pg_terminate_backend({}, 10000)", terminated.pid);
+    let terminate = format!("select pg_terminate_backend({}, 300000)", terminated.pid);
     assert_eq!(db.text(&terminate).await, "t");
     let said = terminated.end().await.unwrap_err();
     assert_eq!(said, "57P01: terminating connection due to administrator command");
