@@ -14,9 +14,10 @@ use super::{Node, Role, load};
 use crate::connect::{End, connect};
 use crate::conninfo::ConnInfo;
 use crate::error::{Doing, Error, Result};
+use crate::failpoint::failpoint;
 
-/// How long the node's location is waited for.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the node's location is waited for: longer than for a connection, as who is slow for once is not nobody.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Whether two sessions lead to one database: only there the one sees the lock of the other. Nothing else tells a base backup
 /// from what it was taken of.
@@ -48,6 +49,7 @@ enum Found {
 
 async fn look(client: &Client, node: &Node, place: &ConnInfo) -> Result<Found> {
     let session = connect(place, End::Node, "pgcascade replay").await?;
+    failpoint("home_asked");
     if same_database(client, &session.client).await? {
         return Ok(Found::Here);
     }

@@ -17,8 +17,8 @@ use crate::conninfo::refuse_password;
 use crate::error::{Error, Result};
 use crate::failpoint::failpoint;
 
-/// How long an address that the node had is waited for.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long an address that the node had is waited for: longer than for a connection, as what is slow for once is neither forgotten nor gone.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// `change-location`
 pub(super) async fn run(args: ChangeLocationArgs) -> Result<()> {

@@ -1,6 +1,6 @@
 //! Copies of nodes: what they must not do as they are, and how they become nodes of their own.
 
-use crate::tree::{Tree, write};
+use crate::tree::{Tree, until, write};
 
 async fn adopt(tree: &Tree, code: i32, name: &str, copy: &str, more: &[&str]) -> String {
     let at = tree.conninfo(copy);
@@ -28,7 +28,18 @@ async fn the_copy_of_a_branch_becomes_a_branch() {
     tree.copy("branch", "second").await;
     write(&root, 200).await;
 
-    let refused = tree.replay("second").output().await;
+    // However long the one at the node's address takes to say that it is the node.
+    let answer = tree.cluster("second").file(&tree.database_name("answer"));
+    let asking = tree
+        .replay("second")
+        .failpoints(&format!("home_asked=pause:{answer}"))
+        .spawn();
+    asking.until_it_says("home_asked waits").await;
+    let asked = root.text("select clock_timestamp()").await;
+    let long = format!("select clock_timestamp() > '{asked}'::timestamptz + interval '6 seconds'");
+    until(&root, &long, "t").await;
+    std::fs::write(answer, "").unwrap();
+    let refused = asking.wait().await;
     assert_eq!(refused.code(), Some(1), "{}", refused.stderr);
     assert!(
         refused
