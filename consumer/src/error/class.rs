@@ -11,7 +11,7 @@ use std::io;
 pub(crate) enum Class {
     /// Nobody: the same work, tried again on a new connection, may succeed.
     Retry,
-    /// Another node, which will: it is looked again until that is so.
+    /// Another node, which will: it is looked again until that is so. A copy waits beside the stream.
     Wait,
     /// Somebody, but only for the table whose event failed: without it, the others could go on. See `--on-error`.
     Park,

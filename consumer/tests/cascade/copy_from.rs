@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::cluster::eventually;
 use crate::tree::{Tree, write};
 
 #[tokio::test]
@@ -101,5 +102,46 @@ async fn a_branch_is_read_instead_of_the_root() {
     let output = tree.replay("leaf").args(&["--copy-from", "branch"]).output().await;
     let text = "node \"branch\" of queue \"q\", does not replay table public.t";
     assert!(output.stderr.contains(text), "{}", output.stderr);
+    tree.drop(&["leaf", "branch", "root"]).await;
+}
+
+/// A branch that is behind is waited for, and the stream goes on: began it anew, it would be further ahead of the branch each time.
+#[tokio::test]
+async fn a_branch_that_is_behind_is_waited_for() {
+    let tree = Tree::new().await;
+    let root = tree.connect("root").await;
+    tree.add("branch", "branch", "root").await;
+    tree.catch_up("branch").await;
+    write(&root, 1000).await;
+    root.run("select pgq.force_tick('q')").await;
+    let leaf = tree.add("leaf", "leaf", "root").await;
+    let running = tree
+        .replay("leaf")
+        .args(&["--copy-from", "branch", "--batch-events", "1"])
+        .spawn();
+    running
+        .until_it_says("it has to catch up first; its copy tries again")
+        .await;
+    let position = "select tick from pgcascade_replay.position";
+    for from in [2000, 3000] {
+        let before: i64 = leaf.text(position).await.parse().unwrap();
+        write(&root, from).await;
+        eventually("the stream goes on", async || {
+            leaf.text(position).await.parse::<i64>().unwrap() > before
+        })
+        .await;
+    }
+    let branch = tree.replay("branch").spawn();
+    eventually("the tables are copied", async || {
+        leaf.text("select count(*) from pgcascade_replay.table_state where state = 'in-copy'")
+            .await
+            == "0"
+    })
+    .await;
+    let output = running.stop().await;
+    assert_eq!(output.stderr.matches(" streaming ").count(), 1, "{}", output.stderr);
+    branch.stop().await;
+    tree.catch_up("leaf").await;
+    tree.assert_same_rows(&leaf, &root).await;
     tree.drop(&["leaf", "branch", "root"]).await;
 }

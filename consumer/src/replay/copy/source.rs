@@ -186,7 +186,7 @@ pub(super) async fn beyond_standby(provider: &Client, standby: &Client) -> Resul
 }
 
 /// The provider's snapshot of what a branch has; in the transaction that reads the table there. `position` is the tick up to which
-/// the subscriber has kept no events.
+/// the subscriber has kept no events: that it stays, however long the branch takes to get there, as the stream goes on beside it.
 pub(super) async fn of_branch(
     provider: &Client,
     (branch, node): (&Client, &Node),
@@ -204,9 +204,9 @@ pub(super) async fn of_branch(
     let tick = tick.unwrap_or(0);
     if tick < position {
         return Err(Error::failure(format!(
-            "the branch to copy from is at tick {tick}, and the subscriber at tick {position}: it has to catch up first"
+            "the branch to copy from is at tick {tick}, and the subscriber was at tick {position}: it has to catch up first"
         ))
-        .transient());
+        .waits());
     }
     let row = provider
         .query_opt(

@@ -21,7 +21,7 @@ use super::source::Source;
 use super::{Broken, Cut, Job, Piece, Shared, Task, begin_reading, copied, indexes, parts, plan, source};
 use crate::connect::flow::{self, LARGE, Message, PIECE, Reading};
 use crate::connect::{Cancel, End, Session, connect};
-use crate::error::{Doing, Error, Result};
+use crate::error::{Class, Doing, Error, Result};
 use crate::failpoint::failpoint;
 
 pub(super) struct Worker {
@@ -97,7 +97,12 @@ async fn tasks(shared: &Arc<Shared>, done: &mpsc::UnboundedSender<(Arc<Job>, Cop
             }
             Ok(Step::Stopped) => return Ok(()),
             Err(Trouble::InTheWay(error)) => {
-                tracing::warn!(table = %job.provider.name, "{error}; its copy tries again");
+                // A branch may be behind for hours, and says another tick each time.
+                if error.class() == Class::Wait && job.waits.load(Ordering::Relaxed) {
+                    tracing::debug!(table = %job.provider.name, "{error}; its copy tries again");
+                } else {
+                    tracing::warn!(table = %job.provider.name, "{error}; its copy tries again");
+                }
                 drop(at_work);
                 // It has a session of its own.
                 unless_stopped(shared, shared.waits(&job, &error)).await;
@@ -131,14 +136,15 @@ async fn unless_stopped<T>(shared: &Shared, work: impl Future<Output = T>) -> Op
 
 /// Why a task was not done.
 enum Trouble {
-    /// Others' locks, before anything was committed. That ends, and nothing else is to begin anew for it.
+    /// Others' locks, or a branch that is behind, before anything was committed. That ends, and nothing else is to begin anew for it: if
+    /// it did, the subscriber would be further ahead of the branch each time.
     InTheWay(Error),
     Other(Error),
 }
 
 impl From<Error> for Trouble {
     fn from(error: Error) -> Self {
-        if super::is_in_the_way(&error) {
+        if super::is_in_the_way(&error) || error.class() == Class::Wait {
             Self::InTheWay(error)
         } else {
             Self::Other(error)
