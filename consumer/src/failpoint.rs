@@ -12,7 +12,7 @@
 //!
 //! It is always compiled in, so that what is tested is what is shipped. When the variable is not set a failpoint costs
 //! one load. The replay engine calls it around its commits, tail between its output and its position; who calls it,
-//! names it: home_asked, before_look, after_position, after_node, before_place, before_partitions, after_states, before_copy, after_read, after_chunk, before_commit, after_commit, after_conflict, in_copy, after_aside,
+//! names it: home_asked, lock_refused, before_look, after_position, after_node, before_place, before_partitions, after_states, before_copy, after_read, after_chunk, before_commit, after_commit, after_conflict, in_copy, after_aside,
 //! before_plan_commit, after_plan_commit, after_chunk_commit, after_index, after_foreign_key, after_copy_commit,
 //! before_held_commit, after_held_commit, before_window, after_flush;
 //! `consumer node` between its steps: node_known, node_subscribed, node_paused, node_changed, node_seen, node_left,

@@ -15,6 +15,7 @@ use super::table::{literal, quoted};
 use crate::backoff::Looks;
 use crate::connect::End;
 use crate::error::{Doing, Error, Result};
+use crate::failpoint::failpoint;
 use crate::shutdown::Shutdown;
 
 /// The oldest extension whose functions replay can use.
@@ -281,7 +282,7 @@ pub(crate) async fn lock(client: &Client, end: End, who: &Who, patience: Duratio
 }
 
 /// The same, and longer where the session that holds it is at one statement all the time: so is one whose replay was killed, until that lets it
-/// notice.
+/// notice. And where it has ended that statement, or itself, since the lock was refused.
 async fn lock_of_killed(client: &Client, end: End, who: &Who, patience: Duration) -> Result<()> {
     let deadline = tokio::time::Instant::now() + LOCK_PATIENCE_AGAIN;
     let mut before = None;
@@ -289,12 +290,19 @@ async fn lock_of_killed(client: &Client, end: End, who: &Who, patience: Duration
         let Err(error) = lock(client, end, who, patience).await else {
             return Ok(());
         };
-        let now = holders_statement(client, who.lock_key()).await.ok().flatten();
-        let other = before.is_some() && before != now;
-        if now.is_none() || other || tokio::time::Instant::now() >= deadline {
+        failpoint("lock_refused");
+        let Ok(now) = what_holds(client, who.lock_key()).await else {
             return Err(error);
-        }
-        before = now;
+        };
+        let is_late = tokio::time::Instant::now() >= deadline;
+        before = match (before, now) {
+            (_, Holds::Nobody) => None,
+            _ if is_late => return Err(error),
+            (None, Holds::At(now)) => Some(now),
+            (Some(before), Holds::At(now)) if before == now => Some(now),
+            (Some(_), Holds::Idle) => None,
+            _ => return Err(error),
+        };
     }
 }
 
@@ -327,10 +335,19 @@ pub(crate) async fn holder(client: &Client, key: i64) -> Result<Option<(i32, Str
     Ok(row.map(|row| (row.get(0), row.get(1))))
 }
 
-/// Which process holds it, and since when that is at its statement. None: it is at none, or may not be seen.
-async fn holders_statement(client: &Client, key: i64) -> Result<Option<(i32, String)>, tokio_postgres::Error> {
+/// What the session does that holds a lock of this kind.
+enum Holds {
+    /// There is none.
+    Nobody,
+    /// Nothing, or it may not be seen.
+    Idle,
+    /// Which process it is, and since when it is at its statement.
+    At((i32, String)),
+}
+
+async fn what_holds(client: &Client, key: i64) -> Result<Holds, tokio_postgres::Error> {
     let Some((pid, _)) = holder(client, key).await? else {
-        return Ok(None);
+        return Ok(Holds::Nobody);
     };
     let row = client
         .query_opt(
@@ -338,7 +355,7 @@ async fn holders_statement(client: &Client, key: i64) -> Result<Option<(i32, Str
             &[&pid],
         )
         .await?;
-    Ok(row.map(|row| (pid, row.get(0))))
+    Ok(row.map_or(Holds::Idle, |row| Holds::At((pid, row.get(0)))))
 }
 
 #[cfg(test)]

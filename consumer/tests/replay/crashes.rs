@@ -193,20 +193,36 @@ async fn the_session_of_a_killed_replay_is_waited_for() {
     );
     keeper.run("begin; select pg_advisory_xact_lock(1)").await;
     busy.run(&format!("select pg_advisory_lock({lock})")).await;
+    let [second, third] = ["second", "third"].map(|name| {
+        let name = format!("{name}-{}", pair.database);
+        pair.subscriber_cluster.file(&name)
+    });
+    let points = format!("lock_refused=pause:2:{second};lock_refused=pause:3:{third}");
     let (_, next) = tokio::join!(busy.run("select pg_advisory_lock(1)"), async {
-        let next = pair.replay().args(&arguments()).spawn();
-        let waits = "select count(*) from pg_stat_activity where datname = current_database()
-                        and application_name like 'pgcascade replay %' and now() - backend_start > interval '8 s'";
-        eventually("it waits longer than for a moment", async || {
-            assert!(!next.stderr().contains("in use already"), "{}", next.stderr());
-            pair.subscriber.text(waits).await == "1"
-        })
-        .await;
+        let next = pair.replay().args(&arguments()).failpoints(&points).spawn();
+        // The first time it went on.
+        next.until_it_says(&format!("waits until {second} exists")).await;
         keeper.run("commit").await;
         next
     });
+    // When it looks for the second time who has the lock, that session is at no statement any more; for the third time, it is gone.
+    let until_it_says = async |text: &str| {
+        eventually(text, async || {
+            assert!(!next.stderr().contains("in use already"), "{}", next.stderr());
+            next.stderr().contains(text)
+        })
+        .await;
+    };
+    std::fs::write(&second, "").unwrap();
+    until_it_says(&format!("waits until {third} exists")).await;
     drop(busy);
-    next.until_it_says("streaming").await;
+    let held = format!(
+        "select count(*) from pg_locks where locktype = 'advisory' and ((classid::int8 << 32) | objid::int8) = {lock}
+            and database = (select oid from pg_database where datname = current_database())"
+    );
+    eventually("nobody has it", async || pair.subscriber.text(&held).await == "0").await;
+    std::fs::write(&third, "").unwrap();
+    until_it_says("streaming").await;
     next.stop().await;
     pair.drop().await;
 }
