@@ -789,11 +789,12 @@ async fn repair_under_writes_leaves_replay_what_it_expects() {
     );
     let writer = tokio::spawn(async move { write(&cluster, &database, 7, writing).await });
     for round in 0..3 {
-        // Values only, where it is written: replay stops at a row that is not there.
+        // Values only, where it is written: replay stops at a row that is not there. Where each has a row that the other wants, replay is who
+        // looks for a deadlock first, and tries again.
         let low = 100 * round;
         pair.subscriber
             .run(&format!(
-                "set lock_timeout = 0; update busy set v = -7 where id between {low} and {low} + 99;
+                "set deadlock_timeout = '1h'; update busy set v = -7 where id between {low} and {low} + 99;
                  delete from busy where id between 2000 + {low} and 2050 + {low}; insert into busy values (-1 - {round}, 0)"
             ))
             .await;
