@@ -25,14 +25,12 @@ async fn named(tree: &Tree, standby: &Cluster, name: &str) {
     until(&tree.connect("root").await, &streams, "t").await;
 }
 
-/// The process that receives the log is stopped, or goes on.
-async fn receiver(standby: &Cluster, signal: &str) {
-    let pid = standby
-        .connect("postgres")
-        .await
-        .text("select pid from pg_stat_wal_receiver")
-        .await;
-    signalled(&pid, signal);
+/// Stops the process that receives the log, and returns it.
+async fn stop_receiver(standby: &Cluster) -> String {
+    let here = standby.connect("postgres").await;
+    let pid = here.text("select pid from pg_stat_wal_receiver").await;
+    signalled(&pid, "STOP");
+    pid
 }
 
 fn signalled(pid: &str, signal: &str) {
@@ -169,12 +167,7 @@ async fn a_standby_that_has_not_flushed_a_tick_keeps_it_back() {
     assert!(events.contains("uid=100&"), "{events}");
 
     // It does not get on: nothing is given out, nor is anything written meanwhile. Who waits is woken when it has the tick.
-    receiver(&standby, "STOP").await;
-    let stopped = standby
-        .connect("postgres")
-        .await
-        .text("select pid from pg_stat_wal_receiver")
-        .await;
+    let stopped = stop_receiver(&standby).await;
     event(&root, 200).await;
     tick(&root).await;
     until(&root, LOOK, WAITS).await;
@@ -230,7 +223,7 @@ async fn a_standby_that_has_not_flushed_a_tick_keeps_it_back() {
     drop(idle);
 
     // The root is killed and comes back while the standby is away.
-    receiver(&standby, "STOP").await;
+    let stopped = stop_receiver(&standby).await;
     event(&root, 400).await;
     tick(&root).await;
     until(&root, LOOK, WAITS).await;
@@ -251,19 +244,14 @@ async fn a_standby_that_has_not_flushed_a_tick_keeps_it_back() {
         "2",
     )
     .await;
-    receiver(&twin, "STOP").await;
+    let stopped = stop_receiver(&twin).await;
     event(&root, 500).await;
     tick(&root).await;
     until(&root, LOOK, WAITS).await;
     until_one_has_all(&root).await;
     assert_eq!(root.text(LOOK).await, WAITS);
     assert!(!drain(&root).await.contains("uid=500&"));
-    let pid = twin
-        .connect("postgres")
-        .await
-        .text("select pid from pg_stat_wal_receiver")
-        .await;
-    signalled(&pid, "CONT");
+    signalled(&stopped, "CONT");
     until(&root, RELEASED, "t").await;
     root.run("select pgcascade.set_confirm_gate('q', 2)").await;
     assert_eq!(root.text("select released_tick from pgcascade.gate_state").await, "0");
@@ -296,7 +284,7 @@ async fn a_standby_that_has_not_flushed_a_tick_keeps_it_back() {
 /// A gate of two: the branch and the standby have to have a tick, and the standby counts for nothing before the branch knows of it.
 #[tokio::test]
 async fn a_branch_and_a_standby_have_to_have_a_tick() {
-    let tree = Tree::apart_with(&["-o", "synchronous_commit=local"]).await;
+    let tree = Tree::apart_with(&["-o", "synchronous_commit=local", "-o", "wal_sender_timeout=0"]).await;
     let root = tree.connect("root").await;
     let far = tree.add("branch", "far", "root").await;
     let leaf = tree.add("leaf", "leaf", "root").await;
@@ -340,19 +328,14 @@ async fn a_branch_and_a_standby_have_to_have_a_tick() {
 
     // The branch alone.
     let had = leaf.text(JOURNAL).await;
-    receiver(&standby, "STOP").await;
-    let pid = standby
-        .connect("postgres")
-        .await
-        .text("select pid from pg_stat_wal_receiver")
-        .await;
+    let stopped = stop_receiver(&standby).await;
     write(&root, 200).await;
     let last = tick(&root).await;
     until(&far, &format!("select max(tick_id) >= {last} from pgq.tick"), "t").await;
     until(&root, LOOK, WAITS).await;
     assert!(!drain(&root).await.contains("uid=200&"));
     assert_eq!(leaf.text(JOURNAL).await, had);
-    signalled(&pid, "CONT");
+    signalled(&stopped, "CONT");
     until(&root, &released(&last), "t").await;
     until(&leaf, JOURNAL, &root.text(JOURNAL).await).await;
     drain(&root).await;
@@ -390,7 +373,15 @@ async fn a_branch_and_a_standby_have_to_have_a_tick() {
 }
 
 fn status(tree: &Tree, from: &str) -> String {
-    said(&["status", "--subscriber", &tree.conninfo(from), "--queue", "q"])
+    said(&[
+        "status",
+        "--subscriber",
+        &tree.conninfo(from),
+        "--queue",
+        "q",
+        "--timeout",
+        "300",
+    ])
 }
 
 /// What the program prints, however it ends.
@@ -472,12 +463,7 @@ async fn what_was_given_out_a_promoted_standby_has() {
         given.lock().unwrap().len() > 300 && leaf.text(LOAD).await.parse::<i32>().unwrap() > 100
     })
     .await;
-    let pid = standby
-        .connect()
-        .await
-        .text("select pid from pg_stat_wal_receiver")
-        .await;
-    signalled(&pid, "STOP");
+    let stopped = stop_receiver(&standby.cluster).await;
     let written = root.text(LOAD).await.parse::<i32>().unwrap();
     until(
         &root,
@@ -487,7 +473,7 @@ async fn what_was_given_out_a_promoted_standby_has() {
     .await;
     drop(root);
     tree.kill_root();
-    signalled(&pid, "CONT");
+    signalled(&stopped, "CONT");
     let here = standby.promote().await;
     let leaf_had = leaf.text("select tick from pgcascade_replay.position").await;
     let top = here.text("select max(tick_id) from pgq.tick").await;
