@@ -118,6 +118,23 @@ async fn the_ticker_can_be_kept_out_of_a_database() {
     db.run("alter database kept_out reset pgcascade.ticker; select pg_reload_conf()")
         .await;
     until_tickers(&db, "kept_out", 1).await;
+
+    // Also while it starts, and has the settings of before already.
+    let off = "alter database kept_out set pgcascade.ticker = off";
+    db.run(off).await;
+    until_tickers(&db, "kept_out", 0).await;
+    let other = SHARED.connect("kept_out").await;
+    other.run("begin; drop extension pgcascade cascade").await;
+    db.run("alter database kept_out reset pgcascade.ticker; select pg_reload_conf()")
+        .await;
+    eventually("a ticker waits to begin", || async {
+        let waits = "select count(*) from pg_stat_activity where backend_type = 'pgcascade ticker' and datname = 'kept_out' and wait_event_type = 'Lock'";
+        db.text(waits).await == "1"
+    })
+    .await;
+    db.run(off).await;
+    other.run("rollback").await;
+    until_tickers(&db, "kept_out", 0).await;
 }
 
 #[tokio::test]

@@ -113,16 +113,39 @@ fn begin() -> Result<String, End> {
     let mut found = Err(End::NotWanted);
     let mut log = Log::default();
     log.unit("start", || {
-        found = if !guc::ticker() {
+        // Before they are applied: what is changed in between is then noticed at the next look.
+        let settings = database_settings()?;
+        found = if !apply_settings()? {
+            Err(End::Again)
+        } else if !guc::ticker() {
             Err(End::NotWanted)
         } else if lock::try_database() {
-            Ok(database_settings()?)
+            Ok(settings)
         } else {
             Err(End::Again)
         };
         Ok(())
     });
     found
+}
+
+/// The server applied the database's settings when this session began; they may have changed since, and would then never differ from
+/// what is compared with. False: one is gone, which only a new session can do without.
+fn apply_settings() -> Result<bool, spi::Error> {
+    let same = ask::<bool>(
+        "with wanted as (
+             select pg_catalog.split_part(line, '=', 1) as name, pg_catalog.substr(line, pg_catalog.strpos(line, '=') + 1) as value
+               from pg_catalog.pg_db_role_setting s
+               join pg_catalog.pg_database d on d.oid = s.setdatabase,
+                    pg_catalog.unnest(s.setconfig) line
+              where d.datname = pg_catalog.current_database() and s.setrole = 0 and line like 'pgcascade.%'),
+         applied as materialized (select pg_catalog.set_config(name, value, false) from wanted)
+         select not exists (select from pg_catalog.pg_settings p where p.source = 'database' and p.name like 'pgcascade.%'
+                               and p.name not in (select name from wanted))
+                and (select pg_catalog.count(*) >= 0 from applied)",
+        &[],
+    );
+    Ok(same?.unwrap_or(true))
 }
 
 /// What ALTER DATABASE has set of ours.
