@@ -24,22 +24,15 @@ const POLL: Duration = Duration::from_millis(50);
 /// Makes the place for what [`join`] writes, and keeps others from changing the set of tables, until the session ends.
 pub(crate) async fn prepare(client: &Client, node: &Node) -> Result<()> {
     let key = who(node).tables_lock_key();
-    let mut looks = Looks::new(session::LOCK_PATIENCE, POLL);
-    loop {
-        let row = client
-            .query_one("select pg_catalog.pg_try_advisory_lock($1)", &[&key])
-            .await
-            .doing(|| format!("lock the tables of {}", node.title()))?;
-        if row.get(0) {
-            break;
-        }
-        // A replay that starts has it for a moment, and a command that was killed until its session has noticed.
-        if !looks.again().await {
-            return Err(
-                Error::failure(format!("another command changes the tables of {} now", node.title()))
-                    .hint("Wait until it has ended, then type this one again."),
-            );
-        }
+    // A replay that starts has it for a moment, and a command that was killed until its session has noticed.
+    let locked = session::lock_soon(client, key, Looks::new(session::LOCK_PATIENCE, POLL))
+        .await
+        .doing(|| format!("lock the tables of {}", node.title()))?;
+    if !locked {
+        return Err(
+            Error::failure(format!("another command changes the tables of {} now", node.title()))
+                .hint("Wait until it has ended, then type this one again."),
+        );
     }
     state::install(client, End::Node).await
 }

@@ -253,19 +253,9 @@ pub(super) async fn look_up_by_index(subscriber: &Client) -> Result<()> {
 /// Takes the consumer's lock, which the session holds until it ends.
 pub(crate) async fn lock(client: &Client, end: End, who: &Who, patience: Duration) -> Result<()> {
     let what = || format!("lock the consumer on the {end}");
-    // Polled, as a wait for the lock could not be given up without cancelling a statement.
-    let mut looks = Looks::new(patience, Duration::from_millis(100));
-    loop {
-        let row = client
-            .query_one("select pg_catalog.pg_try_advisory_lock($1)", &[&who.lock_key()])
-            .await
-            .doing(what)?;
-        if row.get(0) {
-            return Ok(());
-        }
-        if !looks.again().await {
-            break;
-        }
+    let looks = Looks::new(patience, Duration::from_millis(100));
+    if lock_soon(client, who.lock_key(), looks).await.doing(what)? {
+        return Ok(());
     }
     let holder = holder(client, who.lock_key())
         .await
@@ -281,7 +271,19 @@ pub(crate) async fn lock(client: &Client, end: End, who: &Who, patience: Duratio
     .hint("Stop that one first, or choose another --consumer name."))
 }
 
-/// The same, and longer where the session that holds it is at one statement all the time: so is one whose replay was killed, until that lets it
+/// Whether the session has got a lock of this kind, and holds it until it ends. Polled, as a wait for the lock could not be given up
+/// without cancelling a statement.
+pub(super) async fn lock_soon(client: &Client, key: i64, mut looks: Looks) -> Result<bool, tokio_postgres::Error> {
+    let sql = "select pg_catalog.pg_try_advisory_lock($1)";
+    while !client.query_one(sql, &[&key]).await?.get::<_, bool>(0) {
+        if !looks.again().await {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// What [`lock`] does, and longer where the session that holds it is at one statement all the time: so is one whose replay was killed, until that lets it
 /// notice. And where it has ended that statement, or itself, since the lock was refused.
 async fn lock_of_killed(client: &Client, end: End, who: &Who, patience: Duration) -> Result<()> {
     let deadline = tokio::time::Instant::now() + LOCK_PATIENCE_AGAIN;

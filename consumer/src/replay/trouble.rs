@@ -14,7 +14,7 @@ use super::table::Name;
 use super::table_state;
 use crate::cascade;
 use crate::config::Job;
-use crate::connect::{End, connect};
+use crate::connect::{End, Session, connect};
 use crate::conninfo::ConnInfo;
 use crate::error::{Doing, Error, Result};
 
@@ -38,7 +38,7 @@ pub(super) async fn record(
         Job::Node(config) => &config.checked,
     };
     let outcome = async {
-        let session = connect(&config.subscriber, End::Subscriber, "pgcascade replay").await?;
+        let session = begin(&config.subscriber, patience).await?;
         let mut who = config.who();
         if let Job::Node(_) = job {
             let Some(node) = cascade::load(&session.client, &config.queue).await? else {
@@ -49,12 +49,6 @@ pub(super) async fn record(
             }
             who = duty::who(&node);
         }
-        let limit = format!("set lock_timeout = {}", lock_timeout(patience).as_millis());
-        session
-            .client
-            .batch_execute(&limit)
-            .await
-            .doing(|| "record the failure on the subscriber".to_owned())?;
         write(&session.client, &who, error, table, pause).await
     };
     // On a session that nobody else has, so nothing is lost when it takes too long.
@@ -66,9 +60,16 @@ pub(super) async fn record(
     false
 }
 
-/// So that the server does not wait for who has gone.
-fn lock_timeout(patience: Duration) -> Duration {
-    patience.saturating_sub(Duration::from_secs(3))
+/// A session that waits for no lock as long as that, so that the server does not wait for who has gone.
+async fn begin(at: &ConnInfo, patience: Duration) -> Result<Session> {
+    let session = connect(at, End::Subscriber, "pgcascade replay").await?;
+    let limit = patience.saturating_sub(Duration::from_secs(3));
+    session
+        .client
+        .batch_execute(&format!("set lock_timeout = {}", limit.as_millis()))
+        .await
+        .doing(|| "set lock_timeout on the subscriber".to_owned())?;
+    Ok(session)
 }
 
 async fn write(
@@ -101,13 +102,7 @@ async fn write(
 pub(super) async fn copy_waits(at: &ConnInfo, who: &Who, table: &Name, revision: i64, error: Option<&Error>) {
     let reason = error.map(ToString::to_string);
     let outcome = async {
-        let session = connect(at, End::Subscriber, "pgcascade replay").await?;
-        let what = || format!("record what the copy of table {table} waits for on the subscriber");
-        session
-            .client
-            .batch_execute("set lock_timeout = '2s'")
-            .await
-            .doing(what)?;
+        let session = begin(at, PATIENCE).await?;
         table_state::set_waits(&session.client, who, table, revision, reason.as_deref()).await
     };
     match tokio::time::timeout(PATIENCE, outcome).await {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cluster::eventually;
-use crate::tree::{Tree, write};
+use crate::tree::{Tree, until, write};
 
 #[tokio::test]
 async fn a_branch_is_read_instead_of_the_root() {
@@ -132,12 +132,8 @@ async fn a_branch_that_is_behind_is_waited_for() {
         .await;
     }
     let branch = tree.replay("branch").spawn();
-    eventually("the tables are copied", async || {
-        leaf.text("select count(*) from pgcascade_replay.table_state where state = 'in-copy'")
-            .await
-            == "0"
-    })
-    .await;
+    let copying = "select count(*) from pgcascade_replay.table_state where state = 'in-copy'";
+    until(&leaf, copying, "0").await;
     let output = running.stop().await;
     assert_eq!(output.stderr.matches(" streaming ").count(), 1, "{}", output.stderr);
     branch.stop().await;

@@ -1,7 +1,7 @@
 //! `consumer status` of a cascade.
 
 use std::net::TcpListener;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Barrier};
 
 use serde_json::{Value, json};
@@ -13,16 +13,20 @@ use crate::tree::{Tree, WORKERS_LOCK, until_not_replayed, write};
 pub(crate) fn status(tree: &Tree, from: &str, more: &[&str]) -> (Option<i32>, String) {
     let patience = PATIENCE.as_secs().to_string();
     let wait = ["--timeout", &patience];
-    let output = Command::new(env!("CARGO_BIN_EXE_consumer"))
+    let given = more.contains(&"--timeout");
+    let output = asked(tree, from, &[more, if given { &[] } else { &wait }].concat());
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    (output.status.code(), String::from_utf8(output.stdout).unwrap())
+}
+
+fn asked(tree: &Tree, from: &str, more: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_consumer"))
         .args(["status", "--subscriber", &tree.conninfo(from), "--queue", "q"])
         .args(more)
-        .args(if more.contains(&"--timeout") { &[][..] } else { &wait })
         .env_remove("RUST_LOG")
         .stdin(Stdio::null())
         .output()
-        .unwrap();
-    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
-    (output.status.code(), String::from_utf8(output.stdout).unwrap())
+        .unwrap()
 }
 
 pub(crate) fn node<'a>(status: &'a Value, name: &str) -> &'a Value {
@@ -180,19 +184,7 @@ async fn all_nodes_are_asked_at_once() {
         .await;
     // The root itself may take longer for once: then it is what is not reached.
     eventually("the mute one is shown beside the others", async || {
-        let output = Command::new(env!("CARGO_BIN_EXE_consumer"))
-            .args([
-                "status",
-                "--subscriber",
-                &tree.conninfo("root"),
-                "--queue",
-                "q",
-                "--timeout",
-                "5",
-            ])
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
+        let output = asked(&tree, "root", &["--timeout", "5"]);
         let text = String::from_utf8(output.stdout).unwrap();
         text.contains("mute  NOT REACHED")
             && text.contains("ERROR no answer within 5 seconds")

@@ -133,16 +133,15 @@ fn begin() -> Result<String, End> {
 /// what is compared with. False: one is gone, which only a new session can do without.
 fn apply_settings() -> Result<bool, spi::Error> {
     let same = ask::<bool>(
-        "with wanted as (
-             select pg_catalog.split_part(line, '=', 1) as name, pg_catalog.substr(line, pg_catalog.strpos(line, '=') + 1) as value
-               from pg_catalog.pg_db_role_setting s
-               join pg_catalog.pg_database d on d.oid = s.setdatabase,
-                    pg_catalog.unnest(s.setconfig) line
-              where d.datname = pg_catalog.current_database() and s.setrole = 0 and line like 'pgcascade.%'),
-         applied as materialized (select pg_catalog.set_config(name, value, false) from wanted)
-         select not exists (select from pg_catalog.pg_settings p where p.source = 'database' and p.name like 'pgcascade.%'
-                               and p.name not in (select name from wanted))
-                and (select pg_catalog.count(*) >= 0 from applied)",
+        &format!(
+            "with wanted as (
+                 select pg_catalog.split_part(line, '=', 1) as name, pg_catalog.substr(line, pg_catalog.strpos(line, '=') + 1) as value
+                   {OF_DATABASE}),
+             applied as materialized (select pg_catalog.set_config(name, value, false) from wanted)
+             select not exists (select from pg_catalog.pg_settings p where p.source = 'database' and p.name like 'pgcascade.%'
+                                   and p.name not in (select name from wanted))
+                    and (select pg_catalog.count(*) >= 0 from applied)"
+        ),
         &[],
     );
     Ok(same?.unwrap_or(true))
@@ -151,15 +150,18 @@ fn apply_settings() -> Result<bool, spi::Error> {
 /// What ALTER DATABASE has set of ours.
 fn database_settings() -> Result<String, spi::Error> {
     let settings = ask::<String>(
-        "select pg_catalog.string_agg(line, ',' order by line)
-           from pg_catalog.pg_db_role_setting s
-           join pg_catalog.pg_database d on d.oid = s.setdatabase,
-                pg_catalog.unnest(s.setconfig) line
-          where d.datname = pg_catalog.current_database() and s.setrole = 0 and line like 'pgcascade.%'",
+        &format!("select pg_catalog.string_agg(line, ',' order by line) {OF_DATABASE}"),
         &[],
     );
     Ok(settings?.unwrap_or_default())
 }
+
+/// Where the database's settings of ours are, a `line` each: `name=value`.
+const OF_DATABASE: &str = "
+    from pg_catalog.pg_db_role_setting s
+    join pg_catalog.pg_database d on d.oid = s.setdatabase,
+         pg_catalog.unnest(s.setconfig) line
+   where d.datname = pg_catalog.current_database() and s.setrole = 0 and line like 'pgcascade.%'";
 
 /// The first column of the first row. Not by `Spi::run` or `Spi::get_one`, which assign a transaction id whatever they run: one
 /// who only looks must not, and step 2 of a rotation runs without one only.
