@@ -507,7 +507,7 @@ end;
 --     Errors: no queue, an argument that is not known, one that makes no sense for TRUNCATE.
 create function pgcascade.plain_arguments(
     i_operation text, i_arguments text[],
-    out queue text, out skip boolean, out backup boolean, out deny boolean,
+    out queue text, out skip boolean, out backup boolean, out deny boolean, out place boolean,
     out ignore text[], out pkey text[], out condition text,
     out fields text[]     -- expressions for ev_type, ev_data, ev_extra1 .. ev_extra4; null: not given
 ) returns record
@@ -524,6 +524,7 @@ begin
     skip := false;
     backup := false;
     deny := false;
+    place := false;
     fields := array_fill(null::text, '{6}');
     foreach argument in array coalesce(i_arguments, '{}') loop
         name := split_part(argument, '=', 1);
@@ -536,6 +537,8 @@ begin
             backup := true;
         elsif argument = 'deny' then
             deny := true;
+        elsif argument = 'place' then
+            place := true;
         elsif argument = name then
             wrong := coalesce(wrong, argument);
         elsif name = 'ignore' then
@@ -556,7 +559,7 @@ begin
             hint = 'Create the trigger with EXECUTE FUNCTION ...(''queue name'').';
     elsif wrong is not null then
         raise exception using errcode = 'invalid_parameter_value', message = 'bad param to pgq trigger',
-            hint = format('''%s'' is not known: use SKIP, backup, deny, ignore=, pkey=, when=, ev_type=, ev_data= or '
+            hint = format('''%s'' is not known: use SKIP, backup, deny, place, ignore=, pkey=, when=, ev_type=, ev_data= or '
                           'ev_extra1= to ev_extra4=.', wrong);
     end if;
 
@@ -565,6 +568,7 @@ begin
             when ignore is not null then 'Column ignore does not make sense for truncate trigger'
             when pkey is not null then 'Custom pkey_list does not make sense for truncate trigger'
             when backup then 'Backup does not make sense for truncate trigger'
+            when place then 'Place does not make sense for truncate trigger'
             -- The typing error is upstream's; programs may look for it.
             when condition is not null or num_nonnulls(variadic fields) > 0 then
                 'Custom expressions do not make sense for truncater trigger'
@@ -766,12 +770,21 @@ begin
 end
 $$;
 
--- pgcascade.plain_event(9)
+-- pgcascade.plain_place(2)
+--     Where a row of the table is stored: system identifier, oid of the database, oid of the table and number of the block.
+create function pgcascade.plain_place(i_table oid, i_row tid) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+return concat_ws(':', (pg_control_system()).system_identifier, (select d.oid from pg_database d where d.datname = current_database()),
+                 i_table, split_part(trim('(' from i_row::text), ',', 1));
+
+-- pgcascade.plain_event(10)
 --     One event as the six texts ev_type, ev_data, ev_extra1 .. ev_extra4; null if the condition does not hold.
+--     i_place    the row's, if it goes into ev_extra4
 --     Errors: those of the expressions; the condition is not a boolean, or null.
 create function pgcascade.plain_event(
     i_format text, i_operation text, i_schema text, i_table text, i_names text[], i_types oid[], i_key text[],
-    i_arguments record, i_old anyelement, i_new anyelement
+    i_arguments record, i_place text, i_old anyelement, i_new anyelement
 ) returns text[]
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -790,6 +803,7 @@ begin
         event[2] := case i_format when 'json' then '{}' else '' end;
         return event;
     end if;
+    event[6] := i_place;
 
     if i_arguments.condition is not null then
         v := pgcascade.plain_value(i_arguments.condition, i_names, case i_operation when 'DELETE' then i_old else i_new end);
@@ -832,7 +846,7 @@ $$;
 -- The same with values in fixed text formats, whatever the session has set.
 create function pgcascade.plain_event_fixed(
     i_format text, i_operation text, i_schema text, i_table text, i_names text[], i_types oid[], i_key text[],
-    i_arguments record, i_old anyelement, i_new anyelement
+    i_arguments record, i_place text, i_old anyelement, i_new anyelement
 ) returns text[]
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -845,17 +859,19 @@ set lc_monetary = 'C'
 set quote_all_identifiers = off
 as $$
 begin
-    return pgcascade.plain_event(i_format, i_operation, i_schema, i_table, i_names, i_types, i_key, i_arguments, i_old, i_new);
+    return pgcascade.plain_event(i_format, i_operation, i_schema, i_table, i_names, i_types, i_key, i_arguments, i_place, i_old,
+                                 i_new);
 end
 $$;
 
--- pgcascade.plain_capture(9)
+-- pgcascade.plain_capture(10)
 --     Turns one change into its event or events: two if the key changed, so that whoever replays them by key gets it right;
 --     none if only ignored columns did. Returns whether the row is to be kept out of the table.
+--     i_row           where the row is, if it was inserted
 --     i_old, i_new    the row, twice for an insert and a delete; any nulls for a truncate
 --     Errors: those of the arguments; SKIP after the fact; deny; no key; those of pgq.insert_event().
 create function pgcascade.plain_capture(
-    i_format text, i_operation text, i_when text, i_table oid, i_schema text, i_name text, i_arguments text[],
+    i_format text, i_operation text, i_when text, i_table oid, i_schema text, i_name text, i_arguments text[], i_row tid,
     i_old anyelement, i_new anyelement
 ) returns boolean
 language plpgsql volatile
@@ -870,6 +886,7 @@ declare
     operation text;
     operations text[] := array[i_operation];
     event text[];
+    place constant text := case when a.place and i_row is not null and i_when = 'AFTER' then pgcascade.plain_place(i_table, i_row) end;
 begin
     missing := (select name from unnest(a.pkey) with ordinality p (name, position)
                  where name <> all (c.names) order by position limit 1);
@@ -904,9 +921,9 @@ begin
     end if;
     foreach operation in array operations loop
         event := case when fixed then
-            pgcascade.plain_event_fixed(i_format, operation, i_schema, i_name, c.names, c.types, c.key, a, i_old, i_new)
+            pgcascade.plain_event_fixed(i_format, operation, i_schema, i_name, c.names, c.types, c.key, a, place, i_old, i_new)
         else
-            pgcascade.plain_event(i_format, operation, i_schema, i_name, c.names, c.types, c.key, a, i_old, i_new)
+            pgcascade.plain_event(i_format, operation, i_schema, i_name, c.names, c.types, c.key, a, place, i_old, i_new)
         end;
         if event is not null then
             perform pgq.insert_event(a.queue, event[1], event[2], event[3], event[4], event[5], event[6]);
@@ -941,13 +958,13 @@ begin
     if current_setting('session_replication_role') <> 'local' then
         case tg_op
         when 'INSERT' then
-            skip := pgcascade.plain_capture(%2$L, tg_op, tg_when, tg_relid, tg_table_schema, tg_table_name, tg_argv, new, new);
+            skip := pgcascade.plain_capture(%2$L, tg_op, tg_when, tg_relid, tg_table_schema, tg_table_name, tg_argv, new.ctid, new, new);
         when 'UPDATE' then
-            skip := pgcascade.plain_capture(%2$L, tg_op, tg_when, tg_relid, tg_table_schema, tg_table_name, tg_argv, old, new);
+            skip := pgcascade.plain_capture(%2$L, tg_op, tg_when, tg_relid, tg_table_schema, tg_table_name, tg_argv, null, old, new);
         when 'DELETE' then
-            skip := pgcascade.plain_capture(%2$L, tg_op, tg_when, tg_relid, tg_table_schema, tg_table_name, tg_argv, old, old);
+            skip := pgcascade.plain_capture(%2$L, tg_op, tg_when, tg_relid, tg_table_schema, tg_table_name, tg_argv, null, old, old);
         when 'TRUNCATE' then
-            perform pgcascade.plain_capture(%2$L, tg_op, tg_when, tg_relid, tg_table_schema, tg_table_name, tg_argv, '', ''::text);
+            perform pgcascade.plain_capture(%2$L, tg_op, tg_when, tg_relid, tg_table_schema, tg_table_name, tg_argv, null, '', ''::text);
         end case;
     end if;
     -- A BEFORE trigger keeps the row out by returning nothing.

@@ -41,6 +41,8 @@ mod indexes;
 mod order;
 #[path = "replay/partitions.rs"]
 mod partitions;
+#[path = "replay/places.rs"]
+mod places;
 #[path = "replay/refusals.rs"]
 mod refusals;
 #[path = "replay/sequences.rs"]

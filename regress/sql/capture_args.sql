@@ -301,5 +301,38 @@ call trigger_on($$'when=true'$$, tab => 'magic_2');
 insert into magic_2 values ('ordinary', 1, 42, 'data');
 :show
 
+-- place: where an insert has put its row, by server, database, table and block; about one row to a block here
+create table placed (a int, b text) with (fillfactor = 10);
+call trigger_on($$'place'$$, tab => 'placed');
+insert into placed select n, repeat('x', 700) from generate_series(1, 5) n;
+select count(*) as events, count(distinct e.ev_extra4) > 3 as blocks, count(*) filter (where e.ev_extra4 = concat_ws(':',
+           (select system_identifier from pg_control_system()), (select oid from pg_database where datname = current_database()),
+           'placed'::regclass::oid, (p.ctid::text::point)[0])) as right_ones
+  from (select * from :events) e join placed p on e.ev_data ~ ('^(a=|\{"a":|\(a,b\) values \(.)' || p.a || '\D');
+delete from :events;
+-- of the partition that the row went into
+create table placed_parted (a int) partition by list (a);
+create table placed_one partition of placed_parted for values in (1);
+call trigger_on($$'place'$$, tab => 'placed_parted');
+insert into placed_parted values (1);
+select count(*), count(*) filter (where split_part(ev_extra4, ':', 3) = 'placed_one'::regclass::oid::text) as of_partition from :events;
+delete from :events;
+-- of nothing else: an update, one of the key, a row that is nowhere yet; and an expression wins
+delete from t;
+call trigger_on($$'place'$$);
+insert into t values (71, 'x', 'y');
+delete from :events;
+update t set a = 'z';
+update t set id = 72;
+delete from t;
+:show
+call trigger_on($$'place'$$, 'before');
+insert into t values (73, 'x', 'y');
+:show
+call trigger_on($$'ev_extra4=b', 'place'$$);
+insert into t values (74, 'x', 'y');
+:show
+select told($$after truncate on t for each statement execute function pgq.logutriga('capture_args', 'place')$$, 'truncate t');
+
 select pgq.drop_queue('capture_args', true);
 drop schema capture_args cascade;

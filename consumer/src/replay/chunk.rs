@@ -92,6 +92,7 @@ pub(super) struct Held {
     pub(super) event_type: Vec<u8>,
     pub(super) data: Option<Bytes>,
     pub(super) extra2: Option<Vec<u8>>,
+    pub(super) place: Option<Vec<u8>>,
 }
 
 /// A value of a row.

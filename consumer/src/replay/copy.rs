@@ -3,7 +3,7 @@
 //! Copies go on beside the stream ([`start`], [`Copies`]), which keeps the events of their tables for later (held.rs). What may take long or
 //! wait for others, the look at how a table is to be cut and the emptying of the subscriber's included, is a worker's task (worker.rs).
 //!
-//! A table is copied whole or, if it is large, in chunks: ranges of its primary key (plan.rs), of one partition each (parts.rs). Each is one transaction at
+//! A table is copied whole or, if it is large, in chunks: ranges of its primary key, or of its blocks (plan.rs), of one partition each (parts.rs). Each is one transaction at
 //! each end, short, with a snapshot of its own; several are on their way at once, in sessions of their own (worker.rs).
 //! A crash loses what was on its way and nothing that was committed.
 //!
@@ -13,7 +13,7 @@
 //! every chunk holds; what `to` does not see, none does. In between it depends on the row's chunk, which the stream need not
 //! know: it applies these changes in a way that does not mind a row which is there already, or not there (chunk.rs,
 //! `settling`). A row that nobody changed in between is in exactly one chunk, as its key does not change without an event;
-//! one that somebody changed ends as its last event says. That takes a key; with another constraint between rows an older
+//! one that somebody changed ends as its last event says. That takes a key: places.rs says how it goes without. With another constraint between rows an older
 //! version of a row may for a moment stand in the way of a newer one of another row: displaced.rs has what is done about that,
 //! and which tables are copied whole because it cannot be.
 //!
@@ -38,6 +38,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::displaced::OtherKeys;
+use super::places::{Places, Stored};
 use super::position::Who;
 use super::setup::{Ready, Target};
 use super::table::{Name, Table, quoted};
@@ -61,8 +62,8 @@ struct Job {
     replace_rows: bool,
     made: bool,
     revision: i64,
-    /// It may be copied in chunks.
-    can_be_cut: bool,
+    /// It may be copied in chunks of these.
+    cut_by: Option<plan::By>,
     /// By which its chunks' rows may be in each other's way, see displaced.rs.
     other_keys: OtherKeys,
     /// The chunks are written down already.
@@ -93,6 +94,11 @@ struct Piece {
 }
 
 impl Piece {
+    /// It is of blocks of these.
+    fn stored(&self) -> Option<&Stored> {
+        self.chunk.as_ref()?.1.stored.as_ref()
+    }
+
     /// Which partition it is read from; None: the table.
     fn partition(&self) -> Option<&Name> {
         self.chunk.as_ref()?.1.partition.as_ref()
@@ -591,7 +597,7 @@ impl Job {
             replace_rows: target.replace_rows,
             made: target.made,
             revision: target.revision,
-            can_be_cut: plan::can_be_cut(target),
+            cut_by: plan::by(target),
             other_keys: target.other_keys(),
             is_cut: matches!(target.state, State::InChunks(_)),
             position: ready.tick,
@@ -612,7 +618,7 @@ impl Job {
                 job.provider.oid,
                 job.subscriber.oid,
                 job.made,
-                job.can_be_cut,
+                job.cut_by,
                 Arc::clone(&job.other_keys),
             )
         };
@@ -660,7 +666,7 @@ fn common_columns(provider: &Table, subscriber: &Table) -> String {
 }
 
 /// The states of a copy, from texts of the provider's.
-fn copied(from: &str, to: Option<&str>) -> Result<Copied> {
+fn copied(from: &str, to: Option<&str>, places: Option<Places>) -> Result<Copied> {
     let parse = |text: &str| {
         text.parse()
             .map_err(|error| Error::failure(format!("the provider's snapshot \"{text}\" cannot be read: {error}")))
@@ -668,5 +674,6 @@ fn copied(from: &str, to: Option<&str>) -> Result<Copied> {
     Ok(Copied {
         from: parse(from)?,
         to: to.map(parse).transpose()?,
+        places: places.map(Arc::new),
     })
 }

@@ -18,9 +18,15 @@ pub(super) enum Order {
     AsStored,
 }
 
-/// The columns that the decoder wants, of the events behind one, in a form that costs it least. The last one is of use where
-/// rows are filtered, and of what is to be executed.
-pub(super) fn events_query(events: &str, by_rows: bool, behind: Option<i64>, order: Order) -> String {
+/// The columns that the decoder wants, of the events behind one, in a form that costs it least. The last but one is of use where
+/// rows are filtered, and of what is to be executed; the last one while a table without a key is copied.
+pub(super) fn events_query(
+    events: &str,
+    (by_rows, by_place): (bool, bool),
+    behind: Option<i64>,
+    order: Order,
+) -> String {
+    let extra4 = if by_place { "ev_extra4" } else { "null::text" };
     let extra2 = if by_rows {
         "ev_extra2"
     } else {
@@ -32,7 +38,7 @@ pub(super) fn events_query(events: &str, by_rows: bool, behind: Option<i64>, ord
         Order::AsStored => (events.strip_suffix("order by 1").unwrap_or(events), ""),
     };
     format!(
-        "copy (select ev_id, ev_txid, ev_type, ev_data, ev_extra1, {extra2} from ({events}) batch {behind}{order}) to stdout (format binary)"
+        "copy (select ev_id, ev_txid, ev_type, ev_data, ev_extra1, {extra2}, {extra4} from ({events}) batch {behind}{order}) to stdout (format binary)"
     )
 }
 
@@ -46,6 +52,8 @@ pub(super) struct Event<'a> {
     pub(super) table: Option<&'a [u8]>,
     /// Whether the row passes the filter, where the trigger says so: `t` or `f`. The attributes of what is to be executed.
     pub(super) extra2: Option<&'a [u8]>,
+    /// Where an inserted row is, where the trigger says so (places.rs).
+    pub(super) place: Option<&'a [u8]>,
 }
 
 /// The header of a binary COPY: signature, flags, length of an extension.
@@ -73,7 +81,7 @@ impl<'a> Event<'a> {
         if fields == [0xff, 0xff] {
             return Ok(None);
         }
-        if fields != [0, 6] {
+        if fields != [0, 7] {
             return Err(malformed());
         }
         let mut next = || -> Result<Option<&'a [u8]>> {
@@ -98,6 +106,7 @@ impl<'a> Event<'a> {
         let data = next()?;
         let table = next()?;
         let extra2 = next()?;
+        let place = next()?;
         Ok(Some(Self {
             message,
             id,
@@ -106,6 +115,7 @@ impl<'a> Event<'a> {
             data,
             table,
             extra2,
+            place,
         }))
     }
 }
@@ -133,14 +143,15 @@ mod tests {
     use super::*;
 
     fn row() -> Vec<u8> {
-        let mut out = vec![0, 6];
-        let fields: [Option<&[u8]>; 6] = [
+        let mut out = vec![0, 7];
+        let fields: [Option<&[u8]>; 7] = [
             Some(&7_i64.to_be_bytes()),
             Some(&9_i64.to_be_bytes()),
             Some(b"I:id"),
             None,
             Some(b""),
             Some(b"t"),
+            Some(b"7:5:100:3"),
         ];
         for field in fields {
             out.extend_from_slice(
@@ -159,8 +170,8 @@ mod tests {
         let event = Event::parse(&message).unwrap().unwrap();
         assert_eq!((event.id, event.txid, event.event_type), (7, 9, &b"I:id"[..]));
         assert_eq!(
-            (event.data, event.table, event.extra2),
-            (None, Some(&b""[..]), Some(&b"t"[..]))
+            (event.data, event.table, event.extra2, event.place),
+            (None, Some(&b""[..]), Some(&b"t"[..]), Some(&b"7:5:100:3"[..]))
         );
         assert!(Event::parse(&Bytes::from_static(&[0xff, 0xff])).unwrap().is_none());
     }

@@ -32,7 +32,7 @@ pub(super) async fn keep(subscriber: &Client, who: &Who, tick: i64, names: &[&Na
     let sink = subscriber
         .copy_in::<_, Bytes>(
             "copy pgcascade_replay.held_event (consumer, queue, provider_schema, provider_table, tick, ev_id, ev_txid,
-                                               ev_type, ev_data, ev_extra1, ev_extra2) from stdin (format binary)",
+                                               ev_type, ev_data, ev_extra1, ev_extra2, ev_extra4) from stdin (format binary)",
         )
         .await
         .doing(what)?;
@@ -54,7 +54,7 @@ async fn write(
     out.put_bytes(0, 8);
     for event in held {
         let name = names[event.table];
-        out.put_i16(11);
+        out.put_i16(12);
         for text in [&who.consumer, &who.queue, &name.schema, &name.table] {
             put(&mut out, Some(text.as_bytes()));
         }
@@ -72,6 +72,7 @@ async fn write(
         }
         put(&mut out, Some(&event.name));
         put(&mut out, event.extra2.as_deref());
+        put(&mut out, event.place.as_deref());
         if out.len() >= PIECE {
             sink.send(out.split().freeze()).await?;
             out.reserve(2 * PIECE);
@@ -126,7 +127,7 @@ pub(super) async fn portion(subscriber: &Client, who: &Who, table: &Name) -> Res
 pub(super) fn portion_query(who: &Who, table: &Name, upto: i64) -> String {
     let name: String = table.on_the_wire().iter().map(|byte| format!("{byte:02x}")).collect();
     format!(
-        "copy (select ev_id, ev_txid, ev_type, ev_data, coalesce(ev_extra1, '\\x{name}'), ev_extra2
+        "copy (select ev_id, ev_txid, ev_type, ev_data, coalesce(ev_extra1, '\\x{name}'), ev_extra2, ev_extra4
                  from pgcascade_replay.held_event
                 where {} order by tick, ev_id) to stdout (format binary)",
         condition(who, table, upto)

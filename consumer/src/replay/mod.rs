@@ -52,6 +52,7 @@ mod merge;
 mod parking;
 mod partitions;
 pub(crate) mod pattern;
+mod places;
 mod policy;
 pub(crate) mod position;
 mod preflight;

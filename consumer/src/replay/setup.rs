@@ -456,7 +456,8 @@ impl Ends {
                     Error::failure(format!("the triggers of table {} were changed meanwhile", table.name)).transient(),
                 );
             }
-            triggers::make(client, end, &self.who, &table.name, &lacking, &found).await?;
+            let has_key = !table.primary_key().is_empty();
+            triggers::make(client, end, &self.who, (&table.name, has_key), &lacking, &found).await?;
             made = true;
         }
         Ok(made)

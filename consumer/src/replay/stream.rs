@@ -68,6 +68,8 @@ struct Route {
     freedom: Freedom,
     /// By which rows that are settling may be in each other's way, see displaced.rs.
     other_keys: OtherKeys,
+    /// Of some event it is not known whether the copy has its row: no further ones are applied.
+    unplaced: bool,
     /// The shape of the last insert, update, delete, truncate, of the last that were settling, and of those that made way besides: nearly
     /// always that of the next.
     last: [Option<usize>; 12],
@@ -145,12 +147,14 @@ impl Decoder {
                     State::InChunks(from) => Some(Copied {
                         from: from.clone(),
                         to: None,
+                        places: None,
                     }),
                     State::InCopy | State::Ok | State::Broken => None,
                 },
                 hold: target.state.to_copy() || held.contains(&target.provider.name),
                 freedom: target.freedom(),
                 other_keys: target.other_keys(),
+                unplaced: false,
                 last: [None; 12],
             })
             .collect();
@@ -212,6 +216,17 @@ impl Decoder {
     /// Whether any table's rows are filtered.
     pub(super) fn by_rows(&self) -> bool {
         self.routes.iter().any(|route| route.filter.rows.is_some())
+    }
+
+    /// Whether the places of rows matter, see places.rs.
+    pub(super) fn by_place(&self) -> bool {
+        let is_by_place = |route: &Route| (route.hold || route.copied.is_some()) && route.primary_key.is_empty();
+        self.routes.iter().any(is_by_place)
+    }
+
+    /// The tables that have to be copied again, as it was not known of some event whether the copy has its row.
+    pub(super) fn unplaced(&self) -> Vec<usize> {
+        (0..self.routes.len()).filter(|&i| self.routes[i].unplaced).collect()
     }
 
     /// To be called when the transaction that says so is committed.
@@ -321,8 +336,19 @@ impl Decoder {
                 return Ok(());
             }
             settling = copied.to.as_ref().is_some_and(|to| to.sees(event.txid));
+            if let Some(places) = copied.places.as_ref().filter(|_| settling) {
+                match places.has_row(event) {
+                    Some(true) => return Ok(()),
+                    Some(false) => settling = false,
+                    None => self.routes[route].unplaced = true,
+                }
+            }
+        }
+        if self.routes[route].unplaced {
+            return Ok(());
         }
         if self.routes[route].hold && !self.draining {
+            let is_keyless = self.routes[route].primary_key.is_empty();
             chunk.hold(Held {
                 table: route,
                 name: event.table.unwrap_or_default().to_vec(),
@@ -331,6 +357,7 @@ impl Decoder {
                 event_type: event.event_type.to_vec(),
                 data: event.data.map(|data| event.keep(data)),
                 extra2: event.extra2.map(<[u8]>::to_vec),
+                place: event.place.filter(|_| is_keyless).map(<[u8]>::to_vec),
             });
             return Ok(());
         }

@@ -11,12 +11,14 @@
 //! each such change raises `position.revision`.
 
 use std::str::FromStr;
+use std::sync::Arc;
 
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 use wire::snapshot::Snapshot;
 
 use super::filter::{Columns, Filter};
+use super::places::Places;
 use super::position::Who;
 use super::table::{Name, Table};
 use super::triggers::Capture;
@@ -52,6 +54,8 @@ pub(super) struct Copied {
     pub(super) from: Snapshot,
     /// What only this one sees may be in the copy or not. None: `from` is exactly what was copied.
     pub(super) to: Option<Snapshot>,
+    /// Where its rows are, by which that is known of each; see places.rs.
+    pub(super) places: Option<Arc<Places>>,
 }
 
 impl Copied {
@@ -153,6 +157,7 @@ pub(super) async fn load(subscriber: &Client, who: &Who) -> Result<Vec<Entry>> {
             ("catching-up", Some(from)) => State::CatchingUp(Copied {
                 from,
                 to: snapshot("copy_end_snapshot")?,
+                places: Places::load(subscriber, who, &provider).await?.map(Arc::new),
             }),
             ("broken", _) => State::Broken,
             ("in-copy", Some(from)) => State::InChunks(from),
@@ -271,7 +276,7 @@ pub(super) async fn start_over(subscriber: &Client, who: &Who, provider: &Name, 
         .execute(
             "update pgcascade_replay.table_state
                 set state = 'in-copy', copy_snapshot = null, copy_end_snapshot = null, copied_rows = null, error = null,
-                    waits_for = null, waits_since = null, copied_from = null, replace_rows = true, revision = $5, updated = pg_catalog.clock_timestamp()
+                    waits_for = null, waits_since = null, copied_from = null, copy_whole = false, replace_rows = true, revision = $5, updated = pg_catalog.clock_timestamp()
               where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4",
             &[&who.consumer, &who.queue, &provider.schema, &provider.table, &revision],
         )
@@ -380,7 +385,9 @@ pub(super) fn changed(provider: &Name) -> Error {
 pub(super) async fn caught_up(subscriber: &Client, who: &Who, provider: &Name) -> Result<()> {
     subscriber
         .execute(
-            "update pgcascade_replay.table_state
+            "with chunks as (delete from pgcascade_replay.copy_chunk
+                              where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4)
+             update pgcascade_replay.table_state
                 set state = 'ok', copy_snapshot = null, copy_end_snapshot = null, updated = pg_catalog.clock_timestamp()
               where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4
                 and state = 'catching-up'", // it may have been told to start over meanwhile

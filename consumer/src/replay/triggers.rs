@@ -9,6 +9,7 @@ use std::fmt;
 
 use tokio_postgres::{Client, Row};
 
+use super::places;
 use super::position::Who;
 use super::table::{Name, Table, literal, quoted};
 use crate::connect::End;
@@ -43,6 +44,9 @@ pub(super) struct Capture {
 
 /// What the argument begins with that leaves columns out.
 const IGNORE: &str = "ignore=";
+
+/// The argument that has an insert's event say where the row is, see places.rs.
+const PLACE: &str = "place";
 
 /// One that is there.
 #[derive(Debug)]
@@ -117,7 +121,7 @@ impl Capture {
             ["pkey=", "ev_extra3=", "ev_extra4="]
                 .iter()
                 .any(|start| argument.starts_with(start))
-                || *argument == "backup"
+                || ["backup", PLACE].contains(&argument.as_str())
                 || !by_rows && argument.starts_with("ev_extra2=")
         };
         let mine: Vec<&String> = self.arguments.iter().filter(|argument| !more(argument)).collect();
@@ -181,7 +185,7 @@ pub(super) async fn make(
     client: &Client,
     end: End,
     who: &Who,
-    table: &Name,
+    (table, has_key): (&Name, bool),
     lacking: &[Capture],
     found: &[Found],
 ) -> Result<()> {
@@ -189,6 +193,7 @@ pub(super) async fn make(
         return Ok(());
     }
     let mut sql = String::new();
+    let with_places = !has_key && places::are_told(client, end).await?;
     for capture in lacking {
         let events: Vec<&str> = EVENTS
             .iter()
@@ -203,6 +208,7 @@ pub(super) async fn make(
         let arguments: Vec<String> = [who.queue.clone()]
             .into_iter()
             .chain(capture.all_arguments())
+            .chain((with_places && capture.events & INSERT != 0).then(|| PLACE.to_owned()))
             .map(|argument| literal(&argument))
             .collect();
         let name = name(who, suffix);
@@ -241,7 +247,7 @@ pub(super) async fn make_of_partition(client: &Client, end: End, who: &Who, part
         enabled: false,
         capture: truncate.clone(),
     };
-    make(client, end, who, partition, &[truncate], &[disabled]).await
+    make(client, end, who, (partition, true), &[truncate], &[disabled]).await
 }
 
 /// Drops what [`make`] makes, on partitions, too. Triggers of other names are somebody else's, and what came from a table

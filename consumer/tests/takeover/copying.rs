@@ -1,7 +1,8 @@
 //! The root is gone while nodes copy tables from it: they copy them anew from the new root.
 
 use super::dead::{JOURNAL, takeover};
-use crate::tree::{Tree, until, write};
+use super::planned;
+use crate::tree::{Tree, stop, until, write};
 
 /// One is in the middle of its copies, one has all and waits for what its copies left to the events.
 #[tokio::test]
@@ -66,4 +67,67 @@ async fn what_was_copied_from_a_dead_root_is_copied_from_the_new_one() {
     }
     drop((near, far, leaf));
     tree.drop(&["leaf", "far", "near"]).await;
+}
+
+/// A root hands over while a leaf copies a table without a key, block by block. Rows have other places at the new one.
+#[tokio::test]
+async fn the_root_hands_over_during_a_copy_of_blocks() {
+    let tree = Tree::new().await;
+    let root = tree.connect("root").await;
+    root.run("insert into journal select i, repeat('x', 90) from generate_series(1000, 13000) i; analyze journal")
+        .await;
+    let branch = tree.add("branch", "branch", "root").await;
+    let small = ["--copy-chunk-bytes", "65536"];
+    let copied = tree
+        .replay("branch")
+        .args(&small)
+        .arg("--until-caught-up")
+        .output()
+        .await;
+    let is_cut = |said: &str| {
+        said.lines()
+            .any(|line| line.contains("cut into chunks") && line.contains("journal"))
+    };
+    assert!(is_cut(&copied.stderr), "{}", copied.stderr);
+    tree.assert_same_rows(&root, &branch).await;
+    let replays = tree.replays(&["root", "branch"]);
+
+    // What a branch passes on does not tell its places, so a copy from there is whole.
+    let below = tree.add("leaf", "below", "branch").await;
+    tree.until_ok("branch").await;
+    let copied = tree
+        .replay("below")
+        .args(&small)
+        .arg("--until-caught-up")
+        .output()
+        .await;
+    assert_eq!(copied.code(), Some(0), "{}", copied.stderr);
+    assert!(!is_cut(&copied.stderr), "{}", copied.stderr);
+    tree.assert_same_rows(&root, &below).await;
+
+    let leaf = tree.add("leaf", "leaf", "root").await;
+    let release = tree
+        .cluster("leaf")
+        .file(&format!("release-{}", tree.database_name("leaf")));
+    let points = format!("after_chunk_commit=pause:5:{release}");
+    let copying = tree.replay("leaf").args(&small).failpoints(&points).spawn();
+    copying.until_it_says("cut into chunks").await;
+    let chunks = "select count(*) > 4 from pgcascade_replay.copy_chunk where snapshot is not null";
+    until(&leaf, chunks, "t").await;
+    planned::takeover(&tree, "branch", "branch", &["--from", "root"], 0).await;
+    write(&branch, 20_000).await;
+    std::fs::write(&release, "").unwrap();
+    until(&leaf, JOURNAL, &branch.text(JOURNAL).await).await;
+    let left = "select count(*) from pgcascade_replay.table_state where state = 'in-copy'";
+    until(&leaf, left, "0").await;
+    write(&branch, 30_000).await;
+    tree.until_ok("leaf").await;
+    for node in [&leaf, &root] {
+        until(node, JOURNAL, &branch.text(JOURNAL).await).await;
+        tree.assert_same_rows(&branch, node).await;
+    }
+    stop(replays).await;
+    copying.stop().await;
+    drop((root, branch, leaf, below));
+    tree.drop(&["leaf", "below", "branch", "root"]).await;
 }

@@ -14,6 +14,8 @@ pub(crate) struct Arguments {
     pub(crate) backup: bool,
     /// `deny`: an error instead of an event.
     pub(crate) deny: bool,
+    /// `place`: where an insert has put its row goes into `ev_extra4`.
+    pub(crate) place: bool,
     /// `ignore=`: columns that are left out.
     pub(crate) ignore: Option<Vec<Vec<u8>>>,
     /// `pkey=`: the key, in place of the primary key.
@@ -55,6 +57,7 @@ pub(crate) fn parse<'a>(arguments: impl IntoIterator<Item = &'a [u8]>) -> Result
             b"SKIP" => parsed.skip = true,
             b"backup" => parsed.backup = true,
             b"deny" => parsed.deny = true,
+            b"place" => parsed.place = true,
             _ => {
                 let (name, value) = split_at_equals(argument).ok_or_else(|| Wrong::Unknown(argument.to_vec()))?;
                 match name {

@@ -118,7 +118,11 @@ fn fire(call: pg_sys::FunctionCallInfo, format: Format) -> pg_sys::Datum {
             Operation::Truncate => {}
         }
     }
-    record(&capture, format, operation, &mut scratch);
+    let place = (capture.arguments.place && is_inserted(data.tg_event)).then(|| {
+        // SAFETY: the row is the one of this call, whose table is open.
+        unsafe { place(&*data.tg_trigtuple, (*data.tg_relation).rd_id) }
+    });
+    record(&capture, format, operation, place.as_deref(), &mut scratch);
     if scratch.data.capacity() > KEPT {
         scratch.data = Vec::new();
     }
@@ -132,8 +136,26 @@ fn fire(call: pg_sys::FunctionCallInfo, format: Format) -> pg_sys::Datum {
     }
 }
 
+/// Whether the row is in its table: a BEFORE trigger's is nowhere yet.
+fn is_inserted(event: pg_sys::TriggerEvent) -> bool {
+    operation(event) == Operation::Insert && event & pg_sys::TRIGGER_EVENT_TIMINGMASK == pg_sys::TRIGGER_EVENT_AFTER
+}
+
+/// Where a row is stored: system identifier, oid of the database, oid of the table and number of the block, between colons. So
+/// that it means nothing anywhere but here, wherever the event is handed on to.
+///
+/// # Safety
+/// To be called inside a transaction.
+unsafe fn place(row: &pg_sys::HeapTupleData, table: pg_sys::Oid) -> String {
+    let block = row.t_self.ip_blkid;
+    let block = u32::from(block.bi_hi) << 16 | u32::from(block.bi_lo);
+    // SAFETY: reads what stays the same as long as the backend.
+    let (system, database) = unsafe { (pg_sys::GetSystemIdentifier(), pg_sys::MyDatabaseId) };
+    format!("{system}:{}:{}:{block}", database.to_u32(), table.to_u32())
+}
+
 /// Stores the event or events of one change.
-fn record(capture: &Capture, format: Format, operation: Operation, scratch: &mut Scratch) {
+fn record(capture: &Capture, format: Format, operation: Operation, place: Option<&str>, scratch: &mut Scratch) {
     if matches!(operation, Operation::Update | Operation::Delete) && capture.key.is_empty() {
         pg::raise(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -149,16 +171,16 @@ fn record(capture: &Capture, format: Format, operation: Operation, scratch: &mut
             return;
         }
         if capture.key_differs(&scratch.old, &scratch.new) {
-            store(capture, format, Operation::Delete, scratch);
-            store(capture, format, Operation::Insert, scratch);
+            store(capture, format, Operation::Delete, None, scratch);
+            store(capture, format, Operation::Insert, None, scratch);
             return;
         }
     }
-    store(capture, format, operation, scratch);
+    store(capture, format, operation, place, scratch);
 }
 
 /// Stores one event.
-fn store(capture: &Capture, format: Format, operation: Operation, scratch: &mut Scratch) {
+fn store(capture: &Capture, format: Format, operation: Operation, place: Option<&str>, scratch: &mut Scratch) {
     let Scratch { old, new, data } = scratch;
     let row = if operation == Operation::Delete { &*old } else { &*new };
     if let Some(when) = &capture.when
@@ -169,6 +191,7 @@ fn store(capture: &Capture, format: Format, operation: Operation, scratch: &mut 
     let mut texts = [None; 6];
     texts[0] = Some(capture.event_type(operation));
     texts[2] = Some(capture.table);
+    texts[5] = place.map(|place| pg::text_datum(place.as_bytes()));
     // Expressions come first: they set settings of their own, and a setting that is stacked while `Fixed` holds other values
     // in its variable would be restored to those by an ERROR.
     if operation != Operation::Truncate {

@@ -340,7 +340,7 @@ fn refuse(wrong: Wrong) -> ! {
         Wrong::Unknown(argument) => (
             "bad param to pgq trigger",
             format!(
-                "'{}' is not known: use SKIP, backup, deny, ignore=, pkey=, when=, ev_type=, ev_data= or ev_extra1= to ev_extra4=.",
+                "'{}' is not known: use SKIP, backup, deny, place, ignore=, pkey=, when=, ev_type=, ev_data= or ev_extra1= to ev_extra4=.",
                 pg::shown(&argument)
             ),
         ),
@@ -356,6 +356,8 @@ fn check_truncate(arguments: &Arguments) {
         "Custom pkey_list does not make sense for truncate trigger"
     } else if arguments.backup {
         "Backup does not make sense for truncate trigger"
+    } else if arguments.place {
+        "Place does not make sense for truncate trigger"
     } else if arguments.when.is_some() || arguments.fields.iter().any(Option::is_some) {
         // The typing error is upstream's; programs may look for it.
         "Custom expressions do not make sense for truncater trigger"

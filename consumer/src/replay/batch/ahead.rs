@@ -270,7 +270,8 @@ impl Place {
             return Ok(None);
         };
         let order = offer::order(row.get("events_about"), sorted);
-        let query = event::events_query(&events, self.by_rows, None, order);
+        // Nothing is read ahead while a table is copied.
+        let query = event::events_query(&events, (self.by_rows, false), None, order);
         let answer = Reading::begin(session, &query, self.most).await.doing(what)?;
         Ok(Some((Next { events, order }, answer)))
     }

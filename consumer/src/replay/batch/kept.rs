@@ -87,6 +87,7 @@ impl Stream<'_> {
         };
         let client = &self.ready.subscriber.client;
         held::applied(client, &self.ready.who, name, upto).await?;
+        self.start_unplaced_over().await?;
         failpoint("before_held_commit");
         self.ready
             .who

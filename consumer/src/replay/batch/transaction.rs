@@ -15,6 +15,7 @@ use super::super::execute::{self, Execute};
 use super::super::had;
 use super::super::held;
 use super::super::merge;
+use super::super::places;
 use super::super::session;
 use super::super::setup::Target;
 use super::super::sources;
@@ -212,8 +213,9 @@ impl Stream<'_> {
     /// The batch's events, or those behind one of them.
     async fn read(&self, events: Option<&str>, behind: Option<i64>, order: Order) -> Result<Option<Reading>> {
         let Some(events) = events else { return Ok(None) };
-        let by_rows = self.decoder.as_ref().is_some_and(Decoder::by_rows);
-        let query = event::events_query(events, by_rows, behind, order);
+        let decoder = self.decoder.as_ref();
+        let by = decoder.map_or((false, false), |decoder| (decoder.by_rows(), decoder.by_place()));
+        let query = event::events_query(events, by, behind, order);
         let source = Reading::begin(&self.ready.provider, &query, self.max_memory.kept()).await;
         source.doing(|| "read the batch from the provider".to_owned()).map(Some)
     }
@@ -348,12 +350,24 @@ impl Stream<'_> {
         decoder.map_or_else(Vec::new, |decoder| decoder.caught_up(&batch.snapshot))
     }
 
+    /// The tables of which the decoder could not say whether their copies have an event's row are copied again.
+    pub(super) async fn start_unplaced_over(&self) -> Result<Vec<usize>> {
+        let tables = self.decoder.as_ref().map_or_else(Vec::new, Decoder::unplaced);
+        let (client, who) = (&self.ready.subscriber.client, &self.ready.who);
+        for &table in &tables {
+            let number = table_state::next_revision(client, who).await?;
+            places::start_over(client, who, &self.ready.targets[table].provider.name, number).await?;
+        }
+        Ok(tables)
+    }
+
     async fn commit(&mut self, batch: &Batch, memory: &mut Memory) -> Result<(), Failure> {
         let client = &self.ready.subscriber.client;
         let who = &self.ready.who;
-        let caught_up = self.caught_up(batch);
         // Which the next batch finds out by the revision of the set.
-        let mut again = Vec::new();
+        let mut again = self.start_unplaced_over().await?;
+        let mut caught_up = self.caught_up(batch);
+        caught_up.retain(|table| !again.contains(table));
         for &table in &caught_up {
             let target = &self.ready.targets[table];
             let name = &target.provider.name;

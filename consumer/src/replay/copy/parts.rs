@@ -2,51 +2,77 @@
 //!
 //! A partition that comes while the table is copied gets its chunk when the copy goes on, as it may have been attached with
 //! rows. Where there is a default partition it may have its rows from there, of which some are copied; and of one that goes
-//! some may be. Then the copy begins again.
+//! some may be. Then the copy begins again. So it does where a table without a key is not stored any more as it was (places.rs).
 
 use std::collections::HashSet;
 
 use tokio_postgres::Client;
 
+use super::super::places::{self, Stored};
 use super::super::position::Who;
 use super::super::table::{Name, Table};
 use super::super::table_state;
+use super::plan::By;
 use crate::error::{Doing, Error, Result};
 
 /// Where some of the rows are.
-#[derive(Debug, Clone)]
 pub(super) struct Part {
+    oid: u32,
     /// None: in the table itself.
     pub(super) partition: Option<Name>,
     pub(super) bytes: u64,
     readable: bool,
     in_default: bool,
+    /// Of a table that is cut by places.
+    pub(super) found: Option<places::Found>,
 }
 
-/// All of them; in the transaction that has the table locked. None: the role cannot read them one by one.
-pub(super) async fn readable(provider: &Client, table: &Table) -> Result<Option<Vec<Part>>> {
-    if table.kind != "p" {
-        return Ok(Some(vec![Part {
+/// All of them; in the transaction that has the table locked. None: the role cannot read them one by one, or it cannot be cut in that way.
+pub(super) async fn readable(provider: &Client, who: &Who, table: &Table, by: By) -> Result<Option<Vec<Part>>> {
+    let parts = all(provider, who, table, by).await?;
+    Ok(parts.filter(|parts| parts.iter().all(|part| part.readable)))
+}
+
+async fn all(provider: &Client, who: &Who, table: &Table, by: By) -> Result<Option<Vec<Part>>> {
+    let mut parts = if table.kind == "p" {
+        partitions(provider, table).await?
+    } else {
+        vec![Part {
+            oid: table.oid,
             partition: None,
             bytes: table.bytes,
             readable: true,
             in_default: false,
-        }]));
+            found: None,
+        }]
+    };
+    if by == By::Place {
+        let Some(mut found) = places::find(provider, &who.queue, table).await? else {
+            return Ok(None);
+        };
+        for part in &mut parts {
+            part.found = found.remove(&part.oid);
+        }
+        // One may have come or gone between the two looks.
+        if !found.is_empty() || parts.iter().any(|part| part.found.is_none()) {
+            return Ok(None);
+        }
     }
-    let parts = all(provider, table).await?;
-    Ok(parts.iter().all(|part| part.readable).then_some(parts))
+    Ok(Some(parts))
 }
 
-async fn all(provider: &Client, table: &Table) -> Result<Vec<Part>> {
+async fn partitions(provider: &Client, table: &Table) -> Result<Vec<Part>> {
     let rows = provider
         .query(include_str!("../sql/parts.sql"), &[&table.oid])
         .await
         .doing(|| format!("read the partitions of table {} of the provider", table.name))?;
     let part = |row: &tokio_postgres::Row| Part {
+        oid: row.get("oid"),
         partition: Some(Name::new(row.get::<_, &str>("schema"), row.get::<_, &str>("name"))),
         bytes: u64::try_from(row.get::<_, Option<i64>>("bytes").unwrap_or(0)).unwrap_or(0),
         readable: row.get("readable"),
         in_default: row.get("in_default"),
+        found: None,
     };
     Ok(rows.iter().map(part).collect())
 }
@@ -75,60 +101,112 @@ pub(super) fn gone(table: &Table, partition: &Name) -> Error {
     .transient()
 }
 
-/// Brings the chunks in line with the partitions that there are now: those that came get one.
-pub(super) async fn bring_up_to_date((p, s): (&Client, &Client), who: &Who, table: &Table) -> Result<()> {
-    if table.kind != "p" {
-        return Ok(());
-    }
+/// Brings the chunks in line with the partitions that there are now: those that came get one. `by`: how the table would be cut now.
+pub(super) async fn bring_up_to_date(
+    (p, s): (&Client, &Client),
+    who: &Who,
+    table: &Table,
+    by: Option<By>,
+) -> Result<()> {
     let name = &table.name;
     let what = || format!("look at the chunks of table {name} on the subscriber");
     let rows = s
         .query(
-            "select partition_schema, partition_table, bool_and(copied_rows is not null), max(max(chunk)) over ()
+            "select partition_schema, partition_table, bool_and(copied_rows is not null), max(max(chunk)) over (),
+                    max(place), max(filenode), max(epoch)
                from pgcascade_replay.copy_chunk
               where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4
-                and partition_table is not null
               group by 1, 2",
             &[&who.consumer, &who.queue, &name.schema, &name.table],
         )
         .await
         .doing(what)?;
     let mut last = rows.first().map_or(0, |row| row.get::<_, i32>(3));
-    let cut: Vec<(Name, bool)> = rows
-        .iter()
-        .map(|row| (Name::new(row.get::<_, &str>(0), row.get::<_, &str>(1)), row.get(2)))
-        .collect();
-    let parts = all(p, table).await?;
-    let there: HashSet<&Name> = parts.iter().filter_map(|part| part.partition.as_ref()).collect();
-    let known: HashSet<&Name> = cut.iter().map(|(partition, _)| partition).collect();
-    let came: Vec<&Name> = there.difference(&known).copied().collect();
-    let lost = cut.iter().find(|(partition, done)| !done && !there.contains(partition));
-    if lost.is_some() || !came.is_empty() && parts.iter().any(|part| part.in_default) {
-        let number = table_state::begin_change(s, who).await?;
-        table_state::start_over(s, who, name, number).await?;
-        s.batch_execute("commit").await.doing(what)?;
-        // Said here, as replay may see first that the set is another one.
-        tracing::warn!("the partitions of table {name} changed while it was copied, so that begins again");
-        return Err(table_state::changed(name));
+    let cut: Vec<Cut> = rows.iter().map(cut).collect();
+    let cut_by = match cut.iter().any(|cut| cut.stored.is_some()) {
+        true => By::Place,
+        false => By::Key,
+    };
+    if cut_by == By::Key && by != Some(By::Place) && table.kind != "p" {
+        return Ok(());
     }
-    for partition in came {
+    let parts = all(p, who, table, cut_by).await?;
+    let parts = parts.filter(|_| by.is_none_or(|by| by == cut_by));
+    let is_moved = parts.as_ref().is_none_or(|parts| {
+        let stored = |cut: &Cut| {
+            let part = parts.iter().find(|part| part.partition == cut.partition);
+            part.map(|part| part.found.as_ref().map(|found| &found.stored))
+        };
+        cut.iter()
+            .any(|cut| stored(cut).is_some_and(|now| now != cut.stored.as_ref()))
+    });
+    if is_moved {
+        return begin_again(s, who, name, "its rows are not where they were").await;
+    }
+    let parts = parts.unwrap_or_default();
+    let there: HashSet<&Option<Name>> = parts.iter().map(|part| &part.partition).collect();
+    let known: HashSet<&Option<Name>> = cut.iter().map(|cut| &cut.partition).collect();
+    let came: Vec<&Part> = parts.iter().filter(|part| !known.contains(&part.partition)).collect();
+    let is_lost = cut.iter().any(|cut| !cut.done && !there.contains(&cut.partition));
+    if is_lost || !came.is_empty() && parts.iter().any(|part| part.in_default) {
+        return begin_again(s, who, name, "its partitions changed").await;
+    }
+    for part in came {
         last += 1;
+        let partition = part.partition.as_ref().map(|name| (&name.schema, &name.table));
+        let stored = part.found.as_ref().map(|found| &found.stored);
         s.execute(
             "insert into pgcascade_replay.copy_chunk
-               (consumer, queue, provider_schema, provider_table, chunk, partition_schema, partition_table)
-             values ($1, $2, $3, $4, $5, $6, $7)",
+               (consumer, queue, provider_schema, provider_table, chunk, partition_schema, partition_table, place, filenode, epoch)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
             &[
                 &who.consumer,
                 &who.queue,
                 &name.schema,
                 &name.table,
                 &last,
-                &partition.schema,
-                &partition.table,
+                &partition.map(|(schema, _)| schema),
+                &partition.map(|(_, table)| table),
+                &stored.map(|stored| &stored.place),
+                &stored.map(|stored| stored.filenode),
+                &stored.map(|stored| stored.epoch),
             ],
         )
         .await
         .doing(what)?;
     }
     Ok(())
+}
+
+/// What the chunks of a partition, or of the table itself, have in common.
+struct Cut {
+    partition: Option<Name>,
+    /// All are copied.
+    done: bool,
+    /// Of a table that is cut by places.
+    stored: Option<Stored>,
+}
+
+fn cut(row: &tokio_postgres::Row) -> Cut {
+    let partition: (Option<&str>, Option<&str>) = (row.get(0), row.get(1));
+    Cut {
+        partition: partition
+            .0
+            .zip(partition.1)
+            .map(|(schema, table)| Name::new(schema, table)),
+        done: row.get(2),
+        stored: Stored::of(row, (4, 5, 6)),
+    }
+}
+
+/// Has the table cut anew. Always an error, as what is at hand is of no use.
+async fn begin_again(s: &Client, who: &Who, name: &Name, why: &str) -> Result<()> {
+    let number = table_state::begin_change(s, who).await?;
+    table_state::start_over(s, who, name, number).await?;
+    s.batch_execute("commit")
+        .await
+        .doing(|| format!("look at the chunks of table {name} on the subscriber"))?;
+    // Said here, as replay may see first that the set is another one.
+    tracing::warn!("the copy of table {name} begins again: {why} on the provider while it was copied");
+    Err(table_state::changed(name))
 }

@@ -1,5 +1,7 @@
 //! Into which chunks a table is cut, and where that is kept.
 //!
+//! A table without a key is cut into blocks (places.rs), any other by its key.
+//!
 //! The borders are keys from a sample of the table's pages, so that they cost little to find whatever the size; the chunks are
 //! only about equal. They are written once, in the transaction that makes sure that the subscriber's table is empty; from
 //! then on a start, however many there are, does the chunks that are left.
@@ -8,6 +10,7 @@ use tokio_postgres::Client;
 
 use super::super::collapse::Freedom;
 use super::super::displaced;
+use super::super::places::{self, Stored};
 use super::super::setup::Target;
 use super::super::sources;
 use super::super::table::{Name, Table, literal, quoted};
@@ -39,12 +42,23 @@ pub(super) enum Plan {
     },
 }
 
-/// A range of the primary key.
+/// What the chunks of a table are ranges of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum By {
+    /// Its primary key.
+    Key,
+    /// Its blocks.
+    Place,
+}
+
+/// A range.
 #[derive(Debug, Clone)]
 pub(super) struct Chunk {
     pub(super) number: i32,
     /// Where its rows are; None: in the table.
     pub(super) partition: Option<Name>,
+    /// Of blocks: of these.
+    pub(super) stored: Option<Stored>,
     /// SQL, without WHERE.
     pub(super) condition: String,
 }
@@ -55,15 +69,19 @@ impl Chunk {
         Self {
             number: -1,
             partition: None,
+            stored: None,
             condition: "false".to_owned(),
         }
     }
 }
 
-/// Whether a range of keys is something that the table can be read by, and its changes applied twice to; see copy.rs.
-pub(super) fn can_be_cut(target: &Target) -> bool {
+/// How the table may be cut. By its key where that is something that it can be read by, and its changes applied twice to; see copy.rs.
+pub(super) fn by(target: &Target) -> Option<By> {
     let (provider, subscriber) = (&*target.provider, &*target.subscriber);
     let key = provider.primary_key();
+    if key.is_empty() {
+        return Some(By::Place);
+    }
     let by = |table: &Table| {
         table.key_over(key).is_some_and(|index| {
             // An operator elsewhere would not be the one that the index has.
@@ -79,11 +97,11 @@ pub(super) fn can_be_cut(target: &Target) -> bool {
         .columns
         .iter()
         .all(|column| column.identity != "a" || key.contains(&column.name));
-    !key.is_empty()
-        && by(provider)
+    let fits = by(provider)
         && by(subscriber)
         && settable
-        && (target.freedom() == Freedom::Net || !target.other_keys().is_empty())
+        && (target.freedom() == Freedom::Net || !target.other_keys().is_empty());
+    fits.then_some(By::Key)
 }
 
 /// Decides, and writes down the chunks if there are any. None: to stop. `is_again`: rows that made way in a copy before this one did not
@@ -91,9 +109,22 @@ pub(super) fn can_be_cut(target: &Target) -> bool {
 pub(super) async fn make(worker: &Worker, job: &Job, is_again: bool) -> Result<Option<Plan>> {
     let shared = &worker.shared;
     let (source, chunk_bytes) = (&shared.source, shared.config.copy_chunk_bytes);
-    let least = source.least_chunks();
-    if job.provider.bytes / chunk_bytes < least as u64 || !job.can_be_cut {
+    let Some(by) = job.cut_by else {
         return Ok(Some(Plan::Whole));
+    };
+    let least = source.least_chunks(by);
+    if job.provider.bytes / chunk_bytes < least as u64 {
+        return Ok(Some(Plan::Whole));
+    }
+    if by == By::Place {
+        // A branch's rows have other places; and where there are rows of another source, what is there already could not be taken back.
+        let (s, who) = (&worker.subscriber, &shared.who);
+        if matches!(source, Source::Branch(..))
+            || sources::are_several(s, who, &job.subscriber.name).await?
+            || places::is_refused(s, who, &job.provider.name).await?
+        {
+            return Ok(Some(Plan::Whole));
+        }
     }
     if !job.other_keys.is_empty()
         && (is_again || !displaced::is_allowed(&worker.subscriber, &shared.who, &job.subscriber.name).await?)
@@ -113,7 +144,7 @@ pub(super) async fn make(worker: &Worker, job: &Job, is_again: bool) -> Result<O
         }
         _ => super::begin_reading(provider, name).await?,
     };
-    let ranges = match parts::readable(provider, &job.provider).await? {
+    let ranges = match parts::readable(provider, &shared.who, &job.provider, by).await? {
         Some(parts) => ranges(provider, &job.provider, &parts, chunk_bytes).await?,
         None => Vec::new(),
     };
@@ -121,7 +152,7 @@ pub(super) async fn make(worker: &Worker, job: &Job, is_again: bool) -> Result<O
     if ranges.iter().filter(|range| !range.is_empty).count() < least {
         return Ok(Some(Plan::Whole));
     }
-    if let (Source::Standby(_), Some(standby)) = (source, &worker.elsewhere) {
+    if let (Source::Standby(_), Some(standby), By::Key) = (source, &worker.elsewhere, by) {
         // Each chunk has to hold what `from` sees.
         if !source::wait_for_standby(provider, &standby.client, &shared.shutdown).await? {
             return Ok(None);
@@ -184,14 +215,17 @@ async fn write_down(worker: &Worker, job: &Job, from: &str, ranges: &[Range]) ->
         .prepare(
             "insert into pgcascade_replay.copy_chunk
                (consumer, queue, provider_schema, provider_table, chunk, above, upto, partition_schema,
-                partition_table, copied_rows)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, case when $10 then 0 end)",
+                partition_table, copied_rows, place, filenode, epoch, snapshot)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, case when $10 then 0 end, $11, $12, $13, $14)",
         )
         .await
         .doing(what)?;
     for (number, range) in ranges.iter().enumerate() {
         let chunk = i32::try_from(number).unwrap_or(i32::MAX);
         let partition = range.partition.as_ref().map(|name| (&name.schema, &name.table));
+        let stored = range.stored.as_ref();
+        // A branch may have rows still that are gone here.
+        let is_done = range.is_empty && !matches!(shared.source, Source::Branch(..));
         subscriber
             .execute(
                 &statement,
@@ -205,8 +239,11 @@ async fn write_down(worker: &Worker, job: &Job, from: &str, ranges: &[Range]) ->
                     &range.upto,
                     &partition.map(|(schema, _)| schema),
                     &partition.map(|(_, table)| table),
-                    // A branch may have rows still that are gone here.
-                    &(range.is_empty && !matches!(shared.source, Source::Branch(..))),
+                    &is_done,
+                    &stored.map(|stored| &stored.place),
+                    &stored.map(|stored| stored.filenode),
+                    &stored.map(|stored| stored.epoch),
+                    &stored.filter(|_| is_done).map(|_| from),
                 ],
             )
             .await
@@ -218,7 +255,7 @@ async fn write_down(worker: &Worker, job: &Job, from: &str, ranges: &[Range]) ->
 /// The chunks that are left of a table that was begun.
 pub(super) async fn load(worker: &Worker, job: &Job) -> Result<Plan> {
     let (client, who) = (&worker.subscriber, &worker.shared.who);
-    parts::bring_up_to_date((&worker.provider.client, client), who, &job.provider).await?;
+    parts::bring_up_to_date((&worker.provider.client, client), who, &job.provider, job.cut_by).await?;
     let name = &job.provider.name;
     let what = || format!("read the chunks of table {name} on the subscriber");
     let key: &[&(dyn tokio_postgres::types::ToSql + Sync)] = &[&who.consumer, &who.queue, &name.schema, &name.table];
@@ -235,7 +272,7 @@ pub(super) async fn load(worker: &Worker, job: &Job) -> Result<Plan> {
     let from = from.ok_or_else(|| table_state::changed(name))?;
     let rows = client
         .query(
-            "select chunk, above, upto, copied_rows, partition_schema, partition_table from pgcascade_replay.copy_chunk
+            "select chunk, above, upto, copied_rows, partition_schema, partition_table, place, filenode, epoch from pgcascade_replay.copy_chunk
               where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4 order by chunk",
             key,
         )
@@ -246,11 +283,19 @@ pub(super) async fn load(worker: &Worker, job: &Job) -> Result<Plan> {
     for row in rows {
         match row.get::<_, Option<i64>>(3) {
             Some(rows) => done_rows += u64::try_from(rows).unwrap_or(0),
-            None => chunks.push(Chunk {
-                number: row.get(0),
-                partition: partition(row.get(4), row.get(5)),
-                condition: condition(job.provider.primary_key(), row.get(1), row.get(2)),
-            }),
+            None => {
+                let stored = Stored::of(&row, (6, 7, 8));
+                let (above, upto) = (row.get(1), row.get(2));
+                chunks.push(Chunk {
+                    number: row.get(0),
+                    partition: partition(row.get(4), row.get(5)),
+                    condition: match stored {
+                        Some(_) => blocks(above, upto),
+                        None => condition(job.provider.primary_key(), above, upto),
+                    },
+                    stored,
+                });
+            }
         }
     }
     Ok(Plan::Chunks {
@@ -267,6 +312,7 @@ fn partition(schema: Option<&str>, table: Option<&str>) -> Option<Name> {
 /// What becomes a chunk.
 struct Range {
     partition: Option<Name>,
+    stored: Option<Stored>,
     above: Option<Vec<String>>,
     upto: Option<Vec<String>>,
     /// There is nothing to copy.
@@ -278,6 +324,10 @@ async fn ranges(provider: &Client, table: &Table, parts: &[Part], chunk_bytes: u
     let mut ranges = Vec::new();
     for part in parts {
         let wanted = (part.bytes / chunk_bytes).min(MOST_CHUNKS);
+        if let Some(found) = &part.found {
+            ranges.extend(ranges_of_blocks(part, found, wanted.max(1)));
+            continue;
+        }
         let borders = if wanted < 2 {
             Vec::new()
         } else {
@@ -286,6 +336,7 @@ async fn ranges(provider: &Client, table: &Table, parts: &[Part], chunk_bytes: u
         for number in 0..=borders.len() {
             ranges.push(Range {
                 partition: part.partition.clone(),
+                stored: None,
                 above: number.checked_sub(1).and_then(|i| borders.get(i)).cloned(),
                 upto: borders.get(number).cloned(),
                 is_empty: part.partition.is_some() && part.bytes == 0,
@@ -293,6 +344,21 @@ async fn ranges(provider: &Client, table: &Table, parts: &[Part], chunk_bytes: u
         }
     }
     Ok(ranges)
+}
+
+/// Up to where the part ends now, and at least one.
+fn ranges_of_blocks(part: &Part, found: &places::Found, wanted: u64) -> Vec<Range> {
+    let each = found.blocks.div_ceil(wanted).max(1);
+    let block = |block: u64| Some(vec![block.to_string()]);
+    let from = (0..found.blocks.max(1)).step_by(usize::try_from(each).unwrap_or(usize::MAX));
+    from.map(|above| Range {
+        partition: part.partition.clone(),
+        stored: Some(found.stored.clone()),
+        above: block(above),
+        upto: block((above + each).min(found.blocks)),
+        is_empty: found.blocks == 0,
+    })
+    .collect()
 }
 
 /// Keys that cut that part of the table into about so many parts, in the order of the key.
@@ -329,6 +395,20 @@ fn condition(key: &[String], above: Option<Vec<String>>, upto: Option<Vec<String
         })
     };
     let sides: Vec<String> = [side(">", above), side("<=", upto)].into_iter().flatten().collect();
+    if sides.is_empty() {
+        "true".to_owned()
+    } else {
+        sides.join(" and ")
+    }
+}
+
+/// From one block to before another.
+fn blocks(above: Option<Vec<String>>, upto: Option<Vec<String>>) -> String {
+    let side = |operator: &str, block: Option<Vec<String>>| {
+        let block = block.and_then(|block| block.into_iter().next());
+        block.map(|block| format!("ctid {operator} {}::pg_catalog.tid", literal(&format!("({block},0)"))))
+    };
+    let sides: Vec<String> = [side(">=", above), side("<", upto)].into_iter().flatten().collect();
     if sides.is_empty() {
         "true".to_owned()
     } else {

@@ -9,7 +9,8 @@
 //! A standby of the provider shows transactions of the provider, but cannot say exactly which: its snapshots do not list those
 //! that are in progress. So only tables that are cut into chunks are read there: what the snapshot from before the first chunk
 //! sees, each chunk holds, as the standby has to get that far first; and as the one from after the last counts all
-//! transactions that the standby had heard of by then, seen or not. Others are read at the provider.
+//! transactions that the standby had heard of by then, seen or not. Others are read at the provider, and those without a key, where
+//! each chunk's own snapshot counts.
 
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use tokio_postgres::Client;
 use super::super::setup::Ready;
 use super::super::table::Name;
 use super::super::{duty, session};
+use super::plan::By;
 use crate::cascade::{self, Node, Role};
 use crate::config::ReplayConfig;
 use crate::connect::{End, connect};
@@ -98,10 +100,10 @@ impl Source {
     }
 
     /// The least number of chunks that make it worth while to cut a table.
-    pub(super) fn least_chunks(&self) -> usize {
-        match self {
-            Self::Standby(_) => 0,
-            Self::Provider | Self::Branch(..) => 2,
+    pub(super) fn least_chunks(&self, by: By) -> usize {
+        match (self, by) {
+            (Self::Standby(_), By::Key) => 0,
+            _ => 2,
         }
     }
 }

@@ -12,6 +12,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::super::displaced;
+use super::super::places::{self, Places};
 use super::super::session;
 use super::super::sources;
 use super::super::table::{Name, Table};
@@ -202,6 +203,11 @@ fn check_stored(table: &Name, read: u64, stored: u64) -> Result<()> {
     Err(error.hint("A rule or trigger on the subscriber's table that fires always swallows rows: remove it."))
 }
 
+/// Whether it is read at a standby, where there is one to copy from.
+fn is_of_standby(piece: &Piece) -> bool {
+    piece.chunk.is_some() && piece.stored().is_none()
+}
+
 impl Worker {
     /// Has the servers cancel what it does, and waits for their answer: that of a session which was dropped already would go on until
     /// it notices. A request that comes between two statements cancels none.
@@ -356,7 +362,7 @@ impl Worker {
                 }
                 table_state::copied(s, &self.shared.who, name, job.revision, (&snapshot, None), rows).await?;
             }
-            Some((_, chunk)) => self.chunk_done(job, chunk.number, rows).await?,
+            Some((_, chunk)) => self.chunk_done(job, chunk, rows, &snapshot).await?,
         }
         s.batch_execute("commit")
             .await
@@ -373,9 +379,12 @@ impl Worker {
     async fn complete(&self, piece: &Piece, snapshot: &str) -> Result<()> {
         let job = &piece.job;
         let copied = match &piece.chunk {
-            None => copied(snapshot, None)?,
+            None => copied(snapshot, None, None)?,
             Some((cut, _)) if cut.left.fetch_sub(1, Ordering::AcqRel) > 1 => return Ok(()),
-            Some((cut, _)) => copied(&cut.from, Some(&self.end(job, &cut.from).await?))?,
+            Some((cut, _)) => {
+                let (to, places) = self.end(job, &cut.from).await?;
+                copied(&cut.from, Some(&to), places)?
+            }
         };
         self.analyze(&job.subscriber).await?;
         self.shared.progress.copy_done(&job.provider.name.to_string());
@@ -387,7 +396,7 @@ impl Worker {
     /// Where a piece is read.
     fn reader(&self, piece: &Piece) -> &Session {
         match &self.elsewhere {
-            Some(_) if piece.chunk.is_none() && matches!(self.shared.source, Source::Standby(_)) => &self.provider,
+            Some(_) if !is_of_standby(piece) && matches!(self.shared.source, Source::Standby(_)) => &self.provider,
             Some(elsewhere) => elsewhere,
             None => &self.provider,
         }
@@ -407,7 +416,7 @@ impl Worker {
                 )
                 .await
             }
-            (Source::Standby(_), Some(standby)) if piece.chunk.is_some() => {
+            (Source::Standby(_), Some(standby)) if is_of_standby(piece) => {
                 source::check_standby(&standby.client).await?;
                 Ok(snapshot)
             }
@@ -416,6 +425,16 @@ impl Worker {
     }
 
     async fn lock(&self, piece: &Piece) -> Result<String> {
+        let table = &piece.job.provider;
+        let reader = &self.reader(piece).client;
+        let snapshot = self.lock_rows(piece).await?;
+        if let Some(stored) = piece.stored() {
+            places::check(reader, &table.name, stored).await?;
+        }
+        Ok(snapshot)
+    }
+
+    async fn lock_rows(&self, piece: &Piece) -> Result<String> {
         let table = &piece.job.provider;
         let reader = &self.reader(piece).client;
         let Some(partition) = piece.partition() else {
@@ -433,14 +452,16 @@ impl Worker {
     }
 
     /// After the last chunk: makes the indexes that were left for later and records the end of the copy. Returns the
-    /// snapshot that sees all that any chunk saw.
-    async fn end(&self, job: &Job, from: &str) -> Result<String> {
+    /// snapshot that sees all that any chunk saw, and where the rows of a table without a key are.
+    async fn end(&self, job: &Job, from: &str) -> Result<(String, Option<Places>)> {
         let name = &job.provider.name;
         let what = || format!("end the copy of table {name}");
         let s = &self.subscriber;
         indexes::make_all(&self.shared, s, job).await?;
         s.batch_execute("begin").await.doing(what)?;
+        let places = Places::load(s, &self.shared.who, name).await?;
         let to: String = match (&self.shared.source, &self.elsewhere) {
+            _ if places.is_some() => self.end_of_places(job).await?,
             (Source::Branch(_, node), Some(branch)) => {
                 source::of_branch(&self.provider.client, (&branch.client, node), name, job.position).await?
             }
@@ -459,9 +480,13 @@ impl Worker {
         let row = s
             .query_one(
                 "with gone as (delete from pgcascade_replay.copy_chunk
-                                where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4
-                               returning copied_rows)
-                 select coalesce(sum(copied_rows), 0)::int8, count(*) filter (where copied_rows is null) from gone",
+                                where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4 and place is null
+                               returning copied_rows),
+                      chunk as (select copied_rows from gone
+                                union all
+                                select copied_rows from pgcascade_replay.copy_chunk
+                                 where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4 and place is not null)
+                 select coalesce(sum(copied_rows), 0)::int8, count(*) filter (where copied_rows is null) from chunk",
                 &[&who.consumer, &who.queue, &name.schema, &name.table],
             )
             .await
@@ -476,10 +501,22 @@ impl Worker {
         table_state::copied(s, who, name, job.revision, (from, Some(&to)), rows).await?;
         s.batch_execute("commit").await.doing(what)?;
         failpoint("after_copy_commit");
-        Ok(to)
+        Ok((to, places))
     }
 
-    async fn chunk_done(&self, job: &Job, number: i32, rows: u64) -> Result<()> {
+    /// A snapshot from the end of a copy by blocks, before which nothing has moved these.
+    async fn end_of_places(&self, job: &Job) -> Result<String> {
+        let (p, s, name) = (&self.provider.client, &self.subscriber, &job.provider.name);
+        let snapshot = begin_reading(p, name).await?;
+        places::check_all((p, s), &self.shared.who, &job.provider).await?;
+        p.batch_execute("commit")
+            .await
+            .doing(|| format!("end the copy of table {name}"))?;
+        Ok(snapshot)
+    }
+
+    async fn chunk_done(&self, job: &Job, chunk: &plan::Chunk, rows: u64, snapshot: &str) -> Result<()> {
+        let number = chunk.number;
         if number < 0 {
             return Ok(());
         }
@@ -489,10 +526,18 @@ impl Worker {
         let changed = self
             .subscriber
             .execute(
-                "update pgcascade_replay.copy_chunk set copied_rows = $6
+                "update pgcascade_replay.copy_chunk set copied_rows = $6, snapshot = $7
                   where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4 and chunk = $5
                     and copied_rows is null",
-                &[&who.consumer, &who.queue, &name.schema, &name.table, &number, &rows],
+                &[
+                    &who.consumer,
+                    &who.queue,
+                    &name.schema,
+                    &name.table,
+                    &number,
+                    &rows,
+                    &chunk.stored.as_ref().map(|_| snapshot),
+                ],
             )
             .await
             .doing(|| format!("record a chunk of table {name} on the subscriber"))?;

@@ -1,0 +1,303 @@
+//! Tables without a key that are copied in chunks: ranges of blocks, each read with a snapshot of its own.
+//!
+//! Nothing of such a table can be applied twice, so of each event from the time of the copy it has to be known whether the copy has
+//! the row. The capture trigger says in which block the row is (`place`, docs/capture.md): that tells the chunk, and the chunk's snapshot whether
+//! the row was there when it was read.
+//!
+//! Why that is right. A row stays in its block: nothing updates or deletes it, as the trigger refuses that. What moves or removes all rows
+//! (TRUNCATE, VACUUM FULL, CLUSTER, ALTER TABLE) gives the table another file and waits for who reads it; so a chunk that finds the
+//! file of when the chunks were cut ([`check`]), and the end of the copy which does, have seen no such thing in between. The last chunk
+//! ends where the table ended when the first snapshot, `from`, had been taken: what `from` sees is below that, and what comes behind it is in no chunk.
+//!
+//! A place names the server and the database, too. So one that was made elsewhere and handed on is known for that, as in a queue that others are
+//! merged into. Only a root's queue is read so, and while it stays the root: the places of a base backup of it look like its own. A table with an event from the time of its copy whose place is not known is copied again, whole
+//! ([`start_over`]): one that was written by a library of before, say.
+//!
+//! Called by copy/ for the reading side, and by stream.rs.
+
+use std::collections::HashMap;
+
+use tokio_postgres::{Client, Row};
+use wire::snapshot::Snapshot;
+
+use super::event::Event;
+use super::position::Who;
+use super::table::{Name, Table};
+use super::table_state;
+use crate::cascade::{self, Role};
+use crate::connect::End;
+use crate::error::{Doing, Error, Result};
+
+/// A table, or partition of one, as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Stored {
+    /// Without the block: what the places of its rows begin with.
+    pub(super) place: String,
+    pub(super) filenode: u32,
+    /// The provider's; 0: it is no node.
+    pub(super) epoch: i64,
+}
+
+impl Stored {
+    /// What is in these columns of a row.
+    pub(super) fn of(row: &Row, (place, filenode, epoch): (usize, usize, usize)) -> Option<Self> {
+        Some(Self {
+            place: row.get::<_, Option<String>>(place)?,
+            filenode: row.get::<_, Option<u32>>(filenode)?,
+            epoch: row.get::<_, Option<i64>>(epoch)?,
+        })
+    }
+}
+
+/// The same as it is found.
+pub(super) struct Found {
+    pub(super) stored: Stored,
+    pub(super) blocks: u64,
+}
+
+/// Where the table's rows are, by oid; in the transaction that has it locked. None: some event would not tell its place.
+pub(super) async fn find(provider: &Client, queue: &str, table: &Table) -> Result<Option<HashMap<u32, Found>>> {
+    let what = || format!("look where the rows of table {} of the provider are", table.name);
+    let rows = provider
+        .query(include_str!("sql/places.sql"), &[&table.oid, &queue])
+        .await
+        .doing(what)?;
+    // Then the provider has our extension.
+    if !rows.iter().all(|row| row.get::<_, Option<bool>>("told") == Some(true)) {
+        return Ok(None);
+    }
+    let epoch = match cascade::load(provider, queue).await? {
+        None => 0,
+        Some(node) if node.role == Role::Root => {
+            let epoch = "select epoch from pgcascade.node_state where queue_name = $1";
+            provider.query_one(epoch, &[&queue]).await.doing(what)?.get(0)
+        }
+        Some(_) => return Ok(None),
+    };
+    let found = |row: &Row| {
+        let stored = Stored {
+            place: row.get("place"),
+            epoch,
+            filenode: row.get::<_, Option<u32>>("filenode").unwrap_or(0),
+        };
+        let blocks = u64::try_from(row.get::<_, i64>("blocks")).unwrap_or(0);
+        (row.get("oid"), Found { stored, blocks })
+    };
+    Ok(Some(rows.iter().map(found).collect()))
+}
+
+/// Whether a table of the provider still has that file; in a transaction that has it locked.
+pub(super) async fn check(provider: &Client, table: &Name, stored: &Stored) -> Result<()> {
+    let oid: Option<u32> = stored.place.rsplit(':').next().and_then(|oid| oid.parse().ok());
+    let row = provider
+        .query_one("select pg_catalog.pg_relation_filenode($1::oid::regclass)", &[&oid])
+        .await
+        .doing(|| format!("look where the rows of table {table} of the provider are"))?;
+    if row.get::<_, Option<u32>>(0) == Some(stored.filenode) {
+        Ok(())
+    } else {
+        Err(moved(table))
+    }
+}
+
+/// Whether all of the table that was cut is still stored as it was then, or gone; in a transaction that has it locked.
+pub(super) async fn check_all((p, s): (&Client, &Client), who: &Who, table: &Table) -> Result<()> {
+    let name = &table.name;
+    let cut = s
+        .query(
+            "select distinct place, filenode, epoch from pgcascade_replay.copy_chunk
+              where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4",
+            &[&who.consumer, &who.queue, &name.schema, &name.table],
+        )
+        .await
+        .doing(|| format!("look at the chunks of table {name} on the subscriber"))?;
+    let found = find(p, &who.queue, table).await?.ok_or_else(|| moved(name))?;
+    let is_same = |row: &Row| {
+        let was = Stored::of(row, (0, 1, 2));
+        let now = found.values().map(|found| &found.stored);
+        was.is_some_and(|was| now.filter(|now| now.place == was.place).all(|now| *now == was))
+    };
+    if cut.iter().all(is_same) {
+        Ok(())
+    } else {
+        Err(moved(name))
+    }
+}
+
+fn moved(table: &Name) -> Error {
+    Error::failure(format!(
+        "the rows of table {table} of the provider were moved or removed while it was copied"
+    ))
+    .transient()
+}
+
+/// Has a table copied again, whole; inside a change of the set of that number.
+pub(super) async fn start_over(subscriber: &Client, who: &Who, table: &Name, number: i64) -> Result<()> {
+    table_state::start_over(subscriber, who, table, number).await?;
+    subscriber
+        .execute(
+            "update pgcascade_replay.table_state set copy_whole = true
+              where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4",
+            &[&who.consumer, &who.queue, &table.schema, &table.table],
+        )
+        .await
+        .doing(|| format!("record the state of table {table} on the subscriber"))?;
+    tracing::warn!(%table, "an event from the time of the table's copy does not tell where its row was, so the table is copied again, whole");
+    Ok(())
+}
+
+/// Whether it is to be copied whole for that reason.
+pub(super) async fn is_refused(subscriber: &Client, who: &Who, table: &Name) -> Result<bool> {
+    let row = subscriber
+        .query_opt(
+            "select copy_whole from pgcascade_replay.table_state
+              where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4",
+            &[&who.consumer, &who.queue, &table.schema, &table.table],
+        )
+        .await
+        .doing(|| format!("read the state of table {table} on the subscriber"))?;
+    Ok(row.is_some_and(|row| row.get(0)))
+}
+
+/// Whether the database's capture triggers know to tell places: ours do, PgQ's own do not.
+pub(super) async fn are_told(database: &Client, end: End) -> Result<bool> {
+    let row = database
+        .query_one(
+            "select exists (select from pg_catalog.pg_proc p join pg_catalog.pg_language l on l.oid = p.prolang
+                             where p.oid = pg_catalog.to_regprocedure('pgq.logutriga()')
+                               and case l.lanname when 'c' then p.probin ~ 'pgcascade'
+                                   else pg_catalog.to_regprocedure('pgcascade.plain_place(oid, tid)') is not null end)",
+            &[],
+        )
+        .await
+        .doing(|| format!("look at the capture triggers on the {end}"))?;
+    Ok(row.get(0))
+}
+
+/// The chunks of a copy that is complete, by what the places of their rows begin with; each from its first block up to before another one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Places {
+    /// The database that the places are of.
+    database: Vec<u8>,
+    /// In the order of the blocks.
+    chunks: HashMap<Vec<u8>, Vec<Blocks>>,
+}
+
+/// A chunk: from one block to before another, as that snapshot saw them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Blocks {
+    above: u32,
+    upto: Option<u32>,
+    snapshot: Snapshot,
+}
+
+impl Places {
+    /// Those of a table that was copied so. None: it was not.
+    pub(super) async fn load(subscriber: &Client, who: &Who, table: &Name) -> Result<Option<Self>> {
+        let rows = subscriber
+            .query(
+                "select place, above[1], upto[1], snapshot from pgcascade_replay.copy_chunk
+                  where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4 and place is not null and snapshot is not null",
+                &[&who.consumer, &who.queue, &table.schema, &table.table],
+            )
+            .await
+            .doing(|| format!("read the chunks of table {table} on the subscriber"))?;
+        if rows.is_empty() {
+            return Ok(None);
+        }
+        let wrong = || Error::failure(format!("the chunks of table {table} on the subscriber cannot be read"));
+        let mut places = Self {
+            database: Vec::new(),
+            chunks: HashMap::new(),
+        };
+        for row in rows {
+            let place: &str = row.get(0);
+            let block = |at: usize| row.get::<_, Option<&str>>(at).map(str::parse).transpose();
+            let above = block(1).map_err(|_| wrong())?.unwrap_or(0);
+            let upto = block(2).map_err(|_| wrong())?;
+            let snapshot = row.get::<_, Option<&str>>(3).map(str::parse);
+            let snapshot = snapshot.and_then(Result::ok).ok_or_else(wrong)?;
+            let database = split(place.as_bytes()).ok_or_else(wrong)?.0;
+            places.database = database.to_vec();
+            let chunks = places.chunks.entry(place.as_bytes().to_vec()).or_default();
+            chunks.push(Blocks { above, upto, snapshot });
+        }
+        for chunks in places.chunks.values_mut() {
+            chunks.sort_by_key(|chunk| chunk.above);
+        }
+        Ok(Some(places))
+    }
+
+    /// Whether the copy has what the event is about. None: that cannot be said, as it is no insert, or does not tell.
+    pub(super) fn has_row(&self, event: &Event<'_>) -> Option<bool> {
+        let place = event.place.filter(|_| event.event_type.starts_with(b"I"))?;
+        self.has(place, event.txid)
+    }
+
+    /// Whether the copy has the row that this transaction has put there. None: that cannot be said.
+    fn has(&self, place: &[u8], txid: u64) -> Option<bool> {
+        let (stored, block) = split(place)?;
+        let (database, _) = split(stored)?;
+        let block: u32 = str::from_utf8(block).ok()?.parse().ok()?;
+        if database != self.database {
+            return None;
+        }
+        // A partition that came behind the last chunk has none.
+        let Some(chunks) = self.chunks.get(stored) else {
+            return Some(false);
+        };
+        let behind = chunks.partition_point(|chunk| chunk.above <= block);
+        let chunk = behind.checked_sub(1).and_then(|at| chunks.get(at));
+        Some(chunk.is_some_and(|chunk| chunk.upto.is_none_or(|upto| block < upto) && chunk.snapshot.sees(txid)))
+    }
+}
+
+/// What is before the last colon, and behind it.
+fn split(place: &[u8]) -> Option<(&[u8], &[u8])> {
+    let at = place.iter().rposition(|&byte| byte == b':')?;
+    Some((&place[..at], &place[at + 1..]))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_is_in_the_chunk_of_its_block_if_that_saw_it() {
+        let chunk = |above, upto, snapshot: &str| Blocks {
+            above,
+            upto,
+            snapshot: snapshot.parse().unwrap(),
+        };
+        let places = Places {
+            database: b"7:5".to_vec(),
+            chunks: HashMap::from([(
+                b"7:5:100".to_vec(),
+                vec![
+                    chunk(0, Some(4), "10:10:"),
+                    chunk(4, Some(8), "20:30:25"),
+                    chunk(12, None, "40:40:"),
+                ],
+            )]),
+        };
+        for (place, txid, has) in [
+            ("7:5:100:0", 9, Some(true)),
+            ("7:5:100:3", 10, Some(false)),
+            ("7:5:100:4", 10, Some(true)),
+            ("7:5:100:7", 25, Some(false)),
+            ("7:5:100:7", 26, Some(true)),
+            ("7:5:100:8", 1, Some(false)),
+            ("7:5:100:4294967295", 39, Some(true)),
+            ("7:5:101:0", 1, Some(false)),
+            ("7:6:100:0", 1, None),
+            ("8:5:100:0", 1, None),
+            ("7:5:100:", 1, None),
+            ("7:5:100:-1", 1, None),
+            ("mine", 1, None),
+            ("", 1, None),
+        ] {
+            assert_eq!(places.has(place.as_bytes(), txid), has, "{place} {txid}");
+        }
+    }
+}
