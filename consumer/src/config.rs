@@ -46,6 +46,9 @@ pub(crate) struct ReplaySettings {
     /// Make the tables that the subscriber lacks, with columns, defaults, keys, indexes and foreign keys like the provider's.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub(crate) create: Option<bool>,
+    /// As --create, with the provider's triggers, rules, policies, grants, comments and options of storage, too.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub(crate) create_full: Option<bool>,
     /// With --create: make no foreign keys.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub(crate) no_foreign_keys: Option<bool>,
@@ -182,6 +185,8 @@ pub(crate) struct ReplayConfig {
     pub(crate) tables: Vec<String>,
     /// Make tables that the subscriber lacks.
     pub(crate) create: bool,
+    /// With what else they have on the provider.
+    pub(crate) create_full: bool,
     /// With their foreign keys.
     pub(crate) foreign_keys: bool,
     /// Copy the rows that are there when a table is added.
@@ -328,6 +333,7 @@ impl ReplaySettings {
             table: if self.table.is_empty() { file.table } else { self.table },
             consumer: self.consumer.or(file.consumer),
             create: self.create.or(file.create),
+            create_full: self.create_full.or(file.create_full),
             no_foreign_keys: self.no_foreign_keys.or(file.no_foreign_keys),
             no_copy: self.no_copy.or(file.no_copy),
             truncate: self.truncate.or(file.truncate),
@@ -426,7 +432,8 @@ impl ReplaySettings {
             queue,
             consumer,
             tables: self.table,
-            create: self.create.unwrap_or(false),
+            create: self.create.unwrap_or(false) || self.create_full.unwrap_or(false),
+            create_full: self.create_full.unwrap_or(false),
             foreign_keys: !self.no_foreign_keys.unwrap_or(false),
             copy: !no_copy,
             truncate,

@@ -27,6 +27,8 @@ mod copies;
 mod copy_from;
 #[path = "replay/crashes.rs"]
 mod crashes;
+#[path = "replay/create_full.rs"]
+mod create_full;
 #[path = "replay/displaced.rs"]
 mod displaced;
 #[path = "replay/errors.rs"]

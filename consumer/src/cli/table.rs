@@ -84,6 +84,9 @@ pub(crate) struct AddArgs {
     /// Make the tables that the subscriber lacks, with columns, defaults, keys, indexes and foreign keys like the provider's.
     #[arg(long)]
     pub(crate) create: bool,
+    /// As --create, with the provider's triggers, rules, policies, grants, comments and options of storage, too.
+    #[arg(long)]
+    pub(crate) create_full: bool,
     /// With --create: make no foreign keys.
     #[arg(long)]
     pub(crate) no_foreign_keys: bool,

@@ -5,8 +5,10 @@
 //! constraints, unique indexes, and what is below a partitioned table; all missing tables in one transaction, before anything is copied. The
 //! other indexes, those that need an object of the provider's own, and exclusion constraints follow after the copy (copy.rs), because rows go into a table with few indexes faster,
 //! and foreign keys when both tables are complete (foreign_keys.rs).
-//! Left out: triggers, and defaults, checks and indexes that need an object of the
-//! provider's own; docs/tables.md has the whole list. For a copy that is like the original in everything, `pg_dump --schema-only` is the tool.
+//! Left out: defaults, checks and indexes that need an object of the provider's own; and, but for `--create-full` (create/rest.rs), triggers
+//! and what else a table may have. docs/tables.md has the whole list. For a copy that is like the original in everything, `pg_dump --schema-only` is the tool.
+
+mod rest;
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -118,10 +120,15 @@ pub(super) struct Extras {
     sequences: HashMap<(u32, String), Definition>,
     /// Name and definition of each, by table.
     checks: HashMap<u32, Vec<(String, String)>>,
+    /// With --create-full.
+    rest: Vec<rest::Part>,
 }
 
-pub(super) async fn extras(provider: &Client, missing: &[Missing], with_sequences: bool) -> Result<Extras> {
+pub(super) async fn extras(provider: &Client, missing: &[Missing], with_sequences: bool, full: bool) -> Result<Extras> {
     let mut extras = Extras::default();
+    if full {
+        extras.rest = rest::of(provider, missing).await?;
+    }
     let tables = || missing.iter().map(|missing| &missing.table);
     if with_sequences {
         extras.sequences = sequences::definitions(provider, tables()).await?;
@@ -160,7 +167,11 @@ pub(super) async fn create(subscriber: &Client, tables: &[Missing], extras: &Ext
             .doing(|| format!("make table {} on the subscriber", table.name))?;
         partitions::make(subscriber, parts).await?;
     }
+    let left_out = rest::make(subscriber, &extras.rest).await?;
     subscriber.batch_execute("commit").await.doing(what)?;
+    for error in left_out {
+        tracing::warn!("{error}; the table is made without");
+    }
     for Missing { table, .. } in tables {
         tracing::info!(table = %table.name, "table made on the subscriber");
         for column in table

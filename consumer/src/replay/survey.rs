@@ -57,6 +57,8 @@ pub(super) static NONE: LazyLock<HashSet<Name>> = LazyLock::new(HashSet::new);
 pub(super) struct Look<'a> {
     /// Make the tables that the subscriber lacks.
     pub(super) create: bool,
+    /// With what else they have on the provider.
+    pub(super) full: bool,
     /// With their foreign keys.
     pub(super) foreign_keys: bool,
     /// Rows on the subscriber do not matter.
@@ -82,6 +84,7 @@ impl<'a> Look<'a> {
     pub(super) fn of_start(config: &ReplayConfig, policies: &'a Policies) -> Self {
         Self {
             create: config.create,
+            full: config.create_full,
             foreign_keys: config.foreign_keys,
             truncate: config.truncate,
             merge: config.merge,
@@ -225,7 +228,7 @@ impl Survey {
         let missing = if look.create { self.missing() } else { Vec::new() };
         let mut made = !missing.is_empty();
         if made {
-            let extras = create::extras(p, &missing, look.sequences).await?;
+            let extras = create::extras(p, &missing, look.sequences, look.full).await?;
             create::create(s, &missing, &extras).await?;
         }
         // A file that was executed and is still to come may make partitions, too.

@@ -8,9 +8,9 @@ use crate::cluster::{Db, Pair, Replay, eventually, pair};
 
 const CHUNKS: [&str; 2] = ["--copy-chunk-bytes", "65536"];
 
-/// `consumer table`, which has to succeed.
+/// `consumer table`, which has to succeed; and what it says.
 #[track_caller]
-pub(crate) fn table(pair: &Pair, arguments: &[&str]) {
+pub(crate) fn table(pair: &Pair, arguments: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_consumer"))
         .args(["table", arguments[0]])
         .args(["--provider", &pair.provider_cluster.conninfo(&pair.database)])
@@ -20,11 +20,9 @@ pub(crate) fn table(pair: &Pair, arguments: &[&str]) {
         .env_remove("PGCASCADE_FAILPOINTS")
         .output()
         .unwrap();
-    assert!(
-        output.status.success(),
-        "{arguments:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{arguments:?}: {said}");
+    said
 }
 
 /// `big`, which is large enough to be cut, and `small`, both replayed.

@@ -33,7 +33,7 @@ pub(super) async fn run(args: AddArgs) -> Result<()> {
         patterns,
         copy: !args.no_copy,
         replace_rows: args.replace,
-        made: args.create,
+        made: args.create || args.create_full,
         filter: Filter {
             columns,
             rows: args.condition,
@@ -48,7 +48,8 @@ pub(super) async fn run(args: AddArgs) -> Result<()> {
     };
     let ends = setup::open(&config, "table add").await?;
     let look = Look {
-        create: args.create,
+        create: args.create || args.create_full,
+        full: args.create_full,
         foreign_keys: config.foreign_keys && !args.no_foreign_keys,
         truncate: false,
         merge: args.merge,
