@@ -1,17 +1,22 @@
 //! Tables without a key that are copied in chunks: ranges of blocks, each read with a snapshot of its own.
 //!
-//! Nothing of such a table can be applied twice, so of each event from the time of the copy it has to be known whether the copy has
-//! the row. The capture trigger says in which block the row is (`place`, docs/capture.md): that tells the chunk, and the chunk's snapshot whether
-//! the row was there when it was read.
+//! Nothing of such a table can be applied twice, so of each event from the time of the copy it has to be known whether
+//! the copy has the row. The capture trigger says in which block the row is (`place`, docs/capture.md): that tells the
+//! chunk, and the chunk's snapshot whether the row was there when it was read.
 //!
-//! Why that is right. A row stays in its block: nothing updates or deletes it, as the trigger refuses that. What moves or removes all rows
-//! (TRUNCATE, VACUUM FULL, CLUSTER, ALTER TABLE) gives the table another file and waits for who reads it; so a chunk that finds the
-//! file of when the chunks were cut ([`check`]), and the end of the copy which does, have seen no such thing in between. The last chunk
-//! ends where the table ended when the first snapshot, `from`, had been taken: what `from` sees is below that, and what comes behind it is in no chunk.
+//! Why that is right. A row stays in its block: nothing updates or deletes it, as the trigger refuses that. (What
+//! changes rows past the triggers, with another session_replication_role, is not replayed, and may be copied twice or
+//! not at all.) What moves or removes all rows (TRUNCATE, VACUUM FULL, CLUSTER, ALTER TABLE) gives the table another
+//! file, and waits for who reads it. So a chunk that finds the file of when the chunks were cut ([`check`]) is older
+//! than any such thing; and what comes behind the last chunk of a table or partition no snapshot of its chunks sees,
+//! wherever it is put. The last chunk ends where the table ended when the first snapshot, `from`, had been taken: what
+//! `from` sees is below that, and what comes behind it is in no chunk.
 //!
-//! A place names the server and the database, too. So one that was made elsewhere and handed on is known for that, as in a queue that others are
-//! merged into. Only a root's queue is read so, and while it stays the root: the places of a base backup of it look like its own. A table with an event from the time of its copy whose place is not known is copied again, whole
-//! ([`start_over`]): one that was written by a library of before, say.
+//! A place names the server and the database, too. So one that was made elsewhere and handed on is known for that, as
+//! in a queue that others are merged into. Only a root's queue is read so, and while it stays the root: the places of a
+//! base backup of it look like its own. A table with an event from the time of its copy whose place is not known is
+//! copied again, whole ([`start_over`]): one that was written by a library of before, say; and so is one whose rows
+//! were moved before all were copied, as a copy in one transaction keeps that off.
 //!
 //! Called by copy/ for the reading side, and by stream.rs.
 
@@ -66,13 +71,8 @@ pub(super) async fn find(provider: &Client, queue: &str, table: &Table) -> Resul
     if !rows.iter().all(|row| row.get::<_, Option<bool>>("told") == Some(true)) {
         return Ok(None);
     }
-    let epoch = match cascade::load(provider, queue).await? {
-        None => 0,
-        Some(node) if node.role == Role::Root => {
-            let epoch = "select epoch from pgcascade.node_state where queue_name = $1";
-            provider.query_one(epoch, &[&queue]).await.doing(what)?.get(0)
-        }
-        Some(_) => return Ok(None),
+    let Some(epoch) = epoch(provider, queue).await? else {
+        return Ok(None);
     };
     let found = |row: &Row| {
         let stored = Stored {
@@ -80,10 +80,25 @@ pub(super) async fn find(provider: &Client, queue: &str, table: &Table) -> Resul
             epoch,
             filenode: row.get::<_, Option<u32>>("filenode").unwrap_or(0),
         };
-        let blocks = u64::try_from(row.get::<_, i64>("blocks")).unwrap_or(0);
+        let blocks = row.get::<_, Option<i64>>("blocks").unwrap_or(0);
+        let blocks = u64::try_from(blocks).unwrap_or(0);
         (row.get("oid"), Found { stored, blocks })
     };
     Ok(Some(rows.iter().map(found).collect()))
+}
+
+/// The provider's, if it is the root of the queue's cascade; 0: it is no node.
+async fn epoch(provider: &Client, queue: &str) -> Result<Option<i64>> {
+    match cascade::load(provider, queue).await? {
+        None => Ok(Some(0)),
+        Some(node) if node.role == Role::Root => {
+            let query = "select epoch from pgcascade.node_state where queue_name = $1";
+            let row = provider.query_one(query, &[&queue]).await;
+            let row = row.doing(|| format!("read the epoch of {}", node.title()))?;
+            Ok(Some(row.get(0)))
+        }
+        Some(_) => Ok(None),
+    }
 }
 
 /// Whether a table of the provider still has that file; in a transaction that has it locked.
@@ -96,39 +111,11 @@ pub(super) async fn check(provider: &Client, table: &Name, stored: &Stored) -> R
     if row.get::<_, Option<u32>>(0) == Some(stored.filenode) {
         Ok(())
     } else {
-        Err(moved(table))
+        Err(Error::failure(format!(
+            "the rows of table {table} of the provider were moved or removed while it was copied"
+        ))
+        .transient())
     }
-}
-
-/// Whether all of the table that was cut is still stored as it was then, or gone; in a transaction that has it locked.
-pub(super) async fn check_all((p, s): (&Client, &Client), who: &Who, table: &Table) -> Result<()> {
-    let name = &table.name;
-    let cut = s
-        .query(
-            "select distinct place, filenode, epoch from pgcascade_replay.copy_chunk
-              where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4",
-            &[&who.consumer, &who.queue, &name.schema, &name.table],
-        )
-        .await
-        .doing(|| format!("look at the chunks of table {name} on the subscriber"))?;
-    let found = find(p, &who.queue, table).await?.ok_or_else(|| moved(name))?;
-    let is_same = |row: &Row| {
-        let was = Stored::of(row, (0, 1, 2));
-        let now = found.values().map(|found| &found.stored);
-        was.is_some_and(|was| now.filter(|now| now.place == was.place).all(|now| *now == was))
-    };
-    if cut.iter().all(is_same) {
-        Ok(())
-    } else {
-        Err(moved(name))
-    }
-}
-
-fn moved(table: &Name) -> Error {
-    Error::failure(format!(
-        "the rows of table {table} of the provider were moved or removed while it was copied"
-    ))
-    .transient()
 }
 
 /// Has a table copied again, whole; inside a change of the set of that number.
@@ -142,7 +129,6 @@ pub(super) async fn start_over(subscriber: &Client, who: &Who, table: &Name, num
         )
         .await
         .doing(|| format!("record the state of table {table} on the subscriber"))?;
-    tracing::warn!(%table, "an event from the time of the table's copy does not tell where its row was, so the table is copied again, whole");
     Ok(())
 }
 
@@ -165,8 +151,7 @@ pub(super) async fn are_told(database: &Client, end: End) -> Result<bool> {
         .query_one(
             "select exists (select from pg_catalog.pg_proc p join pg_catalog.pg_language l on l.oid = p.prolang
                              where p.oid = pg_catalog.to_regprocedure('pgq.logutriga()')
-                               and case l.lanname when 'c' then p.probin ~ 'pgcascade'
-                                   else pg_catalog.to_regprocedure('pgcascade.plain_place(oid, tid)') is not null end)",
+                               and case l.lanname when 'c' then p.probin ~ 'pgcascade' else p.prosrc ~ 'plain_capture' end)",
             &[],
         )
         .await
@@ -179,6 +164,8 @@ pub(super) async fn are_told(database: &Client, end: End) -> Result<bool> {
 pub(super) struct Places {
     /// The database that the places are of.
     database: Vec<u8>,
+    /// Of when the chunks were cut.
+    epoch: i64,
     /// In the order of the blocks.
     chunks: HashMap<Vec<u8>, Vec<Blocks>>,
 }
@@ -196,7 +183,7 @@ impl Places {
     pub(super) async fn load(subscriber: &Client, who: &Who, table: &Name) -> Result<Option<Self>> {
         let rows = subscriber
             .query(
-                "select place, above[1], upto[1], snapshot from pgcascade_replay.copy_chunk
+                "select place, above[1], upto[1], snapshot, epoch from pgcascade_replay.copy_chunk
                   where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4 and place is not null and snapshot is not null",
                 &[&who.consumer, &who.queue, &table.schema, &table.table],
             )
@@ -207,7 +194,9 @@ impl Places {
         }
         let wrong = || Error::failure(format!("the chunks of table {table} on the subscriber cannot be read"));
         let mut places = Self {
-            database: Vec::new(),
+            database: split(rows[0].get::<_, &str>(0).as_bytes())
+                .map_or_else(Vec::new, |(database, _)| database.to_vec()),
+            epoch: rows[0].get(4),
             chunks: HashMap::new(),
         };
         for row in rows {
@@ -217,8 +206,6 @@ impl Places {
             let upto = block(2).map_err(|_| wrong())?;
             let snapshot = row.get::<_, Option<&str>>(3).map(str::parse);
             let snapshot = snapshot.and_then(Result::ok).ok_or_else(wrong)?;
-            let database = split(place.as_bytes()).ok_or_else(wrong)?.0;
-            places.database = database.to_vec();
             let chunks = places.chunks.entry(place.as_bytes().to_vec()).or_default();
             chunks.push(Blocks { above, upto, snapshot });
         }
@@ -228,10 +215,30 @@ impl Places {
         Ok(Some(places))
     }
 
+    /// Whether the provider has been the root ever since the chunks were cut.
+    pub(super) async fn check_epoch(&self, provider: &Client, queue: &str, table: &Name) -> Result<()> {
+        if epoch(provider, queue).await? == Some(self.epoch) {
+            return Ok(());
+        }
+        Err(Error::failure(format!(
+            "the root of queue \"{queue}\" is another one than when the copy of table {table} began"
+        ))
+        .transient())
+    }
+
     /// Whether the copy has what the event is about. None: that cannot be said, as it is no insert, or does not tell.
     pub(super) fn has_row(&self, event: &Event<'_>) -> Option<bool> {
+        if event.event_type.starts_with(b"R") {
+            return self.is_older_than(event.txid).then_some(false);
+        }
         let place = event.place.filter(|_| event.event_type.starts_with(b"I"))?;
         self.has(place, event.txid)
+    }
+
+    /// Whether no chunk has anything of this transaction, or of one behind it that waited for its lock.
+    fn is_older_than(&self, txid: u64) -> bool {
+        let mut chunks = self.chunks.values().flatten();
+        !chunks.any(|chunk| chunk.snapshot.sees(txid))
     }
 
     /// Whether the copy has the row that this transaction has put there. None: that cannot be said.
@@ -272,6 +279,7 @@ mod tests {
         };
         let places = Places {
             database: b"7:5".to_vec(),
+            epoch: 1,
             chunks: HashMap::from([(
                 b"7:5:100".to_vec(),
                 vec![

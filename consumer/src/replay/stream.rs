@@ -229,6 +229,13 @@ impl Decoder {
         (0..self.routes.len()).filter(|&i| self.routes[i].unplaced).collect()
     }
 
+    /// These are to be, whatever comes.
+    pub(super) fn refuse(&mut self, unplaced: &[usize]) {
+        for &table in unplaced {
+            self.routes[table].unplaced = true;
+        }
+    }
+
     /// To be called when the transaction that says so is committed.
     pub(super) fn stop_filtering(&mut self, table: usize) {
         self.routes[table].copied = None;

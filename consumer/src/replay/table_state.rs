@@ -385,12 +385,14 @@ pub(super) fn changed(provider: &Name) -> Error {
 pub(super) async fn caught_up(subscriber: &Client, who: &Who, provider: &Name) -> Result<()> {
     subscriber
         .execute(
-            "with chunks as (delete from pgcascade_replay.copy_chunk
-                              where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4)
-             update pgcascade_replay.table_state
-                set state = 'ok', copy_snapshot = null, copy_end_snapshot = null, updated = pg_catalog.clock_timestamp()
-              where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4
-                and state = 'catching-up'", // it may have been told to start over meanwhile
+            // It may have been told to start over meanwhile.
+            "with ok as (update pgcascade_replay.table_state
+                            set state = 'ok', copy_snapshot = null, copy_end_snapshot = null, updated = pg_catalog.clock_timestamp()
+                          where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4
+                            and state = 'catching-up'
+                         returning consumer, queue, provider_schema, provider_table)
+             delete from pgcascade_replay.copy_chunk
+              where (consumer, queue, provider_schema, provider_table) in (select * from ok)",
             &[&who.consumer, &who.queue, &provider.schema, &provider.table],
         )
         .await

@@ -141,3 +141,43 @@ async fn a_branch_that_is_behind_is_waited_for() {
     tree.assert_same_rows(&leaf, &root).await;
     tree.drop(&["leaf", "branch", "root"]).await;
 }
+
+/// Blocks are those of the root: a copy that was begun there goes on there, and one that is read at a branch has none.
+#[tokio::test]
+async fn blocks_are_read_where_they_are() {
+    let tree = Tree::new().await;
+    let root = tree.connect("root").await;
+    root.run("insert into journal select i, repeat('x', 90) from generate_series(1000, 13000) i; analyze journal")
+        .await;
+    tree.add("branch", "branch", "root").await;
+    let branch = tree.replay("branch").spawn();
+    tree.until_ok("branch").await;
+    let from_branch = ["--copy-chunk-bytes", "65536", "--copy-from", "branch"];
+    for (name, begun) in [("leaf", true), ("other", false)] {
+        let leaf = tree.add("leaf", name, "root").await;
+        if begun {
+            let killed = tree
+                .replay(name)
+                .args(&from_branch[..2])
+                .failpoints("after_chunk_commit=kill:5")
+                .output()
+                .await;
+            assert_eq!(killed.code(), None, "{}", killed.stderr);
+            write(&root, 20_000).await;
+        }
+        let output = tree
+            .replay(name)
+            .args(&from_branch)
+            .arg("--until-caught-up")
+            .output()
+            .await;
+        assert_eq!(output.code(), Some(0), "{}", output.stderr);
+        for text in ["begins again", "cut into chunks"] {
+            assert!(!output.stderr.contains(text), "{name}, {text}: {}", output.stderr);
+        }
+        tree.assert_same_rows(&leaf, &root).await;
+    }
+    branch.stop().await;
+    drop(root);
+    tree.drop(&["other", "leaf", "branch", "root"]).await;
+}

@@ -18,7 +18,7 @@ async fn a_standby_is_read_instead() {
          create table parted_2 partition of parted for values from (5000) to (100000);
          insert into parted select i, 0 from generate_series(1, 10000) i;
          create table small (id int primary key); insert into small values (1);
-         create table journal (n int); insert into journal values (0)",
+         create table journal (n int); insert into journal select 0 from generate_series(1, 12000)",
     )
     .await;
     let standby = pair.provider_cluster.standby("standby");
@@ -97,7 +97,9 @@ async fn a_standby_is_read_instead() {
             format!("select count(*), md5(string_agg(x::text, ' ' order by x::text collate \"C\")) from {table} x");
         assert_eq!(s.text(&rows).await, p.text(&rows).await, "{table}");
     }
-    // What is cut is read there, what cannot be is not.
+    // What is cut by its key is read there, what is cut by its blocks or not at all is not.
+    let in_blocks = "from only \"public\".\"journal\" where ctid";
+    assert!(pair.provider_cluster.log().contains(in_blocks));
     for (log, read, not) in [
         (standby.log(), ["\"t\"", "\"small\""], "\"journal\""),
         (pair.provider_cluster.log(), ["\"journal\"", "\"journal\""], "\"t\""),

@@ -305,7 +305,7 @@ async fn a_partitioned_table_is_copied_in_chunks() {
     assert_eq!(output.code(), None, "not killed: {}", output.stderr);
     p.run("drop table t_2").await;
     let output = pair.catch_up(&arguments).await;
-    let text = "the partitions of table public.t changed while it was copied, so that begins again";
+    let text = "the copy of table public.t begins again, as its partitions changed on the provider meanwhile";
     assert!(output.stderr.contains(text), "{}", output.stderr);
     let rows = "select count(*), md5(string_agg(t::text, ',' order by t::text collate \"C\")) from t";
     assert_eq!(s.text(rows).await, p.text(rows).await);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::cluster::{Pair, eventually, own_pair, pair};
+use crate::cluster::{Pair, Replay, Running, eventually, own_pair, pair};
 use crate::copies::table;
 
 const CHUNKS: [&str; 4] = ["--create", "--copy-chunk-bytes", "65536", "--batch-events"];
@@ -74,7 +74,7 @@ async fn rows_come_during_the_copy() {
         "in_copy=kill:3",
         "after_chunk_commit=kill:4",
         "after_chunk_commit=kill:9",
-        "in_copy=kill:30",
+        "in_copy=kill:12",
         "after_copy_commit=kill",
     ] {
         let output = pair.replay().args(&arguments).failpoints(points).output().await;
@@ -140,7 +140,9 @@ async fn rows_that_move_are_copied_again() {
                 running.stop().await
             };
             assert!(
-                output.stderr.contains("begins again: its rows are not where they were"),
+                output
+                    .stderr
+                    .contains("begins again, whole, as its rows were moved or removed on the provider meanwhile"),
                 "{change}, {killed}: {}",
                 output.stderr
             );
@@ -152,29 +154,155 @@ async fn rows_that_move_are_copied_again() {
     pair.drop().await;
 }
 
-/// A row of which no event tells where it is: then the copy is of no use, and a whole one takes its place.
+/// What is done to the partitions when all of one is copied and some of the next; and whether the copy goes on from there.
 #[tokio::test]
-async fn an_event_that_does_not_tell() {
+async fn partitions_change_in_between() {
     let pair = pair().await;
-    pair.provider.run("create table t (n int, pad text)").await;
+    pair.provider
+        .run(
+            "create table t (n int not null, pad text) partition by range (n);
+             create table t_0 partition of t for values from (minvalue) to (6000);
+             create table t_1 partition of t for values from (6000) to (20000)",
+        )
+        .await;
+    fill(&pair, &["t"]).await;
+    let arguments = ["--table", "t", "--jobs", "1"];
+    let arguments: Vec<&str> = arguments.into_iter().chain(CHUNKS).chain(["200"]).collect();
+    for (change, again) in [
+        ("alter table t_0 rename to t_00", ""),
+        ("vacuum full t_00", ""),
+        ("create table t_2 partition of t for values from (20000) to (30000); insert into t values (20001, 'new')", ""),
+        (
+            "create table t_3 (n int not null, pad text); insert into t_3 values (30001, 'there');
+             alter table t attach partition t_3 for values from (30000) to (40000); insert into t values (30002, 'behind')",
+            "",
+        ),
+        // Of what was read before it the copy has rows, and of what is read behind it, too.
+        (
+            "truncate t_00; insert into t select i, repeat('z', 90) from generate_series(1, 5999) i",
+            "so the table is copied again, whole",
+        ),
+        ("alter table t_1 rename to t_11", ""),
+        ("cluster t_11 using t_11_n", "begins again, whole, as its rows were moved"),
+    ] {
+        let killed = pair.replay().args(&arguments).failpoints("after_chunk_commit=kill:14").output().await;
+        assert_eq!(killed.code(), None, "before {change}: {}", killed.stderr);
+        if change.starts_with("cluster") {
+            pair.provider.run("create index t_11_n on t_11 (n)").await;
+        }
+        pair.provider.run(change).await;
+        let output = pair.catch_up(&arguments).await;
+        if again.is_empty() {
+            let begins_again = ["begins again", "copied again"].map(|text| output.stderr.contains(text));
+            assert_eq!(begins_again, [false; 2], "{change}: {}", output.stderr);
+        }
+        assert!(output.stderr.contains(again), "{change}: {}", output.stderr);
+        pair.assert_equal("t").await;
+        table(&pair, &["resync", "t"]);
+    }
+    pair.drop().await;
+}
+
+/// A key that comes during the copy, and one that goes.
+#[tokio::test]
+async fn keys_come_and_go() {
+    let pair = pair().await;
+    pair.provider.run("create table t (n int not null, pad text)").await;
     fill(&pair, &["t"]).await;
     let arguments: Vec<&str> = ["--table", "t"].into_iter().chain(CHUNKS).chain(["200"]).collect();
-    let release = pair.subscriber_cluster.file("release");
+    for change in [
+        "alter table t add primary key (n)",
+        "alter table t drop constraint t_pkey",
+    ] {
+        let killed = pair
+            .replay()
+            .args(&arguments)
+            .failpoints("after_chunk_commit=kill:5")
+            .output()
+            .await;
+        assert_eq!(killed.code(), None, "{}", killed.stderr);
+        for end in [&pair.provider, &pair.subscriber] {
+            end.run(change).await;
+        }
+        let output = pair.catch_up(&arguments).await;
+        let text = "the copy of table public.t begins again, as it got another key on the provider, or lost it";
+        assert!(output.stderr.contains(text), "{change}: {}", output.stderr);
+        pair.assert_equal("t").await;
+        table(&pair, &["resync", "t"]);
+    }
+    pair.drop().await;
+}
+
+/// Table t is copied, but for what its events bring, and among these is one that does not tell where its row is. Nobody ticks.
+async fn with_an_event_that_does_not_tell(arguments: &[&str]) -> (Pair, Running) {
+    let pair = pair().await;
+    pair.provider
+        .run(
+            "create table t (n int, pad text);
+             select pgq.create_queue('q'); update pgq.queue set queue_ticker_max_lag = '0', queue_ticker_paused = true",
+        )
+        .await;
+    fill(&pair, &["t"]).await;
+    let release = pair.subscriber_cluster.file(&format!("release-{}", pair.database));
     let points = format!("after_chunk_commit=pause:5:{release}");
-    let running = pair.replay().args(&arguments).failpoints(&points).spawn();
+    let running = pair.replay().args(arguments).failpoints(&points).spawn();
     running.until_it_says("cut into chunks").await;
     pair.provider
         .run(
             "begin; set local session_replication_role = replica; insert into t values (-1, 'by hand');
-             select pgq.insert_event('q', 'I:', 'n=-1&pad=by+hand', 'public.t', null, null, null); commit",
+             select pgq.insert_event('q', 'I:', 'n=-1&pad=by+hand', 'public.t', null, null, null); commit;
+             insert into t values (-2, 'behind it')",
         )
         .await;
     std::fs::write(&release, "").unwrap();
-    running.until_it_says("so the table is copied again, whole").await;
     pair.until_past_copies(1).await;
-    let output = running.stop().await;
+    (pair, running)
+}
+
+/// From now on there are ticks, and one that has all.
+async fn tick(pair: &Pair) {
+    pair.provider
+        .run("update pgq.queue set queue_ticker_paused = false")
+        .await;
+    pair.tick().await;
+}
+
+const AGAIN: &str = "so the table is copied again, whole";
+
+/// Then the copy is of no use, and a whole one takes its place; that is not over before.
+#[tokio::test]
+async fn an_event_that_does_not_tell() {
+    let arguments = ["--table", "t", "--until-caught-up"];
+    let arguments: Vec<&str> = arguments.into_iter().chain(CHUNKS).chain(["200"]).collect();
+    let (pair, running) = with_an_event_that_does_not_tell(&arguments).await;
+    tick(&pair).await;
+    let output = running.wait().await;
+    assert_eq!(output.code(), Some(0), "{}", output.stderr);
+    assert!(output.stderr.contains(AGAIN), "{}", output.stderr);
     assert_eq!(output.stderr.matches("cut into chunks").count(), 1, "{}", output.stderr);
-    pair.catch_up(&arguments).await;
+    pair.assert_equal("t").await;
+    pair.drop().await;
+}
+
+/// The same, with a file to be executed behind it in the same batch.
+#[tokio::test]
+async fn a_file_behind_an_event_that_does_not_tell() {
+    let arguments = ["--table", "t", "--execute-as", "postgres"];
+    let arguments: Vec<&str> = arguments.into_iter().chain(CHUNKS).chain(["2000"]).collect();
+    let (pair, running) = with_an_event_that_does_not_tell(&arguments).await;
+    let file = pair.subscriber_cluster.file(&format!("{}.sql", pair.database));
+    std::fs::write(&file, "create table harmless (id int)").unwrap();
+    let executed = Replay::command(&["execute", &file, "--queue", "q"])
+        .args(&["--provider", &pair.provider_cluster.conninfo(&pair.database)])
+        .output()
+        .await;
+    assert_eq!(executed.code(), Some(0), "{}", executed.stderr);
+    pair.provider.run("insert into t values (-3, 'behind the file')").await;
+    tick(&pair).await;
+    running.until_it_says(AGAIN).await;
+    pair.until_past_copies(1).await;
+    running.stop().await;
+    pair.catch_up(&["--table", "t"]).await;
     pair.assert_equal("t").await;
     pair.drop().await;
 }

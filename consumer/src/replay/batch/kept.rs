@@ -39,6 +39,13 @@ impl Stream<'_> {
                     Ok(Ok(summary)) => {
                         memory.advanced = true;
                         memory.careful = None;
+                        if self
+                            .decoder
+                            .as_ref()
+                            .is_some_and(|decoder| !decoder.unplaced().is_empty())
+                        {
+                            return Ok(Drained::TablesChanged);
+                        }
                         tracing::info!(table = %name, events = summary.events, "events that came during its copy are applied");
                     }
                     Ok(Err(why)) => return Ok(why),

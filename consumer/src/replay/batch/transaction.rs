@@ -197,14 +197,13 @@ impl Stream<'_> {
 
     /// With a decoder and an applier that know nothing but the tables as they are.
     pub(super) fn begin_anew(&mut self) {
-        let held = self.decoder.as_ref().map(Decoder::held).unwrap_or_default();
+        let before = self.decoder.as_ref();
+        let held = before.map(Decoder::held).unwrap_or_default();
+        let unplaced = before.map(Decoder::unplaced).unwrap_or_default();
         let ready = &self.ready;
-        self.decoder = Some(Decoder::new(
-            &ready.targets,
-            &held,
-            &ready.parked,
-            self.max_memory.chunk(),
-        ));
+        let mut decoder = Decoder::new(&ready.targets, &held, &ready.parked, self.max_memory.chunk());
+        decoder.refuse(&unplaced);
+        self.decoder = Some(decoder);
         let answered = self.applier.answered;
         self.applier = Applier::new(&ready.targets);
         self.applier.answered = answered;
@@ -356,7 +355,9 @@ impl Stream<'_> {
         let (client, who) = (&self.ready.subscriber.client, &self.ready.who);
         for &table in &tables {
             let number = table_state::next_revision(client, who).await?;
-            places::start_over(client, who, &self.ready.targets[table].provider.name, number).await?;
+            let name = &self.ready.targets[table].provider.name;
+            places::start_over(client, who, name, number).await?;
+            tracing::warn!(table = %name, "an event from the time of its copy does not tell where its row was, so the table is copied again, whole");
         }
         Ok(tables)
     }
@@ -391,7 +392,8 @@ impl Stream<'_> {
             .await
             .map_err(|error| self.of_constraint(error))?;
         failpoint("after_commit");
-        memory.in_order = true;
+        // A table that starts over is not what `--until-caught-up` waits for.
+        memory.in_order = again.is_empty();
         memory.parking.done();
         self.tell_of_conflicts(batch.to);
         for table in caught_up.into_iter().filter(|table| !again.contains(table)) {

@@ -12,6 +12,7 @@ use super::super::places::{self, Stored};
 use super::super::position::Who;
 use super::super::table::{Name, Table};
 use super::super::table_state;
+use super::begin_reading;
 use super::plan::By;
 use crate::error::{Doing, Error, Result};
 
@@ -53,7 +54,6 @@ async fn all(provider: &Client, who: &Who, table: &Table, by: By) -> Result<Opti
         for part in &mut parts {
             part.found = found.remove(&part.oid);
         }
-        // One may have come or gone between the two looks.
         if !found.is_empty() || parts.iter().any(|part| part.found.is_none()) {
             return Ok(None);
         }
@@ -123,33 +123,56 @@ pub(super) async fn bring_up_to_date(
         .doing(what)?;
     let mut last = rows.first().map_or(0, |row| row.get::<_, i32>(3));
     let cut: Vec<Cut> = rows.iter().map(cut).collect();
-    let cut_by = match cut.iter().any(|cut| cut.stored.is_some()) {
-        true => By::Place,
-        false => By::Key,
-    };
-    if cut_by == By::Key && by != Some(By::Place) && table.kind != "p" {
+    let is_by_place = cut.iter().any(|cut| cut.stored.is_some());
+    let cut_by = if is_by_place { By::Place } else { By::Key };
+    if !is_by_place && by != Some(By::Place) && table.kind != "p" {
         return Ok(());
     }
-    let parts = all(p, who, table, cut_by).await?;
-    let parts = parts.filter(|_| by.is_none_or(|by| by == cut_by));
-    let is_moved = parts.as_ref().is_none_or(|parts| {
-        let stored = |cut: &Cut| {
-            let part = parts.iter().find(|part| part.partition == cut.partition);
-            part.map(|part| part.found.as_ref().map(|found| &found.stored))
-        };
-        cut.iter()
-            .any(|cut| stored(cut).is_some_and(|now| now != cut.stored.as_ref()))
-    });
-    if is_moved {
-        return begin_again(s, who, name, "its rows are not where they were").await;
+    if by.is_some_and(|by| by != cut_by) {
+        return begin_again(
+            s,
+            who,
+            name,
+            Again::Cut,
+            "it got another key on the provider, or lost it",
+        )
+        .await;
     }
-    let parts = parts.unwrap_or_default();
-    let there: HashSet<&Option<Name>> = parts.iter().map(|part| &part.partition).collect();
-    let known: HashSet<&Option<Name>> = cut.iter().map(|cut| &cut.partition).collect();
-    let came: Vec<&Part> = parts.iter().filter(|part| !known.contains(&part.partition)).collect();
-    let is_lost = cut.iter().any(|cut| !cut.done && !there.contains(&cut.partition));
+    // With the table locked, so that none comes or goes between the looks.
+    begin_reading(p, name).await?;
+    let parts = all(p, who, table, cut_by).await?;
+    p.batch_execute("commit").await.doing(what)?;
+    let Some(parts) = parts else {
+        let why = "the provider's events do not tell any more where its rows are";
+        return begin_again(s, who, name, Again::Whole, why).await;
+    };
+    let mut known = HashSet::new();
+    let mut is_lost = false;
+    for cut in &cut {
+        let part = parts.iter().find(|part| cut.is_of(part));
+        known.extend(part.map(|part| part.oid));
+        let (Some(part), Some(stored)) = (part, &cut.stored) else {
+            is_lost |= part.is_none() && !cut.done;
+            continue;
+        };
+        if !part.is_still(stored, cut.done) {
+            let why = "its rows were moved or removed on the provider meanwhile, or that is not the same root any more";
+            return begin_again(s, who, name, Again::Whole, why).await;
+        }
+        if part.partition != cut.partition {
+            rename(s, who, name, cut, part).await?;
+        }
+    }
+    let came: Vec<&Part> = parts.iter().filter(|part| !known.contains(&part.oid)).collect();
     if is_lost || !came.is_empty() && parts.iter().any(|part| part.in_default) {
-        return begin_again(s, who, name, "its partitions changed").await;
+        return begin_again(
+            s,
+            who,
+            name,
+            Again::Cut,
+            "its partitions changed on the provider meanwhile",
+        )
+        .await;
     }
     for part in came {
         last += 1;
@@ -187,6 +210,25 @@ struct Cut {
     stored: Option<Stored>,
 }
 
+impl Cut {
+    /// By its place, where that is known, as its name may be another one now.
+    fn is_of(&self, part: &Part) -> bool {
+        match (&self.stored, &part.found) {
+            (Some(stored), Some(found)) => stored.place == found.stored.place,
+            _ => self.partition == part.partition,
+        }
+    }
+}
+
+impl Part {
+    /// Whether what was cut is right still. Where all chunks are read, it does not matter what becomes of the blocks: no snapshot of
+    /// theirs sees a row that came later.
+    fn is_still(&self, stored: &Stored, done: bool) -> bool {
+        let now = self.found.as_ref().map(|found| &found.stored);
+        now.is_some_and(|now| now.epoch == stored.epoch && (done || now.filenode == stored.filenode))
+    }
+}
+
 fn cut(row: &tokio_postgres::Row) -> Cut {
     let partition: (Option<&str>, Option<&str>) = (row.get(0), row.get(1));
     Cut {
@@ -199,14 +241,70 @@ fn cut(row: &tokio_postgres::Row) -> Cut {
     }
 }
 
-/// Has the table cut anew. Always an error, as what is at hand is of no use.
-async fn begin_again(s: &Client, who: &Who, name: &Name, why: &str) -> Result<()> {
+/// The partition has another name than its chunks say.
+async fn rename(s: &Client, who: &Who, name: &Name, cut: &Cut, part: &Part) -> Result<()> {
+    let partition = part.partition.as_ref().map(|name| (&name.schema, &name.table));
+    s.execute(
+        "update pgcascade_replay.copy_chunk set partition_schema = $6, partition_table = $7
+          where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4 and place = $5",
+        &[
+            &who.consumer,
+            &who.queue,
+            &name.schema,
+            &name.table,
+            &cut.stored.as_ref().map(|stored| &stored.place),
+            &partition.map(|(schema, _)| schema),
+            &partition.map(|(_, table)| table),
+        ],
+    )
+    .await
+    .doing(|| format!("rename the chunks of a partition of table {name} on the subscriber"))?;
+    Ok(())
+}
+
+/// How a copy begins again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Again {
+    /// As it did before.
+    Cut,
+    /// In one transaction, which keeps off what would move the rows once more.
+    Whole,
+}
+
+/// Has the table copied anew. Always an error, as what is at hand is of no use.
+async fn begin_again(s: &Client, who: &Who, name: &Name, again: Again, why: &str) -> Result<()> {
     let number = table_state::begin_change(s, who).await?;
-    table_state::start_over(s, who, name, number).await?;
+    match again {
+        Again::Cut => table_state::start_over(s, who, name, number).await.map(drop)?,
+        Again::Whole => places::start_over(s, who, name, number).await?,
+    }
     s.batch_execute("commit")
         .await
         .doing(|| format!("look at the chunks of table {name} on the subscriber"))?;
     // Said here, as replay may see first that the set is another one.
-    tracing::warn!("the copy of table {name} begins again: {why} on the provider while it was copied");
+    let whole = if again == Again::Whole { ", whole" } else { "" };
+    tracing::warn!("the copy of table {name} begins again{whole}, as {why}");
     Err(table_state::changed(name))
+}
+
+#[cfg(test)]
+impl Part {
+    /// A table of so many blocks.
+    pub(super) fn of_blocks(blocks: u64) -> Self {
+        Self {
+            oid: 1,
+            partition: None,
+            bytes: blocks * 8192,
+            readable: true,
+            in_default: false,
+            found: Some(places::Found {
+                stored: Stored {
+                    place: "7:5:1".to_owned(),
+                    filenode: 1,
+                    epoch: 0,
+                },
+                blocks,
+            }),
+        }
+    }
 }

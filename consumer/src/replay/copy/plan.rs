@@ -417,6 +417,7 @@ fn blocks(above: Option<Vec<String>>, upto: Option<Vec<String>>) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
 
@@ -433,5 +434,28 @@ mod tests {
             "(\"a\", \"B\"\"\") > ('1', 'x''') and (\"a\", \"B\"\"\") <= ('2', '')"
         );
         assert_eq!(condition(&key, None, None), "true");
+    }
+
+    #[test]
+    fn each_block_is_in_one_range() {
+        let part = || Part::of_blocks(7);
+        for wanted in 1..9 {
+            let found = part();
+            let ranges = ranges_of_blocks(&found, found.found.as_ref().unwrap(), wanted);
+            let sides = |range: &Range| {
+                let number = |side: &Option<Vec<String>>| side.as_ref().unwrap()[0].parse::<u64>().unwrap();
+                (number(&range.above), number(&range.upto))
+            };
+            let sides: Vec<_> = ranges.iter().map(sides).collect();
+            assert!(sides.windows(2).all(|pair| pair[0].1 == pair[1].0), "{sides:?}");
+            assert_eq!((sides[0].0, sides[sides.len() - 1].1), (0, 7), "{sides:?}");
+            assert!(sides.iter().all(|(above, upto)| above < upto), "{sides:?}");
+        }
+        let block = |block: &str| Some(vec![block.to_owned()]);
+        assert_eq!(
+            blocks(block("0"), block("8")),
+            "ctid >= '(0,0)'::pg_catalog.tid and ctid < '(8,0)'::pg_catalog.tid"
+        );
+        assert_eq!(blocks(None, None), "true");
     }
 }

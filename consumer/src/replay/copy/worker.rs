@@ -203,11 +203,6 @@ fn check_stored(table: &Name, read: u64, stored: u64) -> Result<()> {
     Err(error.hint("A rule or trigger on the subscriber's table that fires always swallows rows: remove it."))
 }
 
-/// Whether it is read at a standby, where there is one to copy from.
-fn is_of_standby(piece: &Piece) -> bool {
-    piece.chunk.is_some() && piece.stored().is_none()
-}
-
 impl Worker {
     /// Has the servers cancel what it does, and waits for their answer: that of a session which was dropped already would go on until
     /// it notices. A request that comes between two statements cancels none.
@@ -396,7 +391,9 @@ impl Worker {
     /// Where a piece is read.
     fn reader(&self, piece: &Piece) -> &Session {
         match &self.elsewhere {
-            Some(_) if !is_of_standby(piece) && matches!(self.shared.source, Source::Standby(_)) => &self.provider,
+            // Of its blocks the provider says where they are; and a standby does not tell what a whole copy sees.
+            Some(_) if piece.stored().is_some() => &self.provider,
+            Some(_) if piece.chunk.is_none() && matches!(self.shared.source, Source::Standby(_)) => &self.provider,
             Some(elsewhere) => elsewhere,
             None => &self.provider,
         }
@@ -407,6 +404,7 @@ impl Worker {
         let table = &piece.job.provider;
         let snapshot = self.lock(piece).await?;
         match (&self.shared.source, &self.elsewhere) {
+            _ if piece.stored().is_some() => Ok(snapshot),
             (Source::Branch(_, node), Some(branch)) => {
                 source::of_branch(
                     &self.provider.client,
@@ -416,7 +414,7 @@ impl Worker {
                 )
                 .await
             }
-            (Source::Standby(_), Some(standby)) if is_of_standby(piece) => {
+            (Source::Standby(_), Some(standby)) if piece.chunk.is_some() => {
                 source::check_standby(&standby.client).await?;
                 Ok(snapshot)
             }
@@ -460,8 +458,13 @@ impl Worker {
         indexes::make_all(&self.shared, s, job).await?;
         s.batch_execute("begin").await.doing(what)?;
         let places = Places::load(s, &self.shared.who, name).await?;
-        let to: String = match (&self.shared.source, &self.elsewhere) {
-            _ if places.is_some() => self.end_of_places(job).await?,
+        // What was cut into blocks was read at the provider.
+        let source = if places.is_some() {
+            &Source::Provider
+        } else {
+            &self.shared.source
+        };
+        let to: String = match (source, &self.elsewhere) {
             (Source::Branch(_, node), Some(branch)) => {
                 source::of_branch(&self.provider.client, (&branch.client, node), name, job.position).await?
             }
@@ -476,6 +479,12 @@ impl Worker {
                 .doing(what)?
                 .get(0),
         };
+        if let Some(places) = &places {
+            // Behind the snapshot: up to there, all places are this root's.
+            places
+                .check_epoch(&self.provider.client, &self.shared.who.queue, name)
+                .await?;
+        }
         let who = &self.shared.who;
         let row = s
             .query_one(
@@ -502,17 +511,6 @@ impl Worker {
         s.batch_execute("commit").await.doing(what)?;
         failpoint("after_copy_commit");
         Ok((to, places))
-    }
-
-    /// A snapshot from the end of a copy by blocks, before which nothing has moved these.
-    async fn end_of_places(&self, job: &Job) -> Result<String> {
-        let (p, s, name) = (&self.provider.client, &self.subscriber, &job.provider.name);
-        let snapshot = begin_reading(p, name).await?;
-        places::check_all((p, s), &self.shared.who, &job.provider).await?;
-        p.batch_execute("commit")
-            .await
-            .doing(|| format!("end the copy of table {name}"))?;
-        Ok(snapshot)
     }
 
     async fn chunk_done(&self, job: &Job, chunk: &plan::Chunk, rows: u64, snapshot: &str) -> Result<()> {

@@ -13,4 +13,4 @@ select c.oid, n.nspname::text as schema, c.relname::text as name, pg_catalog.pg_
   join pg_catalog.pg_class a on a.oid = u.oid
  where t.isleaf and t.level > 0
  group by c.oid, n.oid
- order by 1, 2
+ order by n.nspname, c.relname

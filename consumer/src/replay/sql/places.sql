@@ -6,10 +6,7 @@ with stored as (
        union
        select t.relid from pg_catalog.pg_partition_tree($1::oid::regclass) t where t.isleaf),
      captures as (
-       select t.tgrelid as oid, t.tgtype, t.tgenabled in ('O', 'A') as fires,
-              -- Each ends with a zero byte.
-              array(select pg_catalog.convert_from(pg_catalog.decode(m.match[1], 'hex'), pg_catalog.getdatabaseencoding())
-                      from pg_catalog.regexp_matches(pg_catalog.encode(t.tgargs, 'hex'), '((?:(?!00)..)*)00', 'g') m(match)) as arguments
+       select t.tgrelid as oid, t.tgtype, t.tgenabled in ('O', 'A') as fires, t.tgargs as arguments
          from pg_catalog.pg_trigger t
          join pg_catalog.pg_proc p on p.oid = t.tgfoid
          join pg_catalog.pg_namespace n on n.oid = p.pronamespace
@@ -21,10 +18,12 @@ select c.oid, i.identity || ':' || c.oid as place, pg_catalog.pg_relation_fileno
        a.amname = 'heap'
          -- With a key of its own, a partition's rows are changed.
          and not exists (select from pg_catalog.pg_index i where i.indrelid = c.oid and i.indisprimary)
-         and not exists (select from captures t, pg_catalog.unnest(t.arguments) argument
-                          where t.oid = c.oid and argument ~ '^(pkey|ev_extra4)=')
+         -- Each argument ends with a zero byte.
+         and not exists (select from captures t
+                          where t.oid = c.oid and (position('\000pkey='::bytea in t.arguments) > 0 or position('\000ev_extra4='::bytea in t.arguments) > 0))
          and exists (select from captures t
-                      where t.oid = c.oid and t.fires and t.tgtype & 70 = 4 and t.arguments[1] = $2 and 'place' = any (t.arguments[2:])) as told
+                      where t.oid = c.oid and t.fires and t.tgtype & 70 = 4 and position('\000place\000'::bytea in t.arguments) > 0
+                        and position(pg_catalog.convert_to($2, pg_catalog.getdatabaseencoding()) || '\000'::bytea in t.arguments) = 1) as told
   from stored
  cross join (select s.system_identifier || ':' || d.oid from pg_catalog.pg_control_system() s, pg_catalog.pg_database d
               where d.datname = pg_catalog.current_database()) i(identity)
