@@ -46,7 +46,7 @@ pub(crate) struct ReplaySettings {
     /// Make the tables that the subscriber lacks, with columns, defaults, keys, indexes and foreign keys like the provider's.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub(crate) create: Option<bool>,
-    /// As --create, with the provider's triggers, rules, policies, grants, comments and options of storage, too.
+    /// As --create, with the provider's triggers, policies, grants, comments and options of storage, too.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub(crate) create_full: Option<bool>,
     /// With --create: make no foreign keys.

@@ -84,7 +84,7 @@ pub(crate) struct AddArgs {
     /// Make the tables that the subscriber lacks, with columns, defaults, keys, indexes and foreign keys like the provider's.
     #[arg(long)]
     pub(crate) create: bool,
-    /// As --create, with the provider's triggers, rules, policies, grants, comments and options of storage, too.
+    /// As --create, with the provider's triggers, policies, grants, comments and options of storage, too.
     #[arg(long)]
     pub(crate) create_full: bool,
     /// With --create: make no foreign keys.

@@ -338,6 +338,10 @@ pub(super) async fn stream(
                     stream.finish(id).await?;
                     return Ok(Ended::Executed);
                 }
+                if memory.starts_over {
+                    // What is not finished is offered again, and known to be applied.
+                    return Ok(Ended::TablesChanged);
+                }
                 reached = Some(batch.snapshot);
             }
             Ok(Applied::KeptFirst) => {

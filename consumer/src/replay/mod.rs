@@ -134,8 +134,18 @@ struct Memory {
     goal: Option<wire::snapshot::Snapshot>,
     /// The same for a node of a cascade: its provider's last tick at the start.
     goal_tick: Option<i64>,
+    /// The batch that was committed last has some table start over.
+    starts_over: bool,
     /// Copies that go on while the stream begins anew.
     copies: Option<copy::Copies>,
+}
+
+impl Memory {
+    /// A table is to be copied again: what is to be reached is what is there when it is.
+    fn forget_goal(&mut self) {
+        self.goal = None;
+        self.goal_tick = None;
+    }
 }
 
 /// What one transaction on the subscriber applies.

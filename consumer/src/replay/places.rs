@@ -64,7 +64,10 @@ pub(super) struct Found {
 pub(super) async fn find(provider: &Client, queue: &str, table: &Table) -> Result<Option<HashMap<u32, Found>>> {
     let what = || format!("look where the rows of table {} of the provider are", table.name);
     let rows = provider
-        .query(include_str!("sql/places.sql"), &[&table.oid, &queue])
+        .query(
+            include_str!("sql/places.sql"),
+            &[&table.oid, &queue, &table.name.quoted()],
+        )
         .await
         .doing(what)?;
     // Then the provider has our extension.
@@ -101,14 +104,18 @@ async fn epoch(provider: &Client, queue: &str) -> Result<Option<i64>> {
     }
 }
 
-/// Whether a table of the provider still has that file; in a transaction that has it locked.
+/// Whether a table or partition of the provider still is the one that was cut, and has that file; in a transaction that has it locked
+/// by its name.
 pub(super) async fn check(provider: &Client, table: &Name, stored: &Stored) -> Result<()> {
     let oid: Option<u32> = stored.place.rsplit(':').next().and_then(|oid| oid.parse().ok());
     let row = provider
-        .query_one("select pg_catalog.pg_relation_filenode($1::oid::regclass)", &[&oid])
+        .query_opt(
+            "select pg_catalog.pg_relation_filenode(r.oid) from pg_catalog.to_regclass($1) r(oid) where r.oid::oid = $2",
+            &[&table.quoted(), &oid],
+        )
         .await
         .doing(|| format!("look where the rows of table {table} of the provider are"))?;
-    if row.get::<_, Option<u32>>(0) == Some(stored.filenode) {
+    if row.is_some_and(|row| row.get::<_, Option<u32>>(0) == Some(stored.filenode)) {
         Ok(())
     } else {
         Err(Error::failure(format!(
@@ -306,6 +313,16 @@ mod tests {
             ("", 1, None),
         ] {
             assert_eq!(places.has(place.as_bytes(), txid), has, "{place} {txid}");
+        }
+        for (txid, older) in [
+            (9, false),
+            (10, false),
+            (25, false),
+            (29, false),
+            (39, false),
+            (40, true),
+        ] {
+            assert_eq!(places.is_older_than(txid), older, "{txid}");
         }
     }
 }

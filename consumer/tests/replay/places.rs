@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::cluster::{Pair, Replay, Running, eventually, own_pair, pair};
+use crate::cluster::{Db, Pair, Replay, Running, eventually, own_pair, pair};
 use crate::copies::table;
 
 const CHUNKS: [&str; 4] = ["--create", "--copy-chunk-bytes", "65536", "--batch-events"];
@@ -203,6 +203,87 @@ async fn partitions_change_in_between() {
     pair.drop().await;
 }
 
+/// Partitions exchange their names while the replay runs, and while it does not.
+#[tokio::test]
+async fn partitions_exchange_their_names() {
+    let pair = pair().await;
+    pair.provider
+        .run(
+            "create table t (n int not null, pad text) partition by range (n);
+             create table t_0 partition of t for values from (minvalue) to (6000);
+             create table t_1 partition of t for values from (6000) to (20000)",
+        )
+        .await;
+    fill(&pair, &["t"]).await;
+    let arguments = ["--table", "t", "--jobs", "1"];
+    let arguments: Vec<&str> = arguments.into_iter().chain(CHUNKS).chain(["200"]).collect();
+    let exchange = "begin; alter table t_0 rename to x; alter table t_1 rename to t_0; alter table x rename to t_1;
+                    insert into t values (1, 'behind'), (7000, 'behind'); commit";
+    let release = pair.subscriber_cluster.file(&format!("release-{}", pair.database));
+    for points in [
+        format!("after_chunk_commit=pause:3:{release}"),
+        "after_chunk_commit=kill:3".to_owned(),
+    ] {
+        let running = pair.replay().args(&arguments).failpoints(&points).spawn();
+        if points.contains("kill") {
+            assert_eq!(running.wait().await.code(), None);
+            pair.provider.run(exchange).await;
+        } else {
+            running.until_it_says("cut into chunks").await;
+            let chunks = "select count(*) > 2 from pgcascade_replay.copy_chunk where copied_rows is not null";
+            until(&pair.subscriber, chunks).await;
+            pair.provider.run(exchange).await;
+            std::fs::write(&release, "").unwrap();
+            pair.until_past_copies(1).await;
+            running.stop().await;
+        }
+        pair.catch_up(&arguments).await;
+        pair.assert_equal("t").await;
+        table(&pair, &["resync", "t"]);
+    }
+    pair.drop().await;
+}
+
+async fn until(db: &Db, condition: &str) {
+    eventually(condition, async || db.text(condition).await == "t").await;
+}
+
+/// A TRUNCATE behind the last chunk, and before that is noted: the copy has nothing from behind it, and it is applied.
+#[tokio::test]
+async fn emptied_behind_the_last_chunk() {
+    let pair = pair().await;
+    pair.provider.run("create table t (n int, pad text)").await;
+    fill(&pair, &["t"]).await;
+    let arguments = ["--table", "t", "--jobs", "1"];
+    let arguments: Vec<&str> = arguments.into_iter().chain(CHUNKS).chain(["200"]).collect();
+    let killed = pair
+        .replay()
+        .args(&arguments)
+        .failpoints("after_chunk_commit=kill")
+        .output()
+        .await;
+    assert_eq!(killed.code(), None, "{}", killed.stderr);
+    let left = "select count(*) from pgcascade_replay.copy_chunk where copied_rows is null";
+    let points = format!("after_chunk_commit=kill:{}", pair.subscriber.text(left).await);
+    pair.provider
+        .run("insert into t select i, 'before' from generate_series(1, 500) i")
+        .await;
+    let killed = pair.replay().args(&arguments).failpoints(&points).output().await;
+    assert_eq!(killed.code(), None, "{}", killed.stderr);
+    assert_eq!(pair.subscriber.text(left).await, "0");
+    pair.provider
+        .run(
+            "insert into t values (1, 'to be emptied');
+             begin; truncate t; insert into t select i, 'behind' from generate_series(1, 3000) i; commit; insert into t values (1, 'last')",
+        )
+        .await;
+    let output = pair.catch_up(&arguments).await;
+    let begins_again = ["begins again", "copied again"].map(|text| output.stderr.contains(text));
+    assert_eq!(begins_again, [false; 2], "{}", output.stderr);
+    pair.assert_equal("t").await;
+    pair.drop().await;
+}
+
 /// A key that comes during the copy, and one that goes.
 #[tokio::test]
 async fn keys_come_and_go() {
@@ -280,6 +361,8 @@ async fn an_event_that_does_not_tell() {
     assert_eq!(output.code(), Some(0), "{}", output.stderr);
     assert!(output.stderr.contains(AGAIN), "{}", output.stderr);
     assert_eq!(output.stderr.matches("cut into chunks").count(), 1, "{}", output.stderr);
+    let state = "select state from pgcascade_replay.table_state";
+    assert_eq!(pair.subscriber.text(state).await, "ok");
     pair.assert_equal("t").await;
     pair.drop().await;
 }

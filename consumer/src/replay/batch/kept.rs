@@ -44,6 +44,7 @@ impl Stream<'_> {
                             .as_ref()
                             .is_some_and(|decoder| !decoder.unplaced().is_empty())
                         {
+                            memory.forget_goal();
                             return Ok(Drained::TablesChanged);
                         }
                         tracing::info!(table = %name, events = summary.events, "events that came during its copy are applied");

@@ -240,7 +240,12 @@ impl Stream<'_> {
         }
         let tick = batch.tick(batch.events.as_deref());
         duty.store(p, s, &tick).await?;
-        merge::pass_on(p, s, duty.node(), &self.ready.targets, &self.caught_up(batch), &tick).await?;
+        let mut whole = self.caught_up(batch);
+        // Of those one may have to start over.
+        whole.retain(
+            |&table| !matches!(&self.ready.targets[table].state, State::CatchingUp(copied) if copied.places.is_some()),
+        );
+        merge::pass_on(p, s, duty.node(), &self.ready.targets, &whole, &tick).await?;
         Ok(Begun::AsBefore(match self.had {
             true => had::of_tick(s, &self.ready.who.queue, batch.to).await?,
             false => Vec::new(),
@@ -392,8 +397,11 @@ impl Stream<'_> {
             .await
             .map_err(|error| self.of_constraint(error))?;
         failpoint("after_commit");
-        // A table that starts over is not what `--until-caught-up` waits for.
-        memory.in_order = again.is_empty();
+        memory.in_order = true;
+        memory.starts_over = !again.is_empty();
+        if memory.starts_over {
+            memory.forget_goal();
+        }
         memory.parking.done();
         self.tell_of_conflicts(batch.to);
         for table in caught_up.into_iter().filter(|table| !again.contains(table)) {

@@ -113,10 +113,10 @@ pub(super) async fn bring_up_to_date(
     let rows = s
         .query(
             "select partition_schema, partition_table, bool_and(copied_rows is not null), max(max(chunk)) over (),
-                    max(place), max(filenode), max(epoch)
+                    place, filenode, epoch
                from pgcascade_replay.copy_chunk
               where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4
-              group by 1, 2",
+              group by 1, 2, 5, 6, 7",
             &[&who.consumer, &who.queue, &name.schema, &name.table],
         )
         .await
@@ -147,6 +147,7 @@ pub(super) async fn bring_up_to_date(
         return begin_again(s, who, name, Again::Whole, why).await;
     };
     let mut known = HashSet::new();
+    let mut renamed = Vec::new();
     let mut is_lost = false;
     for cut in &cut {
         let part = parts.iter().find(|part| cut.is_of(part));
@@ -160,7 +161,7 @@ pub(super) async fn bring_up_to_date(
             return begin_again(s, who, name, Again::Whole, why).await;
         }
         if part.partition != cut.partition {
-            rename(s, who, name, cut, part).await?;
+            renamed.push((cut, part));
         }
     }
     let came: Vec<&Part> = parts.iter().filter(|part| !known.contains(&part.oid)).collect();
@@ -173,6 +174,11 @@ pub(super) async fn bring_up_to_date(
             "its partitions changed on the provider meanwhile",
         )
         .await;
+    }
+    // Together, as partitions may have exchanged their names.
+    s.batch_execute("begin").await.doing(what)?;
+    for (cut, part) in renamed {
+        rename(s, who, name, cut, part).await?;
     }
     for part in came {
         last += 1;
@@ -198,7 +204,7 @@ pub(super) async fn bring_up_to_date(
         .await
         .doing(what)?;
     }
-    Ok(())
+    s.batch_execute("commit").await.doing(what)
 }
 
 /// What the chunks of a partition, or of the table itself, have in common.

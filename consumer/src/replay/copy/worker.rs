@@ -427,7 +427,7 @@ impl Worker {
         let reader = &self.reader(piece).client;
         let snapshot = self.lock_rows(piece).await?;
         if let Some(stored) = piece.stored() {
-            places::check(reader, &table.name, stored).await?;
+            places::check(reader, piece.partition().unwrap_or(&table.name), stored).await?;
         }
         Ok(snapshot)
     }

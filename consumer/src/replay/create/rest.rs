@@ -1,4 +1,4 @@
-//! What a table has beside what replay needs and a reader expects (`--create-full`): triggers, rules, policies, grants, comments, statistics
+//! What a table has beside what replay needs and a reader expects (`--create-full`): triggers, policies, grants, comments, statistics
 //! objects, options of storage. Made with the table, in its transaction. What cannot be made, as a function or a role is not there, is left out and
 //! told when the table is committed. Called by create.rs.
 
@@ -17,8 +17,8 @@ pub(super) struct Part {
     table: Name,
     /// For messages.
     what: String,
-    /// None: it cannot be made, as the table has another name here.
-    statement: Option<String>,
+    /// Or why there is none.
+    statement: Result<String, String>,
 }
 
 /// All that the tables on the provider have, in an order in which it can be made.
@@ -42,7 +42,9 @@ pub(super) async fn of(provider: &Client, missing: &[Missing]) -> Result<Vec<Par
         is_there.then(|| Part {
             table: (*name).clone(),
             what: row.get("what"),
-            statement: row.get("statement"),
+            statement: row
+                .get::<_, Option<String>>("statement")
+                .ok_or_else(|| row.get("reason")),
         })
     };
     Ok(rows.iter().filter_map(part).collect())
@@ -53,12 +55,12 @@ pub(super) async fn make(subscriber: &Client, parts: &[Part]) -> Result<Vec<Erro
     let mut left_out = Vec::new();
     for Part { table, what, statement } in parts {
         let what = || format!("make {what} of table {table} on the subscriber");
-        let Some(statement) = statement else {
-            left_out.push(Error::failure(format!(
-                "could not {}: its definition has the table's name on the provider",
-                what()
-            )));
-            continue;
+        let statement = match statement {
+            Ok(statement) => statement,
+            Err(reason) => {
+                left_out.push(Error::failure(format!("could not {}: {reason}", what())));
+                continue;
+            }
         };
         subscriber.batch_execute("savepoint part").await.doing(what)?;
         let end = match subscriber.batch_execute(statement).await.doing(what) {

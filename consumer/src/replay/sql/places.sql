@@ -1,6 +1,6 @@
 -- Where the rows of a table without a key are, and whether the events of the queue say of each row that comes where it is. In the
 -- transaction that has the table locked.
--- $1: oid of the table, $2: the queue
+-- $1: oid of the table, $2: the queue, $3: the table's name, by which it is locked
 with stored as (
        select c.oid from pg_catalog.pg_class c where c.oid = $1 and c.relkind <> 'p'
        union
@@ -15,7 +15,7 @@ with stored as (
 select c.oid, i.identity || ':' || c.oid as place, pg_catalog.pg_relation_filenode(c.oid) as filenode,
        pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::int8 as blocks,
        -- Others may move rows as they like.
-       a.amname = 'heap'
+       a.amname = 'heap' and pg_catalog.to_regclass($3)::oid = $1
          -- With a key of its own, a partition's rows are changed.
          and not exists (select from pg_catalog.pg_index i where i.indrelid = c.oid and i.indisprimary)
          -- Each argument ends with a zero byte.
