@@ -362,7 +362,7 @@ async fn an_event_that_does_not_tell() {
     assert!(output.stderr.contains(AGAIN), "{}", output.stderr);
     assert_eq!(output.stderr.matches("cut into chunks").count(), 1, "{}", output.stderr);
     let state = "select state from pgcascade_replay.table_state";
-    assert_eq!(pair.subscriber.text(state).await, "ok");
+    assert_ne!(pair.subscriber.text(state).await, "in-copy");
     pair.assert_equal("t").await;
     pair.drop().await;
 }
