@@ -3,12 +3,43 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::cluster::{Db, Pair, Replay, Running, eventually, own_pair, pair};
+use crate::cluster::{Db, Output, Pair, Replay, Running, eventually, own_pair, pair, pause_ticks};
 use crate::copies::table;
 
-const CHUNKS: [&str; 4] = ["--create", "--copy-chunk-bytes", "65536", "--batch-events"];
+/// With [`fill`], about 500 rows in a chunk.
+const CHUNKS: [&str; 5] = ["--create", "--copy-chunk-bytes", "65536", "--batch-events", "200"];
 
-/// `pad` is such that a chunk has about 500 rows.
+/// Of table t alone, with more.
+fn of_t<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    [&["--table", "t"], more, &CHUNKS].concat()
+}
+
+/// Runs a replay that kills itself there.
+async fn killed(pair: &Pair, arguments: &[&str], points: &str) {
+    let output = pair.replay().args(arguments).failpoints(points).output().await;
+    assert_eq!(output.code(), None, "{points} was not reached: {}", output.stderr);
+}
+
+/// The copy went on where it was.
+fn went_on(output: &Output, what: &str) {
+    let begins_again = ["begins again", "copied again"].map(|text| output.stderr.contains(text));
+    assert_eq!(begins_again, [false; 2], "{what}: {}", output.stderr);
+}
+
+/// Table t in two halves.
+async fn halves() -> Pair {
+    let pair = pair().await;
+    pair.provider
+        .run(
+            "create table t (n int not null, pad text) partition by range (n);
+             create table t_0 partition of t for values from (minvalue) to (6000);
+             create table t_1 partition of t for values from (6000) to (20000)",
+        )
+        .await;
+    fill(&pair, &["t"]).await;
+    pair
+}
+
 async fn fill(pair: &Pair, tables: &[&str]) {
     for table in tables {
         let rows = "select i, repeat('x', 90) from generate_series(1, 12000) i";
@@ -32,12 +63,9 @@ async fn rows_come_during_the_copy() {
         )
         .await;
     fill(&pair, &["t", "parted"]).await;
-    let arguments = ["--table", "t", "--table", "parted", "--jobs", "3"];
-    let arguments: Vec<&str> = arguments.into_iter().chain(CHUNKS).chain(["200"]).collect();
+    let arguments = of_t(&["--table", "parted", "--jobs", "3"]);
     // Capture has to be there for the transaction that is open before the first snapshot and after the last.
-    let points = "before_plan_commit=kill";
-    let output = pair.replay().args(&arguments).failpoints(points).output().await;
-    assert_eq!(output.code(), None, "{points} was not reached: {}", output.stderr);
+    killed(&pair, &arguments, "before_plan_commit=kill").await;
     let long = pair.provider_cluster.connect(&pair.database).await;
     long.run(
         "begin; insert into t select -i, 'long' from generate_series(1, 700) i;
@@ -77,8 +105,7 @@ async fn rows_come_during_the_copy() {
         "in_copy=kill:12",
         "after_copy_commit=kill",
     ] {
-        let output = pair.replay().args(&arguments).failpoints(points).output().await;
-        assert_eq!(output.code(), None, "{points} was not reached: {}", output.stderr);
+        killed(&pair, &arguments, points).await;
     }
     let chunks = "select count(*) from pgcascade_replay.copy_chunk where place is not null and snapshot is not null";
     assert_ne!(pair.subscriber.text(chunks).await, "0");
@@ -107,7 +134,7 @@ async fn rows_that_move_are_copied_again() {
     let pair = pair().await;
     pair.provider.run("create table t (n int, pad text)").await;
     fill(&pair, &["t"]).await;
-    let arguments: Vec<&str> = ["--table", "t"].into_iter().chain(CHUNKS).chain(["200"]).collect();
+    let arguments = of_t(&[]);
     for (n, change) in [
         "vacuum full t",
         "truncate t; insert into t select i, repeat('z', 90) from generate_series(1, 12000) i",
@@ -157,17 +184,8 @@ async fn rows_that_move_are_copied_again() {
 /// What is done to the partitions when all of one is copied and some of the next; and whether the copy goes on from there.
 #[tokio::test]
 async fn partitions_change_in_between() {
-    let pair = pair().await;
-    pair.provider
-        .run(
-            "create table t (n int not null, pad text) partition by range (n);
-             create table t_0 partition of t for values from (minvalue) to (6000);
-             create table t_1 partition of t for values from (6000) to (20000)",
-        )
-        .await;
-    fill(&pair, &["t"]).await;
-    let arguments = ["--table", "t", "--jobs", "1"];
-    let arguments: Vec<&str> = arguments.into_iter().chain(CHUNKS).chain(["200"]).collect();
+    let pair = halves().await;
+    let arguments = of_t(&["--jobs", "1"]);
     for (change, again) in [
         ("alter table t_0 rename to t_00", ""),
         ("vacuum full t_00", ""),
@@ -185,16 +203,14 @@ async fn partitions_change_in_between() {
         ("alter table t_1 rename to t_11", ""),
         ("cluster t_11 using t_11_n", "begins again, whole, as its rows were moved"),
     ] {
-        let killed = pair.replay().args(&arguments).failpoints("after_chunk_commit=kill:14").output().await;
-        assert_eq!(killed.code(), None, "before {change}: {}", killed.stderr);
+        killed(&pair, &arguments, "after_chunk_commit=kill:14").await;
         if change.starts_with("cluster") {
             pair.provider.run("create index t_11_n on t_11 (n)").await;
         }
         pair.provider.run(change).await;
         let output = pair.catch_up(&arguments).await;
         if again.is_empty() {
-            let begins_again = ["begins again", "copied again"].map(|text| output.stderr.contains(text));
-            assert_eq!(begins_again, [false; 2], "{change}: {}", output.stderr);
+            went_on(&output, change);
         }
         assert!(output.stderr.contains(again), "{change}: {}", output.stderr);
         pair.assert_equal("t").await;
@@ -206,17 +222,8 @@ async fn partitions_change_in_between() {
 /// Partitions exchange their names while the replay runs, and while it does not.
 #[tokio::test]
 async fn partitions_exchange_their_names() {
-    let pair = pair().await;
-    pair.provider
-        .run(
-            "create table t (n int not null, pad text) partition by range (n);
-             create table t_0 partition of t for values from (minvalue) to (6000);
-             create table t_1 partition of t for values from (6000) to (20000)",
-        )
-        .await;
-    fill(&pair, &["t"]).await;
-    let arguments = ["--table", "t", "--jobs", "1"];
-    let arguments: Vec<&str> = arguments.into_iter().chain(CHUNKS).chain(["200"]).collect();
+    let pair = halves().await;
+    let arguments = of_t(&["--jobs", "1"]);
     let exchange = "begin; alter table t_0 rename to x; alter table t_1 rename to t_0; alter table x rename to t_1;
                     insert into t values (1, 'behind'), (7000, 'behind'); commit";
     let release = pair.subscriber_cluster.file(&format!("release-{}", pair.database));
@@ -254,22 +261,14 @@ async fn emptied_behind_the_last_chunk() {
     let pair = pair().await;
     pair.provider.run("create table t (n int, pad text)").await;
     fill(&pair, &["t"]).await;
-    let arguments = ["--table", "t", "--jobs", "1"];
-    let arguments: Vec<&str> = arguments.into_iter().chain(CHUNKS).chain(["200"]).collect();
-    let killed = pair
-        .replay()
-        .args(&arguments)
-        .failpoints("after_chunk_commit=kill")
-        .output()
-        .await;
-    assert_eq!(killed.code(), None, "{}", killed.stderr);
+    let arguments = of_t(&["--jobs", "1"]);
+    killed(&pair, &arguments, "after_chunk_commit=kill").await;
     let left = "select count(*) from pgcascade_replay.copy_chunk where copied_rows is null";
     let points = format!("after_chunk_commit=kill:{}", pair.subscriber.text(left).await);
     pair.provider
         .run("insert into t select i, 'before' from generate_series(1, 500) i")
         .await;
-    let killed = pair.replay().args(&arguments).failpoints(&points).output().await;
-    assert_eq!(killed.code(), None, "{}", killed.stderr);
+    killed(&pair, &arguments, &points).await;
     assert_eq!(pair.subscriber.text(left).await, "0");
     pair.provider
         .run(
@@ -278,8 +277,7 @@ async fn emptied_behind_the_last_chunk() {
         )
         .await;
     let output = pair.catch_up(&arguments).await;
-    let begins_again = ["begins again", "copied again"].map(|text| output.stderr.contains(text));
-    assert_eq!(begins_again, [false; 2], "{}", output.stderr);
+    went_on(&output, "truncated");
     pair.assert_equal("t").await;
     pair.drop().await;
 }
@@ -290,18 +288,12 @@ async fn keys_come_and_go() {
     let pair = pair().await;
     pair.provider.run("create table t (n int not null, pad text)").await;
     fill(&pair, &["t"]).await;
-    let arguments: Vec<&str> = ["--table", "t"].into_iter().chain(CHUNKS).chain(["200"]).collect();
+    let arguments = of_t(&[]);
     for change in [
         "alter table t add primary key (n)",
         "alter table t drop constraint t_pkey",
     ] {
-        let killed = pair
-            .replay()
-            .args(&arguments)
-            .failpoints("after_chunk_commit=kill:5")
-            .output()
-            .await;
-        assert_eq!(killed.code(), None, "{}", killed.stderr);
+        killed(&pair, &arguments, "after_chunk_commit=kill:5").await;
         for end in [&pair.provider, &pair.subscriber] {
             end.run(change).await;
         }
@@ -320,9 +312,10 @@ async fn with_an_event_that_does_not_tell(arguments: &[&str]) -> (Pair, Running)
     pair.provider
         .run(
             "create table t (n int, pad text);
-             select pgq.create_queue('q'); update pgq.queue set queue_ticker_max_lag = '0', queue_ticker_paused = true",
+             select pgq.create_queue('q'); update pgq.queue set queue_ticker_max_lag = '0'",
         )
         .await;
+    pause_ticks(&pair.provider).await;
     fill(&pair, &["t"]).await;
     let release = pair.subscriber_cluster.file(&format!("release-{}", pair.database));
     let points = format!("after_chunk_commit=pause:5:{release}");
@@ -353,9 +346,7 @@ const AGAIN: &str = "so the table is copied again, whole";
 /// Then the copy is of no use, and a whole one takes its place; that is not over before.
 #[tokio::test]
 async fn an_event_that_does_not_tell() {
-    let arguments = ["--table", "t", "--until-caught-up"];
-    let arguments: Vec<&str> = arguments.into_iter().chain(CHUNKS).chain(["200"]).collect();
-    let (pair, running) = with_an_event_that_does_not_tell(&arguments).await;
+    let (pair, running) = with_an_event_that_does_not_tell(&of_t(&["--until-caught-up"])).await;
     tick(&pair).await;
     let output = running.wait().await;
     assert_eq!(output.code(), Some(0), "{}", output.stderr);
@@ -370,8 +361,9 @@ async fn an_event_that_does_not_tell() {
 /// The same, with a file to be executed behind it in the same batch.
 #[tokio::test]
 async fn a_file_behind_an_event_that_does_not_tell() {
-    let arguments = ["--table", "t", "--execute-as", "postgres"];
-    let arguments: Vec<&str> = arguments.into_iter().chain(CHUNKS).chain(["2000"]).collect();
+    // All in one batch.
+    let arguments = ["--table", "t", "--execute-as", "postgres", "--batch-events", "2000"];
+    let arguments = [&arguments, &CHUNKS[..3]].concat();
     let (pair, running) = with_an_event_that_does_not_tell(&arguments).await;
     let file = pair.subscriber_cluster.file(&format!("{}.sql", pair.database));
     std::fs::write(&file, "create table harmless (id int)").unwrap();
@@ -412,7 +404,7 @@ async fn copied_whole_where_nothing_tells() {
         .await;
     let tables = ["silent", "keyed", "replaced", "parted"];
     fill(&pair, &tables).await;
-    let mut arguments: Vec<&str> = CHUNKS.into_iter().chain(["200"]).collect();
+    let mut arguments = CHUNKS.to_vec();
     for table in tables {
         arguments.extend(["--table", table]);
     }

@@ -13,7 +13,7 @@ use super::super::position::Who;
 use super::super::table::{Name, Table};
 use super::super::table_state;
 use super::begin_reading;
-use super::plan::By;
+use super::plan::{self, By, Range};
 use crate::error::{Doing, Error, Result};
 
 /// Where some of the rows are.
@@ -121,7 +121,7 @@ pub(super) async fn bring_up_to_date(
         )
         .await
         .doing(what)?;
-    let mut last = rows.first().map_or(0, |row| row.get::<_, i32>(3));
+    let last = rows.first().map_or(0, |row| row.get::<_, i32>(3));
     let cut: Vec<Cut> = rows.iter().map(cut).collect();
     let is_by_place = cut.iter().any(|cut| cut.stored.is_some());
     let cut_by = if is_by_place { By::Place } else { By::Key };
@@ -180,30 +180,8 @@ pub(super) async fn bring_up_to_date(
     for (cut, part) in renamed {
         rename(s, who, name, cut, part).await?;
     }
-    for part in came {
-        last += 1;
-        let partition = part.partition.as_ref().map(|name| (&name.schema, &name.table));
-        let stored = part.found.as_ref().map(|found| &found.stored);
-        s.execute(
-            "insert into pgcascade_replay.copy_chunk
-               (consumer, queue, provider_schema, provider_table, chunk, partition_schema, partition_table, place, filenode, epoch)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-            &[
-                &who.consumer,
-                &who.queue,
-                &name.schema,
-                &name.table,
-                &last,
-                &partition.map(|(schema, _)| schema),
-                &partition.map(|(_, table)| table),
-                &stored.map(|stored| &stored.place),
-                &stored.map(|stored| stored.filenode),
-                &stored.map(|stored| stored.epoch),
-            ],
-        )
-        .await
-        .doing(what)?;
-    }
+    let ranges: Vec<Range> = came.into_iter().map(Range::of).collect();
+    plan::add(s, who, name, last + 1, &ranges, None).await?;
     s.batch_execute("commit").await.doing(what)
 }
 
@@ -236,12 +214,8 @@ impl Part {
 }
 
 fn cut(row: &tokio_postgres::Row) -> Cut {
-    let partition: (Option<&str>, Option<&str>) = (row.get(0), row.get(1));
     Cut {
-        partition: partition
-            .0
-            .zip(partition.1)
-            .map(|(schema, table)| Name::new(schema, table)),
+        partition: plan::partition(row.get(0), row.get(1)),
         done: row.get(2),
         stored: Stored::of(row, (4, 5, 6)),
     }

@@ -11,6 +11,7 @@ use tokio_postgres::Client;
 use super::super::collapse::Freedom;
 use super::super::displaced;
 use super::super::places::{self, Stored};
+use super::super::position::Who;
 use super::super::setup::Target;
 use super::super::sources;
 use super::super::table::{Name, Table, literal, quoted};
@@ -211,6 +212,21 @@ async fn write_down(worker: &Worker, job: &Job, from: &str, ranges: &[Range]) ->
         )
         .await
         .doing(what)?;
+    // A branch may have rows still that are gone here.
+    let empty_at = (!matches!(shared.source, Source::Branch(..))).then_some(from);
+    add(subscriber, who, name, 0, ranges, empty_at).await
+}
+
+/// Adds chunks, numbered from there. What is empty counts as copied at that snapshot; None: it does not.
+pub(super) async fn add(
+    subscriber: &Client,
+    who: &Who,
+    name: &Name,
+    first: i32,
+    ranges: &[Range],
+    empty_at: Option<&str>,
+) -> Result<()> {
+    let what = || format!("write down the chunks of table {name} on the subscriber");
     let statement = subscriber
         .prepare(
             "insert into pgcascade_replay.copy_chunk
@@ -220,12 +236,10 @@ async fn write_down(worker: &Worker, job: &Job, from: &str, ranges: &[Range]) ->
         )
         .await
         .doing(what)?;
-    for (number, range) in ranges.iter().enumerate() {
-        let chunk = i32::try_from(number).unwrap_or(i32::MAX);
+    for (chunk, range) in (first..).zip(ranges) {
         let partition = range.partition.as_ref().map(|name| (&name.schema, &name.table));
         let stored = range.stored.as_ref();
-        // A branch may have rows still that are gone here.
-        let is_done = range.is_empty && !matches!(shared.source, Source::Branch(..));
+        let copied_at = empty_at.filter(|_| range.is_empty);
         subscriber
             .execute(
                 &statement,
@@ -239,11 +253,11 @@ async fn write_down(worker: &Worker, job: &Job, from: &str, ranges: &[Range]) ->
                     &range.upto,
                     &partition.map(|(schema, _)| schema),
                     &partition.map(|(_, table)| table),
-                    &is_done,
+                    &copied_at.is_some(),
                     &stored.map(|stored| &stored.place),
                     &stored.map(|stored| stored.filenode),
                     &stored.map(|stored| stored.epoch),
-                    &stored.filter(|_| is_done).map(|_| from),
+                    &stored.and(copied_at),
                 ],
             )
             .await
@@ -305,18 +319,32 @@ pub(super) async fn load(worker: &Worker, job: &Job) -> Result<Plan> {
     })
 }
 
-fn partition(schema: Option<&str>, table: Option<&str>) -> Option<Name> {
+/// What two columns of a chunk say.
+pub(super) fn partition(schema: Option<&str>, table: Option<&str>) -> Option<Name> {
     schema.zip(table).map(|(schema, table)| Name::new(schema, table))
 }
 
 /// What becomes a chunk.
-struct Range {
+pub(super) struct Range {
     partition: Option<Name>,
     stored: Option<Stored>,
     above: Option<Vec<String>>,
     upto: Option<Vec<String>>,
     /// There is nothing to copy.
     is_empty: bool,
+}
+
+impl Range {
+    /// All of it.
+    pub(super) fn of(part: &Part) -> Self {
+        Self {
+            partition: part.partition.clone(),
+            stored: part.found.as_ref().map(|found| found.stored.clone()),
+            above: None,
+            upto: None,
+            is_empty: false,
+        }
+    }
 }
 
 async fn ranges(provider: &Client, table: &Table, parts: &[Part], chunk_bytes: u64) -> Result<Vec<Range>> {

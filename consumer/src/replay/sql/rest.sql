@@ -35,6 +35,7 @@ with wanted as (
          join pg_catalog.pg_namespace n on n.oid = s.relnamespace
         where not exists (select from pg_catalog.pg_depend o
                            where o.objid = s.oid and o.classid = 'pg_catalog.pg_class'::pg_catalog.regclass and o.deptype in ('a', 'i'))),
+     states(enabled, word) as (values ('O', 'enable'), ('D', 'disable'), ('R', 'enable replica'), ('A', 'enable always')),
      rest(oid, step, what, "column", statement, reason) as (
        select w.oid, 1, pg_catalog.format('the storage parameter %s%s', o.prefix, pg_catalog.split_part(o.text, '=', 1)), null,
               pg_catalog.format('alter table only %s set (%s%I = %L)', w.here, o.prefix, pg_catalog.split_part(o.text, '=', 1),
@@ -98,16 +99,15 @@ with wanted as (
          join pg_catalog.pg_trigger t on t.tgrelid = w.oid and not t.tgisinternal and t.tgparentid = 0
          join pg_catalog.pg_proc p on p.oid = t.tgfoid
          join pg_catalog.pg_namespace n on n.oid = p.pronamespace
-        cross join lateral (select case t.tgenabled when 'D' then 'disable' when 'R' then 'enable replica' else 'enable always' end) e(word)
+         join states e on e.enabled = t.tgenabled::text
         where n.nspname <> 'pgq' or not pg_catalog.starts_with(t.tgname, 'pgcascade_capture_')
        union all
        select w.oid, 6, pg_catalog.format('the state of trigger %I', t.tgname), null,
-              pg_catalog.format('alter table only %s %s trigger %I', w.here,
-                                case t.tgenabled when 'D' then 'disable' when 'R' then 'enable replica' when 'A' then 'enable always' else 'enable' end,
-                                t.tgname), null
+              pg_catalog.format('alter table only %s %s trigger %I', w.here, e.word, t.tgname), null
          from wanted w
          join pg_catalog.pg_trigger t on t.tgrelid = w.oid
          join pg_catalog.pg_trigger u on u.oid = t.tgparentid and u.tgenabled <> t.tgenabled
+         join states e on e.enabled = t.tgenabled::text
          join pg_catalog.pg_proc p on p.oid = t.tgfoid
          join pg_catalog.pg_namespace n on n.oid = p.pronamespace and n.nspname <> 'pgq'
        union all
