@@ -19,6 +19,7 @@ language c volatile as 'MODULE_PATHNAME', 'insert_event_wrapper';
 -- pgq.insert_event_raw(11)
 --     Insert one event with id, time, owner and retry count given; a null id is drawn from the sequence, a null time is
 --     now(). An id is drawn even when one is given, so that the ticker sees that there is something new.
+--     Errors: those of insert_event(); a negative retry count.
 create function pgq.insert_event_raw(
     queue_name text, ev_id bigint, ev_time timestamptz, ev_owner integer, ev_retry integer,
     ev_type text, ev_data text,

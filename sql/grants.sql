@@ -12,6 +12,7 @@ grant select, insert, update, delete
     on pgq.consumer, pgq.queue, pgq.tick, pgq.subscription, pgq.retry_queue to pgq_admin;
 grant select on pgcascade.restored_queue to pgq_admin;
 grant select on pgcascade.consumer_config to pgq_reader;
+grant select on pgcascade.packed_queue to public;
 -- Event tables get the grants of this one, see pgq.grant_perms().
 grant select, insert, truncate on pgq.event_template to pgq_admin;
 grant select on pgcascade.delayed_event, pgcascade.dead_letter to pgq_admin;
@@ -44,6 +45,9 @@ grant execute on function
     pgq.batch_retry(bigint, integer),
     pgq.force_tick(text),
     pgcascade.tick_event_sql(integer, bigint, bigint, integer),
+    pgcascade.tick_row_sql(integer, bigint, bigint, integer),
+    pgcascade.tick_sql(integer, bigint, bigint, integer, text),
+    pgcascade.event_source(integer),
     pgcascade.read_caps(),
     pgcascade.event_bytes(text, text, text, text, text, text),
     pgcascade.check_read(bigint, bigint, bigint, bigint, bigint),

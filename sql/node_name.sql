@@ -229,19 +229,20 @@ begin
     if (me.node).node_type = 'root' then
         -- Events that were put back for one consumer are no part of a tick on other nodes; those of the cascade itself change no rows.
         execute format($q$
-            with tail as (
-                delete from %s e
-                 where e.ev_txid >= txid_snapshot_xmin($1) and not txid_visible_in_snapshot(e.ev_txid, $1) and e.ev_owner is null
-                returning e.*)
+            with removed as (
+                delete from %1$s e
+                 where e.ev_txid >= txid_snapshot_xmin($1) and not txid_visible_in_snapshot(e.ev_txid, $1) and e.ev_owner is null)
             insert into pgcascade.takeover_tail
             select $2, $3, ev_id, ev_time, ev_txid, ev_owner, ev_retry, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4,
                    null
-              from tail where ev_type not like 'pgq.%%'$q$, q.queue_data_pfx)
+              from %2$s e
+             where e.ev_txid >= txid_snapshot_xmin($1) and not txid_visible_in_snapshot(e.ev_txid, $1) and e.ev_owner is null
+               and e.ev_type not like 'pgq.%%'$q$, q.queue_data_pfx, pgcascade.event_source(q.queue_id))
           using last.tick_snapshot, op, i_queue_name;
         get diagnostics result = row_count;
         insert into pgcascade.adoption (queue_name, op_id, complete_tick) values (i_queue_name, op, i_complete_tick);
     else
-        execute format('select count(*) from %s where not txid_visible_in_snapshot(ev_txid, $1)', q.queue_data_pfx)
+        execute format('select count(*) from %s e where not txid_visible_in_snapshot(ev_txid, $1)', pgcascade.event_source(q.queue_id))
            into result using last.tick_snapshot;
     end if;
     perform pgcascade.learn_epochs(i_queue_name, i_history);

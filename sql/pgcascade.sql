@@ -1,10 +1,12 @@
 -- What pgcascade adds inside: the events between two ticks, when a queue is due for a tick, what must hold for a queue
 -- to be trusted. Used by the functions of schema pgq, by the background worker and by the consumer.
 
--- pgcascade.tick_event_sql(4)
---     The SELECT for the events between two ticks of a queue, ordered by event id.
+-- pgcascade.tick_event_sql(4), tick_row_sql(4), tick_sql(5)
+--     The SELECT for the events between two ticks of a queue, ordered by event id; for the rows in which they are stored, packs
+--     among them (pack.sql), ordered by the id of the first; from a source given.
 --     i_prev_tick, i_cur_tick   the two ticks; events visible in cur and not in prev are wanted
 --     i_sub_id                  retried events of this subscription are included; null: nobody's are
+--     i_source                  as event_source() says it
 --     Returns SQL text with the columns ev_id, ev_time, ev_txid, ev_retry, ev_type, ev_data, ev_extra1 .. ev_extra4.
 --     Errors: the queue or one of the ticks does not exist. Locks and writes nothing.
 --
@@ -16,8 +18,8 @@
 -- is left out when no transaction of the range was in progress.
 -- The parent table is read, so every event table is probed, whatever the control row says about rotation: a
 -- transaction that read the control row before a rotation may have written to the table of before.
-create function pgcascade.tick_event_sql(
-    i_queue_id integer, i_prev_tick bigint, i_cur_tick bigint, i_sub_id integer
+create function pgcascade.tick_sql(
+    i_queue_id integer, i_prev_tick bigint, i_cur_tick bigint, i_sub_id integer, i_source text
 ) returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -34,7 +36,7 @@ declare
     result text;
 begin
     select 'select ev_id, ev_time, ev_txid, ev_retry, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4'
-               || ' from ' || q.queue_data_pfx || ' ev where ',
+               || ' from ' || i_source || ' ev where ',
            p.tick_snapshot, c.tick_snapshot
       into events, prev, cur
       from pgq.queue q
@@ -73,6 +75,29 @@ begin
             || wanted;
     end if;
     return result || ' order by 1';
+end
+$$;
+
+create function pgcascade.tick_event_sql(
+    i_queue_id integer, i_prev_tick bigint, i_cur_tick bigint, i_sub_id integer
+) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return pgcascade.tick_sql(i_queue_id, i_prev_tick, i_cur_tick, i_sub_id, pgcascade.event_source(i_queue_id));
+end
+$$;
+
+create function pgcascade.tick_row_sql(
+    i_queue_id integer, i_prev_tick bigint, i_cur_tick bigint, i_sub_id integer
+) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return pgcascade.tick_sql(i_queue_id, i_prev_tick, i_cur_tick, i_sub_id,
+                              (select q.queue_data_pfx from pgq.queue q where q.queue_id = i_queue_id));
 end
 $$;
 
@@ -265,6 +290,10 @@ language c as 'MODULE_PATHNAME', 'wake_launcher_wrapper';
 
 comment on function pgcascade.tick_event_sql(integer, bigint, bigint, integer) is
     'SQL text that reads the events between two ticks of a queue';
+comment on function pgcascade.tick_row_sql(integer, bigint, bigint, integer) is
+    'SQL text that reads the rows in which the events between two ticks of a queue are stored';
+comment on function pgcascade.tick_sql(integer, bigint, bigint, integer, text) is
+    'SQL text that reads what is between two ticks of a queue, from a source';
 comment on function pgcascade.tick_due_in(bigint, interval, interval, integer, interval, interval) is
     'how long a queue with these figures waits for its next tick';
 comment on function pgcascade.tick_due_in(bigint, interval, interval, integer, interval, interval, bigint, text, txid_snapshot) is

@@ -236,6 +236,7 @@ begin
     if q.closed then
         perform pgcascade.plain_refuse('Insert into queue disallowed', queue_name);
     end if;
+    perform pgcascade.check_retried(queue_name, ev_retry);
     if q.per_tx_limit is not null then
         execute format('select count(*) from %s where ev_txid = txid_current()', q.parent) into inserted;
         if inserted >= q.per_tx_limit then

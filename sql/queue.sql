@@ -186,6 +186,7 @@ begin
     -- By ourselves: foreign keys do not cascade while session_replication_role is replica.
     delete from pgcascade.limit_warning where queue_id = q.queue_id;
     delete from pgcascade.queue_config where queue_id = q.queue_id;
+    delete from pgcascade.packed_queue where queue_id = q.queue_id;
     delete from pgq.tick where tick_queue = q.queue_id;
     delete from pgq.queue where queue_id = q.queue_id;
     perform pgcascade.wake_waiters(q.queue_id);

@@ -14,5 +14,6 @@ to pgq_reader, pg_monitor;
 
 grant execute on function
     pgcascade.set_queue_limit(text, interval, bigint, text),
+    pgcascade.pack_events(text, boolean),
     pgcascade.maint_queue_limit(text)
 to pgq_admin;

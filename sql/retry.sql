@@ -30,7 +30,8 @@ declare
     place tid;
     ev pgq.event_template;
 begin
-    select s.sub_queue, s.sub_consumer, s.sub_id, q.queue_data_pfx as events, p.tick_snapshot as prev, c.tick_snapshot as cur into batch
+    select s.sub_queue, s.sub_consumer, s.sub_id, pgcascade.event_source(q.queue_id) as events,
+           p.tick_snapshot as prev, c.tick_snapshot as cur into batch
       from pgq.subscription s
       join pgq.queue q on q.queue_id = s.sub_queue
       join pgq.tick p on p.tick_queue = s.sub_queue and p.tick_id = s.sub_last_tick
@@ -45,8 +46,8 @@ begin
     if place is null and pgcascade.recall_wanted(i_batch_id) then
         execute format('select count(pgcascade.remember_event($1, e.ev_id, e.place)) from ('
                        'select b.ev_id, b.place from ('
-                       'select ev_id, ctid as place from %1$s where ev_txid >= $2 and ev_txid < $3 union all '
-                       'select ev_id, ctid from %1$s where ev_txid = any ($4)) b'
+                       'select ev_id, ctid as place from %1$s ev where ev_txid >= $2 and ev_txid < $3 union all '
+                       'select ev_id, ctid from %1$s ev where ev_txid = any ($4)) b'
                        -- Of a batch that is too big to be remembered: those from this event on.
                        ' order by b.ev_id >= $5 desc, b.ev_id limit 1048576) e', batch.events)
           using i_batch_id, txid_snapshot_xmax(batch.prev), txid_snapshot_xmax(batch.cur),
@@ -54,7 +55,8 @@ begin
         place := pgcascade.recall_event(i_batch_id, i_event_id);
     end if;
     if place is not null then
-        execute format('select * from %s where ctid = $1 and ev_id = $2 and (ev_owner is null or ev_owner = $3)'
+        execute format('select ev_id, ev_time, ev_txid, ev_owner, ev_retry, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3,'
+                       ' ev_extra4 from %s ev where ctid = $1 and ev_id = $2 and (ev_owner is null or ev_owner = $3)'
                        ' and pg_catalog.txid_visible_in_snapshot(ev_txid, $4)'
                        ' and not pg_catalog.txid_visible_in_snapshot(ev_txid, $5) limit 1', batch.events)
            into ev using place, i_event_id, batch.sub_id, batch.cur, batch.prev;
@@ -162,10 +164,25 @@ begin
 end
 $$;
 
+-- pgcascade.check_retried(2)
+--     Refuses a negative number of retries, as by that a pack is told (pack.sql). Errors: invalid_parameter_value.
+create function pgcascade.check_retried(i_queue_name text, i_retry integer) returns void
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if i_retry < 0 then
+        raise exception using errcode = 'invalid_parameter_value',
+            message = format('an event for queue ''%s'' cannot have been retried a negative number of times', i_queue_name),
+            hint = 'Give how often it was retried in ev_retry, or NULL.';
+    end if;
+end
+$$;
+
 -- pgq.event_retry_raw(12)
 --     Put an event made up by the caller into the retry queue of one consumer. Returns its id.
 --     x_ev_id   null: drawn from the queue's sequence
---     Errors: consumer not registered, or of another role; no time given; an event with that id waits already.
+--     Errors: consumer not registered, or of another role; no time given; a negative x_ev_retry; an event with that id waits already.
 --     Writes pgq.retry_queue.
 create function pgq.event_retry_raw(
     x_queue text, x_consumer text, x_retry_after timestamptz,
@@ -191,6 +208,7 @@ begin
             hint = 'pgq.get_consumer_info() lists the consumers.';
     end if;
     perform pgcascade.check_consumer(sub.sub_queue, sub.sub_consumer);
+    perform pgcascade.check_retried(x_queue, x_ev_retry);
 
     id := coalesce(x_ev_id, nextval(sub.queue_event_seq));
     insert into pgq.retry_queue (ev_retry_after, ev_queue, ev_id, ev_time, ev_owner, ev_retry,
@@ -290,6 +308,7 @@ comment on function pgcascade.find_event(bigint, bigint) is 'one event of an ope
 comment on function pgq.event_retry(bigint, bigint, timestamptz) is 'deliver an event of an open batch again at a later time';
 comment on function pgq.event_retry(bigint, bigint, integer) is 'deliver an event of an open batch again after some seconds';
 comment on function pgq.batch_retry(bigint, integer) is 'deliver all events of an open batch again after some seconds';
+comment on function pgcascade.check_retried(text, integer) is 'refuse a negative number of retries';
 comment on function pgq.event_retry_raw(text, text, timestamptz, bigint, timestamptz, integer, text, text, text, text, text, text) is
     'put an event into the retry queue of one consumer';
 comment on function pgcascade.is_branch(text) is 'whether a queue of this database is a branch''s';

@@ -128,7 +128,9 @@ create table pgq.retry_queue (
     like pgq.event_template,
 
     constraint rq_pkey primary key (ev_owner, ev_id),
-    constraint rq_queue_id_fkey foreign key (ev_queue) references pgq.queue (queue_id)
+    constraint rq_queue_id_fkey foreign key (ev_queue) references pgq.queue (queue_id),
+    -- In an event table that is a pack (pack.sql).
+    constraint rq_retry_not_negative check (ev_retry >= 0)
 );
 alter table pgq.retry_queue alter column ev_txid drop not null;
 create index rq_retry_idx on pgq.retry_queue (ev_retry_after);

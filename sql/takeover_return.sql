@@ -175,7 +175,8 @@ begin
         end if;
         prev := t;
     end loop;
-    execute into_table || format(' from %s ev where ev_owner is null and (ev_txid >= $6 or ev_txid = any ($7))', q.queue_data_pfx)
+    execute into_table || format(' from %s ev where ev_owner is null and (ev_txid >= $6 or ev_txid = any ($7))',
+                                 pgcascade.event_source(q.queue_id))
       using found_fork.op_id, i_queue_name, saved, found_fork.in_epoch, null::bigint, txid_snapshot_xmax(prev.tick_snapshot),
             array(select xid from txid_snapshot_xip(prev.tick_snapshot) xid);
     get diagnostics added = row_count;
@@ -237,9 +238,10 @@ begin
     select * into fork from pgq.tick where tick_queue = q.queue_id and tick_id = r.fork_tick;
     after_fork := format('(ev_txid >= %s or ev_txid = any (%L::pg_catalog.int8[]))', txid_snapshot_xmax(fork.tick_snapshot),
                          array(select xid from txid_snapshot_xip(fork.tick_snapshot) xid));
-    execute format('select (select count(*) from %1$s where ev_owner is null and %2$s) <> $3 or exists ('
-                   'select %3$s from %1$s where ev_owner is null and %2$s except all'
-                   ' select %3$s from pgcascade.lost_event where op_id = $1 and queue_name = $2)', q.queue_data_pfx, after_fork, columns)
+    execute format('select (select count(*) from %1$s ev where ev_owner is null and %2$s) <> $3 or exists ('
+                   'select %3$s from %1$s ev where ev_owner is null and %2$s except all'
+                   ' select %3$s from pgcascade.lost_event where op_id = $1 and queue_name = $2)',
+                   pgcascade.event_source(q.queue_id), after_fork, columns)
        into differs using i_op, i_queue_name, i_lost_events;
     if differs or fork.tick_id is null then
         raise exception using errcode = 'object_not_in_prerequisite_state',

@@ -79,13 +79,13 @@ begin
     end if;
     select * into last from pgq.tick where tick_queue = q.queue_id order by tick_id desc limit 1;
     execute format($q$
-        with tail as (
-            delete from %s e
-             where e.ev_txid >= txid_snapshot_xmin($1) and not txid_visible_in_snapshot(e.ev_txid, $1)
-            returning e.*)
+        with removed as (
+            delete from %1$s e where e.ev_txid >= txid_snapshot_xmin($1) and not txid_visible_in_snapshot(e.ev_txid, $1))
         insert into pgcascade.takeover_tail
         select $2, $3, ev_id, ev_time, ev_txid, ev_owner, ev_retry, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4, null
-          from tail$q$, q.queue_data_pfx)
+          from %2$s e
+         where e.ev_txid >= txid_snapshot_xmin($1) and not txid_visible_in_snapshot(e.ev_txid, $1)$q$,
+                   q.queue_data_pfx, pgcascade.event_source(q.queue_id))
       using last.tick_snapshot, i_takeover.op_id, i_takeover.queue_name;
     -- A ticker that somebody had paused takes no ticks of the donor either.
     update pgq.queue set queue_ticker_paused = false where queue_id = q.queue_id and queue_ticker_paused;

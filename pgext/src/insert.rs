@@ -82,10 +82,10 @@ fn gather(name: &[u8], event: &Event) {
     let known = gathered::known_queue(name);
     let is_known = known.is_some();
     let queue = known.unwrap_or_else(|| writable(name));
-    let (_, mut values, mut nulls) = row(&queue, event);
+    let (_, values, nulls) = row(&queue, event);
     if is_known || plain_table(&queue).is_some() {
         // SAFETY: of the types of the columns; the table is locked, for this row or for one that was gathered before it.
-        unsafe { gathered::add(&queue, &mut values, &mut nulls) };
+        unsafe { gathered::add(&queue, values, nulls) };
     } else {
         insert_by_statement(&queue, &values, &nulls);
     }
@@ -321,11 +321,22 @@ fn insert_event(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
 
 /// `pgq.insert_event_raw(queue, id, time, owner, retry, type, data, extra1, extra2, extra3, extra4)`.
 fn insert_event_raw(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    let retry = argument(call, 4).map(|value| value.value() as i32);
+    if retry.is_some_and(|retry| retry < 0) {
+        pg::raise(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!(
+                "an event for queue '{}' cannot have been retried a negative number of times",
+                pg::shown(queue_name(call))
+            ),
+            "Give how often it was retried in ev_retry, or NULL.",
+        );
+    }
     let event = Event {
         id: argument(call, 1).map(|value| value.value() as i64),
         time: argument(call, 2).map(|value| value.value() as i64),
         owner: argument(call, 3).map(|value| value.value() as i32),
-        retry: argument(call, 4).map(|value| value.value() as i32),
+        retry,
         texts: std::array::from_fn(|index| argument(call, 5 + index)),
     };
     store(queue_name(call), &event).into()

@@ -36,6 +36,8 @@ pub(crate) struct Queue {
     pub(crate) sequence: pg_sys::Oid,
     /// Whether the event table has only what we gave it, so that a row can be inserted without the executor.
     pub(crate) plain: bool,
+    /// Whether events of a statement are stored together (`pgcascade.pack_events()`).
+    pub(crate) packs: bool,
     /// `queue_disable_insert`.
     disable_insert: bool,
     /// `queue_per_tx_limit`.
@@ -248,6 +250,7 @@ fn read(name: &[u8]) -> Option<Rc<Queue>> {
         return read(name);
     };
     let plain = is_plain(&event_table);
+    let packs = is_packed(id);
     event_table.release(pg_sys::AccessShareLock);
     let queue = Rc::new(Queue {
         name: name.to_vec(),
@@ -256,6 +259,7 @@ fn read(name: &[u8]) -> Option<Rc<Queue>> {
         table_name,
         sequence,
         plain,
+        packs,
         disable_insert,
         per_tx_limit,
         generation,
@@ -348,6 +352,23 @@ fn check_restored(queue: &[u8], id: i32) {
              Where no ticker runs, or where it says so, run SELECT pgcascade.mend_restored().",
         );
     }
+}
+
+/// Whether the queue is to be packed. Whoever changes that changes the queue's row with it, so that what is cached is read again.
+fn is_packed(id: i32) -> bool {
+    let Some(packed) = pg::relation_in(c"pgcascade", c"packed_queue") else {
+        return false; // a library newer than the installed extension
+    };
+    let table = Relation::open(packed, pg_sys::AccessShareLock);
+    let mut packs = false;
+    table.each_row(|row| {
+        let mut missing = false;
+        // SAFETY: a row of this table, whose columns are the id, an int4, and a bool, both not null.
+        let [of, on] =
+            unsafe { [1, 2].map(|column| pg_sys::heap_getattr(row, column, table.descriptor(), &mut missing)) };
+        packs |= of.value() as i32 == id && on.value() & 1 == 1;
+    });
+    packs
 }
 
 /// pg_sequence (SequenceRelationId).

@@ -353,10 +353,10 @@ impl Ends {
         let in_progress: Vec<i64> = sees.in_progress.iter().copied().map(number).collect();
         // By value, and not a range from xmin on: that one may be as old as the oldest transaction that was open.
         let sql = format!(
-            "select ev_type, ev_data, ev_id from {0} where ev_txid >= $1 and ev_extra1 = any ($3)
+            "select ev_type, ev_data, ev_id from {0} e where ev_txid >= $1 and ev_extra1 = any ($3)
              union all
-             select ev_type, ev_data, ev_id from {0} where ev_txid = any ($2) and ev_extra1 = any ($3)",
-            scope.events
+             select ev_type, ev_data, ev_id from {0} e where ev_txid = any ($2) and ev_extra1 = any ($3)",
+            scope.event_source
         );
         let statement = self.provider.prepare(&sql).await.doing(what)?;
         let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 3] = [&number(sees.xmax), &in_progress, &names];

@@ -149,12 +149,8 @@ pub(super) async fn root(args: CreateRootArgs) -> Result<()> {
     let (client, queue, name) = (candidate.client(), &candidate.queue, &candidate.name);
     let title = candidate.title();
     begin(client).await?;
-    // A queue that exists keeps its settings; ours ticks at every chance, so that a committed change is on its way at once.
     client
-        .execute(
-            "select case when pgq.create_queue($1) = 1 then pgq.set_queue_config($1, 'ticker_max_lag', '0') end",
-            &[queue],
-        )
+        .execute(include_str!("../replay/sql/make_queue.sql"), &[queue])
         .await
         .doing(|| format!("make queue \"{queue}\""))?;
     let call = "pgq_node.register_location($1, $2, $3, false)";
@@ -276,6 +272,7 @@ async fn below(args: CreateArgs, role: Role, merge: Option<String>) -> Result<()
         time: start.get(1),
         event_seq: start.get(2),
         settings: start.get(3),
+        packs: start.get(4),
     };
 
     state::install(candidate.client(), End::Node).await?;
@@ -334,6 +331,7 @@ struct Start {
     event_seq: i64,
     /// The provider's queue's settings, name and value in turn.
     settings: Vec<String>,
+    packs: bool,
 }
 
 async fn make_branch(candidate: &Candidate, provider: &Reached, start: &Start) -> Result<()> {
@@ -386,6 +384,12 @@ async fn make_branch(candidate: &Candidate, provider: &Reached, start: &Start) -
                 "select pgq.set_queue_config($1, $2, $3)",
                 &[queue, &setting[0], &setting[1]],
             )
+            .await
+            .doing(what)?;
+    }
+    if start.packs {
+        client
+            .execute("select pgcascade.pack_events($1, true)", &[queue])
             .await
             .doing(what)?;
     }

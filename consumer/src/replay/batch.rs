@@ -38,6 +38,7 @@ pub(super) use ahead::Part;
 use ahead::{Ahead, Reader};
 use kept::Drained;
 use transaction::Applied;
+pub(super) use transaction::Source;
 
 /// What the provider offers, opened.
 struct Batch {
@@ -55,6 +56,8 @@ struct Batch {
     same_partitions: bool,
     /// The query for the events; None when there can be none.
     events: Option<String>,
+    /// That for the rows in which they are stored (event.rs).
+    rows: Option<String>,
     order: Order,
 }
 
@@ -373,6 +376,20 @@ pub(super) async fn stream(
 }
 
 impl Batch {
+    /// The query for the events but those that the node has had (had.rs).
+    fn events_without(&self, had: &[i64]) -> Option<String> {
+        self.events.as_ref().map(|events| had::without(events, had))
+    }
+
+    /// What is to be read for them.
+    fn rows_without(&self, had: &[i64]) -> Option<String> {
+        if had.is_empty() {
+            self.rows.clone()
+        } else {
+            self.events_without(had)
+        }
+    }
+
     /// With these events of it.
     fn tick<'a>(&'a self, events: Option<&'a str>) -> Tick<'a> {
         Tick {

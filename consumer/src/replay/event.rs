@@ -1,9 +1,15 @@
-//! An event as it comes over the wire: one row of a binary COPY.
+//! An event as it comes over the wire: one row of a binary COPY, or a line of a row that is a pack.
 //!
 //! COPY, because it is the cheapest way to get many rows out of a server; binary, because then a field is a length and
-//! its bytes and nothing has to be unescaped. Called by stream.rs; knows nothing of tables.
+//! its bytes and nothing has to be unescaped. Packs (sql/pack.sql) are taken apart here and not by the server, for which that is as much
+//! work as everything else about them. Called by stream.rs; knows nothing of tables.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
 
 use bytes::Bytes;
+use wire::pack;
 
 use crate::connect::flow::LARGE;
 use crate::error::{Error, Result};
@@ -18,27 +24,22 @@ pub(super) enum Order {
     AsStored,
 }
 
-/// The columns that the decoder wants, of the events behind one, in a form that costs it least. The last but one is of use where
-/// rows are filtered, and of what is to be executed; the last one while a table without a key is copied.
-pub(super) fn events_query(
-    events: &str,
-    (by_rows, by_place): (bool, bool),
-    behind: Option<i64>,
-    order: Order,
-) -> String {
+/// The columns that the decoder wants, of the rows that have events behind one (and of all packs), in a form that costs it least.
+/// `ev_extra2` is of use where rows are filtered, and of what is to be executed; `ev_extra4` while a table without a key is copied.
+pub(super) fn events_query(rows: &str, (by_rows, by_place): (bool, bool), behind: Option<i64>, order: Order) -> String {
     let extra4 = if by_place { "ev_extra4" } else { "null::text" };
     let extra2 = if by_rows {
         "ev_extra2"
     } else {
         "case ev_type when 'EXECUTE' then ev_extra2 end"
     };
-    let behind = behind.map_or_else(String::new, |id| format!("where ev_id > {id} "));
-    let (events, order) = match order {
-        Order::ById => (events, "order by ev_id"),
-        Order::AsStored => (events.strip_suffix("order by 1").unwrap_or(events), ""),
+    let behind = behind.map_or_else(String::new, |id| format!("where ev_id > {id} or ev_retry < 0 "));
+    let (rows, order) = match order {
+        Order::ById => (rows, "order by ev_id"),
+        Order::AsStored => (rows.strip_suffix("order by 1").unwrap_or(rows), ""),
     };
     format!(
-        "copy (select ev_id, ev_txid, ev_type, ev_data, ev_extra1, {extra2}, {extra4} from ({events}) batch {behind}{order}) to stdout (format binary)"
+        "copy (select ev_id, ev_txid, ev_type, ev_data, ev_extra1, {extra2}, {extra4}, ev_retry from ({rows}) batch {behind}{order}) to stdout (format binary)"
     )
 }
 
@@ -54,6 +55,8 @@ pub(super) struct Event<'a> {
     pub(super) extra2: Option<&'a [u8]>,
     /// Where an inserted row is, where the trigger says so (places.rs).
     pub(super) place: Option<&'a [u8]>,
+    /// It is many: [`Packs`].
+    pub(super) is_pack: bool,
 }
 
 /// The header of a binary COPY: signature, flags, length of an extension.
@@ -81,7 +84,7 @@ impl<'a> Event<'a> {
         if fields == [0xff, 0xff] {
             return Ok(None);
         }
-        if fields != [0, 7] {
+        if fields != [0, 8] {
             return Err(malformed());
         }
         let mut next = || -> Result<Option<&'a [u8]>> {
@@ -107,6 +110,8 @@ impl<'a> Event<'a> {
         let table = next()?;
         let extra2 = next()?;
         let place = next()?;
+        let retry = next()?.map(|bytes| bytes.try_into().map(i32::from_be_bytes));
+        let retry = retry.transpose().map_err(|_| malformed())?;
         Ok(Some(Self {
             message,
             id,
@@ -116,6 +121,7 @@ impl<'a> Event<'a> {
             table,
             extra2,
             place,
+            is_pack: retry.is_some_and(|retry| retry < 0),
         }))
     }
 }
@@ -127,6 +133,99 @@ impl Event<'_> {
             self.message.slice_ref(part)
         } else {
             Bytes::copy_from_slice(part)
+        }
+    }
+}
+
+/// Packs that have events left, of rows that came in the order of their first ones. Those of transactions that wrote at the same time
+/// overlap: their events go by turns, so that all come in the order of ids. As many are open as there were such transactions.
+#[derive(Default)]
+pub(super) struct Packs(BinaryHeap<Reverse<Open>>);
+
+/// A pack whose next event is `id`.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Open {
+    id: i64,
+    first: i64,
+    txid: u64,
+    message: Bytes,
+    event_type: Bytes,
+    table: Option<Bytes>,
+    extra2: Option<Bytes>,
+    place: Option<Bytes>,
+    lines: Bytes,
+    data: (usize, usize),
+    next: Option<usize>,
+}
+
+impl Packs {
+    /// Opens one.
+    pub(super) fn open(&mut self, row: &Event<'_>) -> Result<()> {
+        let part = |part: &[u8]| row.message.slice_ref(part);
+        let mut open = Open {
+            id: row.id,
+            first: row.id,
+            txid: row.txid,
+            message: row.message.clone(),
+            event_type: part(row.event_type),
+            table: row.table.map(part),
+            extra2: row.extra2.map(part),
+            place: row.place.map(part),
+            lines: part(row.data.unwrap_or_default()),
+            data: (0, 0),
+            next: Some(0),
+        };
+        open.go_on()?;
+        self.0.push(Reverse(open));
+        Ok(())
+    }
+
+    /// The next event, if its id is below that of the next row.
+    pub(super) fn event(&self, row: Option<i64>) -> Option<Event<'_>> {
+        let Reverse(open) = self.0.peek()?;
+        row.is_none_or(|row| open.id < row).then(|| open.event())
+    }
+
+    /// That one is dealt with.
+    pub(super) fn go_on(&mut self) -> Result<()> {
+        let Some(mut first) = self.0.peek_mut() else {
+            return Ok(());
+        };
+        if first.0.next.is_some() {
+            first.0.go_on()
+        } else {
+            PeekMut::pop(first);
+            Ok(())
+        }
+    }
+}
+
+impl Open {
+    fn go_on(&mut self) -> Result<()> {
+        let Some(start) = self.next else { return Ok(()) };
+        let line = pack::event(self.first, &self.lines, start).map_err(|error| {
+            Error::failure(format!(
+                "the events that are packed in row {} cannot be told apart: {error}",
+                self.first
+            ))
+            .hint("Was something written into the event tables by hand? There a negative ev_retry means a pack.")
+        })?;
+        (self.id, self.data, self.next) = (line.id, (line.data.start, line.data.end), line.next);
+        Ok(())
+    }
+
+    fn event(&self) -> Event<'_> {
+        let (start, end) = self.data;
+        Event {
+            message: &self.message,
+            id: self.id,
+            txid: self.txid,
+            event_type: &self.event_type,
+            data: Some(self.lines.get(start..end).unwrap_or_default()),
+            table: self.table.as_deref(),
+            extra2: self.extra2.as_deref(),
+            place: self.place.as_deref(),
+            is_pack: false,
         }
     }
 }
@@ -143,8 +242,8 @@ mod tests {
     use super::*;
 
     fn row() -> Vec<u8> {
-        let mut out = vec![0, 7];
-        let fields: [Option<&[u8]>; 7] = [
+        let mut out = vec![0, 8];
+        let fields: [Option<&[u8]>; 8] = [
             Some(&7_i64.to_be_bytes()),
             Some(&9_i64.to_be_bytes()),
             Some(b"I:id"),
@@ -152,6 +251,7 @@ mod tests {
             Some(b""),
             Some(b"t"),
             Some(b"7:5:100:3"),
+            None,
         ];
         for field in fields {
             out.extend_from_slice(

@@ -127,7 +127,8 @@ pub(super) async fn portion(subscriber: &Client, who: &Who, table: &Name) -> Res
 pub(super) fn portion_query(who: &Who, table: &Name, upto: i64) -> String {
     let name: String = table.on_the_wire().iter().map(|byte| format!("{byte:02x}")).collect();
     format!(
-        "copy (select ev_id, ev_txid, ev_type, ev_data, coalesce(ev_extra1, '\\x{name}'), ev_extra2, ev_extra4
+        "copy (select ev_id, ev_txid, ev_type, ev_data, coalesce(ev_extra1, '\\x{name}'), ev_extra2, ev_extra4,
+                        null::int4
                  from pgcascade_replay.held_event
                 where {} order by tick, ev_id) to stdout (format binary)",
         condition(who, table, upto)

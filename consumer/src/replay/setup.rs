@@ -471,13 +471,8 @@ async fn make_queue(provider: &Client, who: &Who) -> Result<i32> {
     if let Some(row) = provider.query_opt(FIND, &[&who.queue]).await.doing(what)? {
         return Ok(row.get(0));
     }
-    // One statement, so one transaction. A queue of somebody else's keeps its settings; ours ticks at every chance, so
-    // that a committed change is on its way at once.
     let made = provider
-        .query_one(
-            "select case when pgq.create_queue($1) = 1 then pgq.set_queue_config($1, 'ticker_max_lag', '0') end",
-            &[&who.queue],
-        )
+        .query_one(include_str!("sql/make_queue.sql"), &[&who.queue])
         .await
         .doing(what)?;
     if made.get::<_, Option<i32>>(0).is_some() {

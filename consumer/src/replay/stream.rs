@@ -10,15 +10,16 @@ mod row;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 use wire::event_type::{self, Operation};
 use wire::snapshot::Snapshot;
 
-use super::batch::Part;
+use super::batch::{Part, Source};
 use super::chunk::{Chunk, Held, Mark, Shape};
 use super::collapse::{Collapse, Freedom};
 use super::displaced::OtherKeys;
-use super::event::{self, Event, Order};
+use super::event::{self, Event, Order, Packs};
 use super::execute::{self, Execute};
 use super::filter::Filter;
 use super::partitions::Leaf;
@@ -47,6 +48,14 @@ pub(super) struct Summary {
     pub(super) largest: usize,
     /// There was one of the cascade itself, see duty.rs.
     pub(super) told: bool,
+}
+
+/// What was read of a batch so far.
+#[derive(Default)]
+struct Read {
+    summary: Summary,
+    chunk: Chunk,
+    execute: Option<Execute>,
 }
 
 /// What the decoder knows of a table.
@@ -95,6 +104,8 @@ pub(super) struct Decoder {
     collapse: Collapse,
     /// Where events are read as they are stored, the id above which the next one's has to be.
     above: Option<i64>,
+    /// Of packs the events up to this one are not wanted.
+    behind: Option<i64>,
     /// In the careful mode every event is applied, in its order.
     careful: bool,
     /// What is being read are the kept events of a table, to be applied now.
@@ -173,6 +184,7 @@ impl Decoder {
             ignored: parked.iter().map(|entry| entry.provider.on_the_wire()).collect(),
             collapse: Collapse::default(),
             above: None,
+            behind: None,
             careful: false,
             draining: false,
             told: false,
@@ -248,9 +260,13 @@ impl Decoder {
     }
 
     /// Of what is going to be read.
-    pub(super) fn begin(&mut self, order: Order, draining: bool, careful: bool) {
+    pub(super) fn begin(&mut self, order: Order, source: Source, careful: bool) {
         self.above = (order == Order::AsStored).then_some(i64::MIN);
-        self.draining = draining;
+        self.behind = match source {
+            Source::Behind(event) => Some(event),
+            Source::Batch | Source::Kept => None,
+        };
+        self.draining = source == Source::Kept;
         self.careful = careful;
     }
 
@@ -262,55 +278,93 @@ impl Decoder {
         parts: &mpsc::Sender<Part>,
     ) -> Result<(Summary, Option<Execute>)> {
         let what = || "read the batch from the provider".to_owned();
-        let mut summary = Summary::default();
-        let mut chunk = Chunk::default();
+        let mut read = Read::default();
+        let mut packs = Packs::default();
         let mut header_seen = false;
-        let mut execute = None;
-        while let Some(message) = source.next().await {
-            let Message { mut bytes, hold } = message.doing(what)?;
-            if !header_seen {
-                bytes = event::without_header(bytes)?;
+        'rows: loop {
+            let (mut bytes, hold) = match source.next().await {
+                Some(message) => {
+                    let Message { bytes, hold } = message.doing(what)?;
+                    (Some(bytes), hold)
+                }
+                None => (None, None),
+            };
+            if let Some(first) = bytes.take_if(|_| !header_seen) {
                 header_seen = true;
-                if bytes.is_empty() {
+                let row = event::without_header(first)?;
+                if row.is_empty() {
                     continue;
                 }
+                bytes = Some(row);
             }
-            summary.largest = summary.largest.max(bytes.len());
-            let Some(event) = Event::parse(&bytes)? else { break };
-            summary.events += 1;
-            summary.bytes += event.data.map_or(0, <[u8]>::len) as u64;
-            let is_execute = event.event_type == execute::EVENT_TYPE;
-            if let Some(above) = &mut self.above {
-                // What comes behind one that is to be executed is asked for by id.
-                if event.id <= *above || is_execute {
-                    return Err(Error::failure(format!("event {} is not stored by event id", event.id)));
+            let row = bytes.as_ref().map(Event::parse).transpose()?.flatten();
+            while let Some(packed) = packs.event(row.as_ref().map(|row| row.id)) {
+                self.take(&packed, &mut read)?;
+                if read.execute.is_some() {
+                    break 'rows;
                 }
-                *above = event.id;
+                packs.go_on()?;
+                if !self.hand_on(&mut read, parts).await {
+                    return Ok((read.summary, None));
+                }
             }
-            if is_execute {
-                execute = Some(Execute::of(&event)?);
-                break;
+            let Some(row) = row else { break };
+            read.summary.largest = read.summary.largest.max(bytes.as_ref().map_or(0, Bytes::len));
+            if row.is_pack {
+                packs.open(&row)?;
+            } else {
+                self.take(&row, &mut read)?;
+                if read.execute.is_some() {
+                    break;
+                }
             }
-            if let Err((table, error)) = self.decode(&event, &mut chunk) {
-                self.failed = Some(table);
-                return Err(error);
-            }
-            chunk.keep(hold);
+            read.chunk.keep(hold);
             // The chunk has what is needed of it, and may have to wait for its turn.
             drop(bytes);
-            if chunk.bytes() >= self.chunk_bytes || chunk.events() >= CHUNK_EVENTS {
-                let full = self.finish(&mut chunk);
-                if parts.send(Part::Chunk(full)).await.is_err() {
-                    return Ok((summary, None));
-                }
+            if !self.hand_on(&mut read, parts).await {
+                return Ok((read.summary, None));
             }
         }
-        if chunk.events() > 0 {
+        if read.chunk.events() > 0 {
             // Whoever stopped taking them knows why.
-            let _ = parts.send(Part::Chunk(self.finish(&mut chunk))).await;
+            let _ = parts.send(Part::Chunk(self.finish(&mut read.chunk))).await;
         }
-        summary.told = std::mem::take(&mut self.told);
-        Ok((summary, execute))
+        read.summary.told = std::mem::take(&mut self.told);
+        Ok((read.summary, read.execute))
+    }
+
+    /// Takes the next event: into the chunk, or as what is to be executed.
+    fn take(&mut self, event: &Event<'_>, read: &mut Read) -> Result<()> {
+        if self.behind.is_some_and(|behind| event.id <= behind) {
+            return Ok(());
+        }
+        read.summary.events += 1;
+        read.summary.bytes += event.data.map_or(0, <[u8]>::len) as u64;
+        let is_execute = event.event_type == execute::EVENT_TYPE;
+        if let Some(above) = &mut self.above {
+            // What comes behind one that is to be executed is asked for by id.
+            if event.id <= *above || is_execute {
+                return Err(Error::failure(format!("event {} is not stored by event id", event.id)));
+            }
+            *above = event.id;
+        }
+        if is_execute {
+            read.execute = Some(Execute::of(event)?);
+            return Ok(());
+        }
+        self.decode(event, &mut read.chunk).map_err(|(table, error)| {
+            self.failed = Some(table);
+            error
+        })
+    }
+
+    /// Sends a chunk on that is full. False: nobody takes it.
+    async fn hand_on(&mut self, read: &mut Read, parts: &mpsc::Sender<Part>) -> bool {
+        if read.chunk.bytes() < self.chunk_bytes && read.chunk.events() < CHUNK_EVENTS {
+            return true;
+        }
+        let full = self.finish(&mut read.chunk);
+        parts.send(Part::Chunk(full)).await.is_ok()
     }
 
     fn finish(&mut self, chunk: &mut Chunk) -> Chunk {

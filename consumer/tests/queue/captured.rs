@@ -1,6 +1,6 @@
 //! Rows that are captured while they are changed in all ways at once: statements of one row and of hundreds, upserts, CTEs, COPY,
 //! cursors, cascades, triggers that write, deferred triggers, exceptions in the middle of a statement, savepoints, prepared
-//! transactions. Beside each capture trigger stands one in PL/pgSQL that writes down the same, and both have to agree on every
+//! transactions; queues packed and not. Beside each capture trigger stand some in PL/pgSQL that write down the same, and both have to agree on every
 //! transaction: an event is stored where its change is, with it, or not at all (pgext/src/insert/gathered.rs).
 
 use bytes::Bytes;
@@ -13,17 +13,21 @@ use crate::cluster::Db;
 use crate::{SHARED, queue};
 
 const TABLES: &str = "
-    create table seen (tx int8 default txid_current(), tab text, op text);
+    create table seen (tx int8 default txid_current(), tab text, op text, id int);
     create table parent (id int primary key, v text);
     create table child (id int primary key, p int references parent on delete cascade on update cascade,
                         v text unique deferrable initially deferred, n int check (n < 1000));
     create table other (id int primary key, v text);
     create function see() returns trigger language plpgsql as $$ begin
-        -- A new key is a row that goes and one that comes.
-        if tg_op = 'UPDATE' and new.id <> old.id then
-            insert into seen (tab, op) values (tg_table_name, 'D'), (tg_table_name, 'I');
+        if tg_op = 'INSERT' then
+            insert into seen (tab, op, id) select tg_table_name, 'I', id from come;
+        elsif tg_op = 'DELETE' then
+            insert into seen (tab, op, id) select tg_table_name, 'D', id from gone;
         else
-            insert into seen (tab, op) values (tg_table_name, left(tg_op, 1));
+            -- A new key is a row that goes and one that comes.
+            insert into seen (tab, op, id)
+            select tg_table_name, case when c.id is null then 'D' when g.id is null then 'I' else 'U' end, coalesce(c.id, g.id)
+              from come c full join gone g using (id);
         end if;
         return null;
     end $$;
@@ -43,13 +47,22 @@ const TABLES: &str = "
 
 const TRIGGERS: [(&str, &str); 3] = [("parent", "q"), ("child", "q"), ("other", "second")];
 
-/// Transactions in which what was captured is not what was seen.
-const DIFFERENCES: &str = "
-    with captured as (select ev_txid, split_part(ev_extra1, '.', 2) as tab, left(ev_type, 1) as op, count(*) as n
-                        from pgq.event_template where ev_extra4 is null and ev_extra1 is not null group by 1, 2, 3),
-         seen as (select tx, tab, op, count(*) as n from seen group by 1, 2, 3)
-    select c.*, s.* from captured c full join seen s on (c.ev_txid, c.tab, c.op) = (s.tx, s.tab, s.op)
-     where c.n is distinct from s.n limit 10";
+const EVENT: &str = "ev_id, ev_txid, ev_type, ev_data, ev_extra1, ev_extra4";
+
+/// Transactions in which what was captured is not what was seen, and events with an id that another one has.
+fn differences([first, second]: &[String; 2]) -> String {
+    format!(
+        "with event as (select 1 as queue, {EVENT} from {first} f union all select 2, {EVENT} from {second} s),
+              captured as (select ev_txid, split_part(ev_extra1, '.', 2) as tab, left(ev_type, 1) as op, count(*) as n,
+                                  sum(substring(ev_data from '^id=(-?[0-9]+)')::int) as ids
+                             from event where ev_extra4 is null and ev_extra1 is not null group by 1, 2, 3),
+              seen as (select tx, tab, op, count(*) as n, sum(id) as ids from seen group by 1, 2, 3)
+         (select c.*, s.* from captured c full join seen s on (c.ev_txid, c.tab, c.op) = (s.tx, s.tab, s.op)
+           where (c.n, c.ids) is distinct from (s.n, s.ids) limit 10)
+         union all
+         select ev_id, null, null, count(*), null, null, null, null, null, null from event group by queue, ev_id having count(*) > 1"
+    )
+}
 
 fn statement(random: &mut StdRng) -> String {
     let from = random.random_range(1..400);
@@ -139,27 +152,47 @@ async fn every_change_is_captured_with_it_or_not_at_all() {
     for (table, queue) in TRIGGERS {
         db.run(&format!(
             "create trigger a after insert or update or delete on {table} for each row execute function pgq.logutriga('{queue}');
-             create trigger b after insert or update or delete on {table} for each row execute function see()"
+             create trigger b after insert on {table} referencing new table as come execute function see();
+             create trigger c after update on {table} referencing old table as gone new table as come execute function see();
+             create trigger d after delete on {table} referencing old table as gone execute function see()"
         ))
         .await;
     }
     db.run(
-        "create trigger c after insert on child for each row execute function write_more();
-         create constraint trigger d after insert or update or delete on parent deferrable initially deferred
+        "create trigger e after insert on child for each row execute function write_more();
+         create constraint trigger f after insert or update or delete on parent deferrable initially deferred
             for each row execute function pgq.logutriga('second', 'ev_extra4=''deferred''')",
     )
     .await;
     let seed = std::env::var("CAPTURE_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
     let mut random = StdRng::seed_from_u64(seed);
-    for _ in 0..8 {
+    for round in 0..8 {
+        // Most of the time packed, and every second round otherwise than the one before.
+        for (queue, packs) in [("q", round % 2 == 1), ("second", round % 4 != 0)] {
+            db.run(&format!("select pgcascade.pack_events('{queue}', {packs})"))
+                .await;
+        }
         for _ in 0..25 {
             transaction(&db, &mut random).await;
         }
-        assert_eq!(db.text(DIFFERENCES).await, "", "CAPTURE_SEED={seed}");
+        let source = async |queue: &str| {
+            let of = format!("select pgcascade.event_source(queue_id) from pgq.queue where queue_name = '{queue}'");
+            db.text(&of).await
+        };
+        let sources = [source("q").await, source("second").await];
+        assert_eq!(db.text(&differences(&sources)).await, "", "CAPTURE_SEED={seed}");
     }
-    let captured = db.text("select count(*) from pgq.event_template").await;
+    let count = async |what: &str| {
+        db.text(&format!("select {what} from pgq.event_template"))
+            .await
+            .parse::<u32>()
+    };
+    let (rows, packs) = (
+        count("count(*)").await.unwrap(),
+        count("count(*) filter (where ev_retry < 0)").await.unwrap(),
+    );
     assert!(
-        captured.parse::<u32>().unwrap() > 1_000,
-        "{captured} events, CAPTURE_SEED={seed}"
+        rows > 1_000 && packs > 50,
+        "{rows} rows, {packs} packs, CAPTURE_SEED={seed}"
     );
 }

@@ -139,6 +139,7 @@ impl Source {
         db.run(
             "create table captured (id int primary key, v text);
              create trigger capture after insert on captured for each row execute function pgq.logutriga('q.one');
+             select pgcascade.pack_events('q.one', true);
              select pgq_node.register_location('tree', 'n1', 'dbname=n1', false);
              select pgq_node.create_node('tree', 'root', 'n1', 'n1_worker', null, null, null);
              update pgq.queue set queue_rotation_period = '0', queue_ticker_idle_period = '1 hour'",
@@ -191,10 +192,16 @@ impl Source {
                 self.committed(queue, &nested);
             }
             6 => {
-                self.written += 1;
-                let id = self.written;
-                self.db.run(&format!("insert into captured values ({id}, 'x')")).await;
-                self.committed("q.one", &format!("id={id}&v=x"));
+                // Packed, if they are several.
+                let first = self.written + 1;
+                self.written += 1 + random.below(4) as u64;
+                let rows = format!("generate_series({first}, {}) i", self.written);
+                self.db
+                    .run(&format!("insert into captured select i, 'x' from {rows}"))
+                    .await;
+                for id in first..=self.written {
+                    self.committed("q.one", &format!("id={id}&v=x"));
+                }
             }
             7..=9 => match self.late_events.take() {
                 None => {

@@ -647,3 +647,52 @@ async fn beside_conflicts_and_a_parked_table() {
     pair.assert_equal("parked").await;
     pair.drop().await;
 }
+
+/// The events of a statement that are stored as one row are not applied as one: what another transaction and a file do in the middle of
+/// them comes there.
+#[tokio::test]
+async fn between_events_that_are_packed_together() {
+    let pair = pair().await;
+    let (p, s) = (&pair.provider, &pair.subscriber);
+    for end in [p, s] {
+        end.run("create table t (id int primary key); create table u (id int); create table seen (nr serial, id int)")
+            .await;
+    }
+    s.run(
+        "create function see() returns trigger language plpgsql as
+            $$ begin insert into public.seen (id) values (new.id); return null; end $$;
+         create trigger see after insert on t for each row execute function see();
+         alter table t enable always trigger see",
+    )
+    .await;
+    pair.catch_up(&["--table", "t", "--table", "u"]).await;
+    // Behind the capture trigger of the second row.
+    p.run(
+        "create function waits() returns trigger language plpgsql as
+            $$ begin if new.id = 2 then perform pg_advisory_xact_lock(7); end if; return null; end $$;
+         create trigger zz_waits after insert on t for each row execute function waits()",
+    )
+    .await;
+    pause_ticks(p).await;
+    p.run("select pg_advisory_lock(7)").await;
+    let first = pair.provider_cluster.connect(&pair.database).await;
+    let first = tokio::spawn(async move { first.run("insert into t values (1), (2), (3), (4)").await });
+    let waits = "select count(*) from pg_locks where locktype = 'advisory' and not granted
+                    and database = (select oid from pg_database where datname = current_database())";
+    eventually("the first two rows are captured", async || p.text(waits).await == "1").await;
+    p.run("insert into t values (11), (12), (13)").await;
+    let sql = "--*-- Local-Table: public.u\ncreate table public.seen_then as select array_agg(id order by nr) as ids from public.seen";
+    let mark = file(&pair, "mark.sql", sql);
+    executed(&pair, &[&mark]);
+    p.run("insert into t values (21), (22)").await;
+    p.run("select pg_advisory_unlock(7)").await;
+    first.await.unwrap();
+    let packs = "select string_agg((-ev_retry)::text, ' ' order by ev_id) from pgq.event_template where ev_retry < 0";
+    assert_eq!(p.text(packs).await, "4 3 2");
+    p.run("update pgq.queue set queue_ticker_paused = false").await;
+    pair.catch_up(&ROLE).await;
+    let order = s.text("select array_agg(id order by nr) from seen").await;
+    assert_eq!(order, "{1,2,11,12,13,21,22,3,4}");
+    let then = s.text("select ids from seen_then").await;
+    assert_eq!(then, "{1,2,11,12,13}");
+}

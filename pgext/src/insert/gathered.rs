@@ -6,6 +6,9 @@
 //!   time (deferred, or by the apply worker of native replication) before the transaction commits or is prepared.
 //! - A row belongs to the subtransaction whose change it is: it is stored by that one, and rolled back with it. So rows are
 //!   kept apart by subtransaction, and a subtransaction stores its own before it commits.
+//! - Where the queue is packed, events that follow each other and differ in id and data only are one row (`wire::pack`), as long as
+//!   it stays within a page's quarter. Their ids are drawn when they are made, as all are: a pack is how they are stored, and says
+//!   nothing of their order.
 //! - What a row needs to be right (docs/concurrency.md) is done when it is made: the transaction has its id and the lock on the
 //!   queue's parent, the event id is drawn, and the event table is locked. When it is stored changes nothing, as nobody else
 //!   sees it before the commit.
@@ -19,7 +22,9 @@ use std::rc::Rc;
 
 use pgrx::prelude::*;
 use pgrx::{PgSqlErrorCode, pg_sys};
+use wire::pack::{self, Pack};
 
+use super::WIDTH;
 use crate::pg::{self, LongLived, Relation};
 use crate::queue::{self, Queue};
 
@@ -33,12 +38,45 @@ const MOST_BYTES: usize = 64 * 1024;
 /// itself is. Below a quarter of a page, less its head, it never does.
 const LARGE: usize = pg_sys::BLCKSZ as usize / 4 - 64;
 
+/// What a row takes besides its texts, and each text besides its bytes, at most.
+const HEAD: usize = 96;
+const TEXT_HEAD: usize = 8;
+
+/// The texts that the events of a pack have in common: all but `ev_data`. Positions among a row's columns.
+const SHARED: [usize; 5] = [5, 7, 8, 9, 10];
+const ID: usize = 0;
+const RETRY: usize = 4;
+const DATA: usize = 6;
+
+type Values = [pg_sys::Datum; WIDTH];
+type Nulls = [bool; WIDTH];
+
 /// The rows of one queue that one subtransaction has made and not stored yet.
 struct Gathered {
     level: pg_sys::SubTransactionId,
     queue: Rc<Queue>,
     rows: Vec<pg_sys::HeapTuple>,
     bytes: usize,
+    /// What becomes the next row.
+    packed: Option<Packed>,
+}
+
+/// Events that are to be one row.
+struct Packed {
+    pack: Pack,
+    /// The columns of the first one that are no texts.
+    values: Values,
+    nulls: Nulls,
+    texts: [Option<Vec<u8>>; SHARED.len()],
+    /// At most so many bytes besides the lines.
+    head: usize,
+}
+
+/// An event that may go into a pack.
+struct Packable<'a> {
+    id: i64,
+    data: &'a [u8],
+    texts: [Option<&'a [u8]>; SHARED.len()],
 }
 
 /// What a store needs besides the rows; made once and kept as long as the backend.
@@ -89,19 +127,53 @@ pub(super) fn known_queue(name: &[u8]) -> Option<Rc<Queue>> {
 /// Adds a row for `queue`, which is plain and whose event table this transaction has locked.
 ///
 /// # Safety
-/// The values must be of the types of an event table's columns.
-pub(super) unsafe fn add(queue: &Rc<Queue>, values: &mut [pg_sys::Datum], nulls: &mut [bool]) {
-    // SAFETY: the arrays are as promised; the row is made in memory that lives until the transaction ends. Not in the
-    // subtransaction's own, which the server keeps as long if it has ever been used.
-    let (row, length) = unsafe {
-        let before = pg_sys::CurrentMemoryContext;
-        pg_sys::CurrentMemoryContext = pg_sys::TopTransactionContext;
-        let row = pg_sys::heap_form_tuple(descriptor(queue), values.as_mut_ptr(), nulls.as_mut_ptr());
-        pg_sys::CurrentMemoryContext = before;
-        (row, (*row).t_len as usize)
-    };
+/// The values must be of the types of an event table's columns, and those of an event: neither retried nor of one owner only.
+pub(super) unsafe fn add(queue: &Rc<Queue>, values: Values, nulls: Nulls) {
     let level = level();
-    let full = GATHERED.with_borrow_mut(|gathered| {
+    // SAFETY: as promised.
+    let packable = unsafe { Packable::of(queue, &values, &nulls) };
+    let is_packed = packable.is_some();
+    let ended = with_gathered(level, queue, |there| {
+        let Some(event) = packable else {
+            return there.packed.take();
+        };
+        match &mut there.packed {
+            Some(packed) if packed.takes(&event) => {
+                packed.pack.add(event.id, event.data);
+                None
+            }
+            before => before.replace(Packed::begin(&event, values, nulls)),
+        }
+    });
+    // SAFETY: as promised.
+    let rows = unsafe {
+        [
+            ended.map(|ended| ended.row(queue)),
+            (!is_packed).then(|| form(queue, values, nulls)),
+        ]
+    };
+    for row in rows.into_iter().flatten() {
+        let full = with_gathered(level, queue, |there| {
+            // SAFETY: just made.
+            let length = unsafe { (*row).t_len as usize };
+            there.rows.push(row);
+            there.bytes += length;
+            let full = LOADED_LATE.get() || length >= LARGE || there.rows.len() >= SLOTS || there.bytes >= MOST_BYTES;
+            full.then(|| {
+                let mut empty = Gathered::new(level, queue);
+                empty.packed = there.packed.take();
+                std::mem::replace(there, empty)
+            })
+        });
+        if let Some(full) = full {
+            full.store();
+        }
+    }
+}
+
+/// What this subtransaction has gathered for the queue.
+fn with_gathered<R>(level: pg_sys::SubTransactionId, queue: &Rc<Queue>, look: impl FnOnce(&mut Gathered) -> R) -> R {
+    GATHERED.with_borrow_mut(|gathered| {
         let place = gathered
             .iter()
             .rposition(|there| there.level == level && Rc::ptr_eq(&there.queue, queue));
@@ -109,14 +181,86 @@ pub(super) unsafe fn add(queue: &Rc<Queue>, values: &mut [pg_sys::Datum], nulls:
             gathered.push(Gathered::new(level, queue));
             gathered.len() - 1
         });
-        let there = &mut gathered[place];
-        there.rows.push(row);
-        there.bytes += length;
-        let full = LOADED_LATE.get() || length >= LARGE || there.rows.len() >= SLOTS || there.bytes >= MOST_BYTES;
-        full.then(|| std::mem::replace(there, Gathered::new(level, queue)))
-    });
-    if let Some(full) = full {
-        full.store();
+        look(&mut gathered[place])
+    })
+}
+
+/// Makes a row in memory that lives until the transaction ends. Not in the subtransaction's own, which the server keeps as long if
+/// it has ever been used.
+///
+/// # Safety
+/// The values must be of the types of an event table's columns.
+unsafe fn form(queue: &Queue, mut values: Values, mut nulls: Nulls) -> pg_sys::HeapTuple {
+    let descriptor = descriptor(queue);
+    // SAFETY: the arrays are as promised.
+    unsafe {
+        let before = pg_sys::CurrentMemoryContext;
+        pg_sys::CurrentMemoryContext = pg_sys::TopTransactionContext;
+        let row = pg_sys::heap_form_tuple(descriptor, values.as_mut_ptr(), nulls.as_mut_ptr());
+        pg_sys::CurrentMemoryContext = before;
+        row
+    }
+}
+
+impl<'a> Packable<'a> {
+    /// None: it is a row of its own.
+    ///
+    /// # Safety
+    /// As for [`add`]; the result lives no longer than the values.
+    unsafe fn of(queue: &Queue, values: &Values, nulls: &Nulls) -> Option<Self> {
+        if !queue.packs || LOADED_LATE.get() || nulls[DATA] {
+            return None;
+        }
+        // SAFETY: all of these columns are texts.
+        let text = |column: usize| unsafe { (!nulls[column]).then(|| pg::text_bytes(values[column])) };
+        let event = Self {
+            id: values[ID].value() as i64,
+            data: text(DATA)?,
+            texts: SHARED.map(text),
+        };
+        let fits = event.head() + event.data.len() + pack::MOST_PER_LINE < LARGE;
+        (fits && Pack::default().takes(event.id, event.data)).then_some(event)
+    }
+
+    fn head(&self) -> usize {
+        let texts = self.texts.iter().flatten();
+        HEAD + TEXT_HEAD + texts.map(|text| TEXT_HEAD + text.len()).sum::<usize>()
+    }
+}
+
+impl Packed {
+    fn begin(event: &Packable<'_>, values: Values, nulls: Nulls) -> Self {
+        let mut pack = Pack::default();
+        pack.add(event.id, event.data);
+        Self {
+            pack,
+            values,
+            nulls,
+            texts: event.texts.map(|text| text.map(<[u8]>::to_vec)),
+            head: event.head(),
+        }
+    }
+
+    fn takes(&self, event: &Packable<'_>) -> bool {
+        let texts = self.texts.iter().map(Option::as_deref);
+        self.head + self.pack.len() + event.data.len() + pack::MOST_PER_LINE < LARGE
+            && texts.eq(event.texts)
+            && self.pack.takes(event.id, event.data)
+    }
+
+    fn row(mut self, queue: &Queue) -> pg_sys::HeapTuple {
+        let (id, retry, data) = self.pack.row();
+        self.values[ID] = id.into();
+        self.nulls[RETRY] = retry.is_none();
+        self.values[RETRY] = retry.unwrap_or_default().into();
+        self.values[DATA] = pg::text_datum(data);
+        for (column, text) in SHARED.into_iter().zip(&self.texts) {
+            if let Some(text) = text {
+                self.values[column] = pg::text_datum(text);
+            }
+        }
+        // SAFETY: numbers and texts where those columns are.
+        unsafe { form(queue, self.values, self.nulls) }
     }
 }
 
@@ -182,12 +326,13 @@ impl Gathered {
             queue: Rc::clone(queue),
             rows: Vec::new(),
             bytes: 0,
+            packed: None,
         }
     }
 
-    fn store(&self) {
+    fn store(mut self) {
         // Without a row there is nothing to store; without a table this transaction has dropped the queue.
-        if self.rows.is_empty() {
+        if self.rows.is_empty() && self.packed.is_none() {
             return;
         }
         let Some(table) = Relation::try_open(self.queue.table, pg_sys::RowExclusiveLock) else {
@@ -206,7 +351,11 @@ impl Gathered {
         }
         // What the server allocates on the way it gives back only with its memory context, and that of the caller may be one
         // which lives as long as a query that calls a function for each of its rows.
-        LongLived::new(c"pgcascade events").during(|| self.insert(&table));
+        LongLived::new(c"pgcascade events").during(|| {
+            let last = self.packed.take().map(|packed| packed.row(&self.queue));
+            self.rows.extend(last);
+            self.insert(&table);
+        });
     }
 
     fn insert(&self, table: &Relation) {

@@ -1,6 +1,6 @@
 //! What an event looks like, byte for byte.
 //!
-//! One module per notation: names and lists of names, url-encoded rows, SQL literals, JSON strings, event types, and the text of a
+//! One module per notation: names and lists of names, url-encoded rows, SQL literals, JSON strings, event types, packs, and the text of a
 //! snapshot. Everything takes bytes and gives bytes, because a server's encoding need not be UTF-8; every byte that has a meaning here is
 //! ASCII, and in every server encoding a byte below 128 is that ASCII character. Encoders append to a buffer that the caller
 //! reuses and cannot fail. Decoders never panic, whatever they are fed, and say where the input is wrong.
@@ -11,6 +11,7 @@ pub mod event_type;
 pub mod json;
 pub mod literal;
 pub mod name;
+pub mod pack;
 mod runs;
 pub mod snapshot;
 pub mod urlenc;

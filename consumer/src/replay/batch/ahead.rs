@@ -5,7 +5,7 @@
 //! while the subscriber is busy with the batch before. That costs a provider far away no round trip of its own, and one nearby some of the
 //! processor that was idle.
 //!
-//! What was read ahead is nothing but a guess until the provider offers that batch: only if the query for its events is the very
+//! What was read ahead is nothing but a guess until the provider offers that batch: only if the query for its rows is the very
 //! same, which names both ticks by their snapshots, it is used. Otherwise it is thrown away, with the session. Nothing is said to the provider
 //! before its time, so nothing can be lost or done twice by it.
 //!
@@ -27,7 +27,7 @@ use super::super::execute::Execute;
 use super::super::position::Who;
 use super::super::session;
 use super::super::stream::{Decoder, Summary};
-use super::{Batch, Stream, offer};
+use super::{Batch, Source, Stream, offer};
 use crate::config::ReplayConfig;
 use crate::connect::flow::{LARGE, Reading};
 use crate::connect::{End, Session, connect};
@@ -67,7 +67,7 @@ pub(in crate::replay) struct Ended {
 /// A batch as it is read ahead.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::replay) struct Next {
-    events: String,
+    rows: String,
     order: Order,
 }
 
@@ -151,7 +151,7 @@ async fn read_on(
             let _ = parts.send(Part::NoNext(Box::new(decoder))).await;
             return;
         };
-        decoder.begin(batch.order, false, false);
+        decoder.begin(batch.order, Source::Batch, false);
         if parts.send(Part::Next(batch)).await.is_err() {
             return;
         }
@@ -266,14 +266,14 @@ impl Place {
             .await
             .doing(what)?;
         let Some(row) = row else { return Ok(None) };
-        let Some(events) = offer::events_of(&row) else {
+        let Some(rows) = offer::query_of(&row, "rows") else {
             return Ok(None);
         };
         let order = offer::order(row.get("events_about"), sorted);
         // Nothing is read ahead while a table is copied.
-        let query = event::events_query(&events, (self.by_rows, false), None, order);
+        let query = event::events_query(&rows, (self.by_rows, false), None, order);
         let answer = Reading::begin(session, &query, self.most).await.doing(what)?;
-        Ok(Some((Next { events, order }, answer)))
+        Ok(Some((Next { rows, order }, answer)))
     }
 
     async fn open(&self) -> Result<Second> {
@@ -307,7 +307,7 @@ async fn server(client: &Client) -> Result<String> {
 
 impl Next {
     fn is(&self, batch: &Batch) -> bool {
-        batch.events.as_ref() == Some(&self.events) && batch.order == self.order
+        batch.rows.as_ref() == Some(&self.rows) && batch.order == self.order
     }
 }
 

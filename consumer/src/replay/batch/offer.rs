@@ -121,7 +121,8 @@ impl Stream<'_> {
             },
             sequences: opened.sequences,
             same_partitions: opened.same_partitions,
-            events: events_of(&row),
+            events: query_of(&row, "events"),
+            rows: query_of(&row, "rows"),
             order: self.order(offer.to, row.get("events_about"), memory),
         })
     }
@@ -166,8 +167,8 @@ pub(super) fn order(about: i64, sorted: bool) -> Order {
     }
 }
 
-/// The query for a batch's events, as the provider says it.
-pub(super) fn events_of(row: &Row) -> Option<String> {
-    let events: Option<&str> = row.get("events");
-    events.map(|events| events.trim_end().trim_end_matches(';').to_owned())
+/// A query for a batch, as the provider says it.
+pub(super) fn query_of(row: &Row, column: &str) -> Option<String> {
+    let query: Option<&str> = row.get(column);
+    query.map(|query| query.trim_end().trim_end_matches(';').to_owned())
 }

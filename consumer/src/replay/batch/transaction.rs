@@ -47,11 +47,11 @@ pub(super) enum Applied {
 
 /// Which events are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Source {
+pub(in crate::replay) enum Source {
     /// Those of a batch.
     Batch,
-    /// What comes in it behind a file that was executed.
-    Behind,
+    /// What comes in it behind a file that was executed, which is that event.
+    Behind(i64),
     /// Those that were kept during a copy.
     Kept,
 }
@@ -87,8 +87,7 @@ impl Stream<'_> {
             Begun::TablesChanged => return Ok(Applied::TablesChanged),
             Begun::NodeChanged => return Ok(Applied::NodeChanged),
         };
-        let events = batch.events.as_ref().map(|events| had::without(events, &had));
-        let events = events.as_deref();
+        let rows = batch.rows_without(&had);
         let mut source = source?;
         if let (Some(reader), Some(ahead)) = (&source, &self.ahead) {
             reader.goes_on_with(|| ahead.of(batch, memory.sorted_next > 0));
@@ -109,8 +108,8 @@ impl Stream<'_> {
                     return Ok(Applied::KeptFirst);
                 }
                 executed |= self.execute(&execute).await? || self.ready.pending;
-                source = match self.read(events, Some(execute.id), Order::ById).await? {
-                    Some(behind) => Some(self.start(behind, Source::Behind, Order::ById, careful)?),
+                source = match self.read(rows.as_deref(), Some(execute.id), Order::ById).await? {
+                    Some(behind) => Some(self.start(behind, Source::Behind(execute.id), Order::ById, careful)?),
                     None => None,
                 };
             }
@@ -121,7 +120,7 @@ impl Stream<'_> {
             duty.tell(
                 &self.ready.provider.client,
                 &self.ready.subscriber.client,
-                &batch.tick(events),
+                &batch.tick(batch.events_without(&had).as_deref()),
             )
             .await?;
         }
@@ -210,11 +209,11 @@ impl Stream<'_> {
     }
 
     /// The batch's events, or those behind one of them.
-    async fn read(&self, events: Option<&str>, behind: Option<i64>, order: Order) -> Result<Option<Reading>> {
-        let Some(events) = events else { return Ok(None) };
+    async fn read(&self, rows: Option<&str>, behind: Option<i64>, order: Order) -> Result<Option<Reading>> {
+        let Some(rows) = rows else { return Ok(None) };
         let decoder = self.decoder.as_ref();
         let by = decoder.map_or((false, false), |decoder| (decoder.by_rows(), decoder.by_place()));
-        let query = event::events_query(events, by, behind, order);
+        let query = event::events_query(rows, by, behind, order);
         let source = Reading::begin(&self.ready.provider, &query, self.max_memory.kept()).await;
         source.doing(|| "read the batch from the provider".to_owned()).map(Some)
     }
@@ -254,19 +253,18 @@ impl Stream<'_> {
 
     /// The same, and begins to read the batch.
     async fn begin_and_read(&self, batch: &Batch) -> (Result<Begun>, Result<Option<Reading>>) {
-        let events = batch.events.as_deref();
         // Both at once, unless the batch is read to be stored first.
         if self.duty.as_ref().is_some_and(Duty::stores) {
             match self.begin_batch(batch).await {
                 Ok(Begun::AsBefore(had)) => {
-                    let events = events.map(|events| had::without(events, &had));
-                    let source = self.read(events.as_deref(), None, batch.order).await;
+                    let source = self.read(batch.rows_without(&had).as_deref(), None, batch.order).await;
                     (Ok(Begun::AsBefore(had)), source)
                 }
                 other => (other, Ok(None)),
             }
         } else {
-            future::join(self.begin_batch(batch), self.read(events, None, batch.order)).await
+            let source = self.read(batch.rows.as_deref(), None, batch.order);
+            future::join(self.begin_batch(batch), source).await
         }
     }
 
@@ -282,7 +280,7 @@ impl Stream<'_> {
             .decoder
             .take()
             .ok_or_else(|| Error::failure("a batch was begun inside another").transient())?;
-        decoder.begin(order, source == Source::Kept, careful.is_some());
+        decoder.begin(order, source, careful.is_some());
         let goes_on = source == Source::Batch && careful.is_none() && self.ahead.is_some();
         Ok(Reader::start(decoder, reading, goes_on))
     }

@@ -1,7 +1,7 @@
 -- The batch behind a tick that next_batch.sql will open there, if that is known already: no tick to come changes it while there are more
 -- than twice the wanted events. Moves nobody, and needs no right but to read.
 -- $1: queue, $2: consumer, $3: wanted number of events, $4: tick
-select pgcascade.tick_event_sql(q.queue_id, p.tick_id, n.next_tick_id, s.sub_id) as events,
+select pgcascade.tick_row_sql(q.queue_id, p.tick_id, n.next_tick_id, s.sub_id) as rows,
        n.next_tick_seq - p.tick_event_seq as events_about
   from pgq.queue q
   join pgq.consumer c on c.co_name = $2

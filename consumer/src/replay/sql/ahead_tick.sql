@@ -1,6 +1,6 @@
 -- The same where every tick is a batch, as next_tick.sql has it.
 -- $1: queue, $2: consumer, $3: not used, $4: tick
-select pgcascade.tick_event_sql(q.queue_id, p.tick_id, n.tick_id, s.sub_id) as events,
+select pgcascade.tick_row_sql(q.queue_id, p.tick_id, n.tick_id, s.sub_id) as rows,
        n.tick_event_seq - p.tick_event_seq as events_about
   from pgq.queue q
   join pgq.consumer c on c.co_name = $2

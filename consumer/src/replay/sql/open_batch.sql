@@ -1,7 +1,9 @@
--- The batch that is open: the query for its events, the snapshot that ends it, and how far behind the provider's last tick that
--- is. No row: none is.
+-- The batch that is open: the query for its events, that for the rows in which they are stored, the snapshot that ends it, and how
+-- far behind the provider's last tick that is. No row: none is.
 -- $1: queue, $2: consumer
-select pgq.batch_event_sql(s.sub_batch) as events, t.tick_snapshot::text as snapshot, t.tick_time::text as tick_time,
+select pgq.batch_event_sql(s.sub_batch) as events,
+       pgcascade.tick_row_sql(q.queue_id, s.sub_last_tick, s.sub_next_tick, s.sub_id) as rows,
+       t.tick_snapshot::text as snapshot, t.tick_time::text as tick_time,
        t.tick_event_seq as event_seq, coalesce(t.tick_event_seq - f.tick_event_seq, 0) as events_about,
        extract(epoch from pg_catalog.clock_timestamp() - t.tick_time)::float8 as lag_seconds,
        l.tick_id - t.tick_id as lag_ticks, l.tick_event_seq - t.tick_event_seq as lag_events
