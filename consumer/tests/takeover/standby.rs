@@ -73,12 +73,12 @@ impl Standby {
         write(root, 100).await;
         self.tree.catch_up_all(&self.nodes).await;
         pause_ticks(root).await;
-        root.run("begin; update t set n = n + 1000 where id = 7; insert into journal values (5000, 'part'); commit")
+        root.run("begin; update t set n = n + 1000 where id in (7, 8); insert into journal values (5000, 'part'); commit")
             .await;
         commits_wait(&self.tree).await;
         let session = self.tree.connect("root").await;
         session.run("set synchronous_commit = on").await;
-        let unseen = format!("update t set n = n + 5000 where id = 15; insert into {extra}");
+        let unseen = format!("update t set n = n + 5000 where id in (15, 16); insert into {extra}");
         tokio::spawn(async move {
             // Ends with the server.
             let _ = session.client.batch_execute(&unseen).await;
