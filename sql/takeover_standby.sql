@@ -108,14 +108,14 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     op uuid;
-    prefix text;
+    source text;
     -- Of an adopted copy: by this tick the root has given all that it had when the copy was made.
     complete_tick bigint;
     anew constant text := 'The copy took writes of its own. Make it anew: consumer node drop, then create-branch.';
     had bigint[];
     other bigint;
 begin
-    select coalesce(a.op_id, t.op_id), a.complete_tick, q.queue_data_pfx into op, complete_tick, prefix
+    select coalesce(a.op_id, t.op_id), a.complete_tick, pgcascade.event_source(q.queue_id) into op, complete_tick, source
       from pgq.queue q
       left join pgcascade.adoption a on a.queue_name = q.queue_name
       left join pgcascade.takeover t on t.queue_name = q.queue_name and t.step not in ('done', 'aborted')
@@ -125,14 +125,14 @@ begin
     end if;
     -- Events that were put back for one consumer are no part of a tick on other nodes.
     execute format($q$
-        with stored as (select * from %s where ev_txid = txid_current()),
+        with stored as (select * from %s e where ev_txid = txid_current()),
         had as (
             update pgcascade.takeover_tail t set tick_id = $2
               from stored s
              where t.op_id = $1 and t.ev_id = s.ev_id and t.ev_owner is null
             returning s.ev_id, (s.ev_time, s.ev_type, s.ev_data, s.ev_extra1, s.ev_extra2, s.ev_extra3, s.ev_extra4)
                 is distinct from (t.ev_time, t.ev_type, t.ev_data, t.ev_extra1, t.ev_extra2, t.ev_extra3, t.ev_extra4) as differs)
-        select coalesce(array_agg(ev_id order by ev_id), '{}'), min(ev_id) filter (where differs) from had$q$, prefix)
+        select coalesce(array_agg(ev_id order by ev_id), '{}'), min(ev_id) filter (where differs) from had$q$, source)
        into had, other using op, i_tick_id;
     if other is not null then
         raise exception using errcode = 'data_corrupted',

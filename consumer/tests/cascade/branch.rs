@@ -148,3 +148,32 @@ async fn the_next_tick_is_read_while_one_is_applied() {
     tree.assert_same_queue(&branch, &root).await;
     tree.drop(&["branch", "root"]).await;
 }
+
+/// Packs are handed on as they are to a branch that packs, and event by event to one that does not.
+#[tokio::test]
+async fn packs_are_handed_on() {
+    let tree = Tree::new().await;
+    let root = tree.connect("root").await;
+    let first = tree.add("branch", "first", "root").await;
+    let second = tree.add("branch", "second", "first").await;
+    second.run("select pgcascade.pack_events('q', false)").await;
+    let packs = "select coalesce(sum(-ev_retry), 0) from pgq.event_template where ev_retry < 0";
+    for name in ["first", "second"] {
+        tree.catch_up(name).await;
+    }
+    let before = root.text(packs).await;
+    root.run("insert into journal select i, 'packed' from generate_series(10001, 10300) i")
+        .await;
+    for name in ["first", "second"] {
+        tree.catch_up(name).await;
+    }
+    for node in [&first, &second] {
+        tree.assert_same_rows(&root, node).await;
+        tree.assert_same_queue(node, &root).await;
+    }
+    let of = |text: String| text.parse::<u32>().unwrap();
+    assert!(of(root.text(packs).await) >= of(before) + 300);
+    assert!(of(first.text(packs).await) >= 300);
+    assert_eq!(second.text(packs).await, "0");
+    tree.drop(&["second", "first", "root"]).await;
+}

@@ -79,7 +79,7 @@ async fn a_copy_that_was_adopted_just_before_gives_up_what_nobody_else_has() {
     assert_eq!(copy.text(lost).await, "0|0|<null>");
     let running = replay(&standby).spawn();
     running.until_it_says("with events that no other node has").await;
-    assert_eq!(copy.text(lost).await, "2|0|1");
+    assert_eq!(copy.text(lost).await, "3|0|1");
     assert_whole(&copy).await;
     write(&far, 400).await;
     let last = far.text("select count(*) from journal").await;
@@ -130,7 +130,7 @@ async fn a_copy_that_was_adopted_just_before_can_be_the_root() {
     let mut replays = tree.replays(&["far", "near", "leaf"]);
     let planned = planned::at(&at, "second").args(&["--dead", "root", "--plan"]).stdout();
     assert!(
-        planned.contains("\"second\" was adopted as a copy of the root; of the 4 events")
+        planned.contains("\"second\" was adopted as a copy of the root; of the 6 events")
             && !planned.contains("AGAINST"),
         "{planned}"
     );

@@ -73,8 +73,10 @@ impl Standby {
         write(root, 100).await;
         self.tree.catch_up_all(&self.nodes).await;
         pause_ticks(root).await;
-        root.run("begin; update t set n = n + 1000 where id in (7, 8); insert into journal values (5000, 'part'); commit")
-            .await;
+        root.run(
+            "begin; update t set n = n + 1000 where id in (7, 8); insert into journal values (5000, 'part'); commit",
+        )
+        .await;
         commits_wait(&self.tree).await;
         let session = self.tree.connect("root").await;
         session.run("set synchronous_commit = on").await;

@@ -238,7 +238,7 @@ impl Stream<'_> {
             return Ok(Begun::NodeChanged);
         }
         let tick = batch.tick(batch.events.as_deref());
-        duty.store(p, s, &tick).await?;
+        duty.store(p, s, &tick, batch.rows.as_deref()).await?;
         let mut whole = self.caught_up(batch);
         // Of those one may have to start over.
         whole.retain(

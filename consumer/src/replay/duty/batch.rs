@@ -94,12 +94,14 @@ impl Duty {
         Ok(self.node.differs(&self.node.look_again(subscriber).await?))
     }
 
-    /// In the batch's transaction, before its data: the tick, and the events as they are.
+    /// In the batch's transaction, before its data: the tick, and the events as they are; where the queue here is packed, `rows` of
+    /// the provider, packs among them.
     pub(in crate::replay) async fn store(
         &self,
         provider: &Session,
         subscriber: &Client,
         tick: &Tick<'_>,
+        rows: Option<&str>,
     ) -> Result<()> {
         if let Some(journal) = &self.journal {
             return journal.keep(provider, subscriber, tick).await;
@@ -112,20 +114,29 @@ impl Duty {
             )
             .await
             .doing(what)?;
-        let Some(events) = tick.events else { return Ok(()) };
+        let (Some(events), Some(rows)) = (tick.events, rows) else {
+            return Ok(());
+        };
         const COLUMNS: &str = "ev_id, ev_time, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4";
-        let table: String = subscriber
-            .query_one("select pgq.current_event_table($1)", &[&self.node.queue])
+        let row = subscriber
+            .query_one(
+                "select pgq.current_event_table($1), exists (select from pgcascade.packed_queue p
+                   join pgq.queue q on q.queue_id = p.queue_id where q.queue_name = $1 and p.packs)",
+                &[&self.node.queue],
+            )
             .await
-            .doing(what)?
-            .get(0);
+            .doing(what)?;
+        let (table, packs): (String, bool) = (row.get(0), row.get(1));
+        let source = if packs { rows } else { events };
         let read = || "read the batch from the provider".to_owned();
         // What comes out of the one goes into the other as it is; at no time is there much of it here.
-        let query = format!("copy (select {COLUMNS} from ({events}) batch order by ev_id) to stdout (format binary)");
+        let query = format!(
+            "copy (select {COLUMNS}, case when ev_retry < 0 then ev_retry end from ({source}) batch order by ev_id) to stdout (format binary)"
+        );
         let mut source = Reading::begin(provider, &query, LARGE).await.doing(read)?;
         let sink = subscriber
             .copy_in::<_, Bytes>(&format!(
-                "copy {table} ({COLUMNS}) from stdin (format binary, encoding '{}')",
+                "copy {table} ({COLUMNS}, ev_retry) from stdin (format binary, encoding '{}')",
                 self.encoding
             ))
             .await
