@@ -5,6 +5,7 @@
 //! partial and expression indexes is written by an ordinary INSERT instead.
 
 mod gathered;
+mod packed;
 
 use std::cell::Cell;
 use std::rc::Rc;

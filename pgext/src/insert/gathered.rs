@@ -22,9 +22,9 @@ use std::rc::Rc;
 
 use pgrx::prelude::*;
 use pgrx::{PgSqlErrorCode, pg_sys};
-use wire::pack::{self, Pack};
 
 use super::WIDTH;
+use super::packed::{Packable, Packed};
 use crate::pg::{self, LongLived, Relation};
 use crate::queue::{self, Queue};
 
@@ -36,20 +36,10 @@ const MOST_BYTES: usize = 64 * 1024;
 
 /// Rows of this size are stored at once: the server may move parts of them elsewhere, and then does not say where the row
 /// itself is. Below a quarter of a page, less its head, it never does.
-const LARGE: usize = pg_sys::BLCKSZ as usize / 4 - 64;
+pub(super) const LARGE: usize = pg_sys::BLCKSZ as usize / 4 - 64;
 
-/// What a row takes besides its texts, and each text besides its bytes, at most.
-const HEAD: usize = 96;
-const TEXT_HEAD: usize = 8;
-
-/// The texts that the events of a pack have in common: all but `ev_data`. Positions among a row's columns.
-const SHARED: [usize; 5] = [5, 7, 8, 9, 10];
-const ID: usize = 0;
-const RETRY: usize = 4;
-const DATA: usize = 6;
-
-type Values = [pg_sys::Datum; WIDTH];
-type Nulls = [bool; WIDTH];
+pub(super) type Values = [pg_sys::Datum; WIDTH];
+pub(super) type Nulls = [bool; WIDTH];
 
 /// The rows of one queue that one subtransaction has made and not stored yet.
 struct Gathered {
@@ -59,24 +49,6 @@ struct Gathered {
     bytes: usize,
     /// What becomes the next row.
     packed: Option<Packed>,
-}
-
-/// Events that are to be one row.
-struct Packed {
-    pack: Pack,
-    /// The columns of the first one that are no texts.
-    values: Values,
-    nulls: Nulls,
-    texts: [Option<Vec<u8>>; SHARED.len()],
-    /// At most so many bytes besides the lines.
-    head: usize,
-}
-
-/// An event that may go into a pack.
-struct Packable<'a> {
-    id: i64,
-    data: &'a [u8],
-    texts: [Option<&'a [u8]>; SHARED.len()],
 }
 
 /// What a store needs besides the rows; made once and kept as long as the backend.
@@ -130,8 +102,9 @@ pub(super) fn known_queue(name: &[u8]) -> Option<Rc<Queue>> {
 /// The values must be of the types of an event table's columns, and those of an event: neither retried nor of one owner only.
 pub(super) unsafe fn add(queue: &Rc<Queue>, values: Values, nulls: Nulls) {
     let level = level();
+    let packs = queue.packs && !LOADED_LATE.get();
     // SAFETY: as promised.
-    let packable = unsafe { Packable::of(queue, &values, &nulls) };
+    let packable = packs.then(|| unsafe { Packable::of(&values, &nulls) }).flatten();
     let is_packed = packable.is_some();
     let ended = with_gathered(level, queue, |there| {
         let Some(event) = packable else {
@@ -139,7 +112,7 @@ pub(super) unsafe fn add(queue: &Rc<Queue>, values: Values, nulls: Nulls) {
         };
         match &mut there.packed {
             Some(packed) if packed.takes(&event) => {
-                packed.pack.add(event.id, event.data);
+                packed.add(&event);
                 None
             }
             before => before.replace(Packed::begin(&event, values, nulls)),
@@ -148,7 +121,7 @@ pub(super) unsafe fn add(queue: &Rc<Queue>, values: Values, nulls: Nulls) {
     // SAFETY: as promised.
     let rows = unsafe {
         [
-            ended.map(|ended| ended.row(queue)),
+            ended.map(|ended| row_of(ended, queue)),
             (!is_packed).then(|| form(queue, values, nulls)),
         ]
     };
@@ -185,6 +158,12 @@ fn with_gathered<R>(level: pg_sys::SubTransactionId, queue: &Rc<Queue>, look: im
     })
 }
 
+fn row_of(packed: Packed, queue: &Queue) -> pg_sys::HeapTuple {
+    let (values, nulls) = packed.row();
+    // SAFETY: what a pack gives are values of an event table's columns.
+    unsafe { form(queue, values, nulls) }
+}
+
 /// Makes a row in memory that lives until the transaction ends. Not in the subtransaction's own, which the server keeps as long if
 /// it has ever been used.
 ///
@@ -199,68 +178,6 @@ unsafe fn form(queue: &Queue, mut values: Values, mut nulls: Nulls) -> pg_sys::H
         let row = pg_sys::heap_form_tuple(descriptor, values.as_mut_ptr(), nulls.as_mut_ptr());
         pg_sys::CurrentMemoryContext = before;
         row
-    }
-}
-
-impl<'a> Packable<'a> {
-    /// None: it is a row of its own.
-    ///
-    /// # Safety
-    /// As for [`add`]; the result lives no longer than the values.
-    unsafe fn of(queue: &Queue, values: &Values, nulls: &Nulls) -> Option<Self> {
-        if !queue.packs || LOADED_LATE.get() || nulls[DATA] {
-            return None;
-        }
-        // SAFETY: all of these columns are texts.
-        let text = |column: usize| unsafe { (!nulls[column]).then(|| pg::text_bytes(values[column])) };
-        let event = Self {
-            id: values[ID].value() as i64,
-            data: text(DATA)?,
-            texts: SHARED.map(text),
-        };
-        let fits = event.head() + event.data.len() + pack::MOST_PER_LINE < LARGE;
-        (fits && Pack::default().takes(event.id, event.data)).then_some(event)
-    }
-
-    fn head(&self) -> usize {
-        let texts = self.texts.iter().flatten();
-        HEAD + TEXT_HEAD + texts.map(|text| TEXT_HEAD + text.len()).sum::<usize>()
-    }
-}
-
-impl Packed {
-    fn begin(event: &Packable<'_>, values: Values, nulls: Nulls) -> Self {
-        let mut pack = Pack::default();
-        pack.add(event.id, event.data);
-        Self {
-            pack,
-            values,
-            nulls,
-            texts: event.texts.map(|text| text.map(<[u8]>::to_vec)),
-            head: event.head(),
-        }
-    }
-
-    fn takes(&self, event: &Packable<'_>) -> bool {
-        let texts = self.texts.iter().map(Option::as_deref);
-        self.head + self.pack.len() + event.data.len() + pack::MOST_PER_LINE < LARGE
-            && texts.eq(event.texts)
-            && self.pack.takes(event.id, event.data)
-    }
-
-    fn row(mut self, queue: &Queue) -> pg_sys::HeapTuple {
-        let (id, retry, data) = self.pack.row();
-        self.values[ID] = id.into();
-        self.nulls[RETRY] = retry.is_none();
-        self.values[RETRY] = retry.unwrap_or_default().into();
-        self.values[DATA] = pg::text_datum(data);
-        for (column, text) in SHARED.into_iter().zip(&self.texts) {
-            if let Some(text) = text {
-                self.values[column] = pg::text_datum(text);
-            }
-        }
-        // SAFETY: numbers and texts where those columns are.
-        unsafe { form(queue, self.values, self.nulls) }
     }
 }
 
@@ -352,7 +269,7 @@ impl Gathered {
         // What the server allocates on the way it gives back only with its memory context, and that of the caller may be one
         // which lives as long as a query that calls a function for each of its rows.
         LongLived::new(c"pgcascade events").during(|| {
-            let last = self.packed.take().map(|packed| packed.row(&self.queue));
+            let last = self.packed.take().map(|packed| row_of(packed, &self.queue));
             self.rows.extend(last);
             self.insert(&table);
         });
