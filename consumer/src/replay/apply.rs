@@ -39,6 +39,9 @@ const SET_FROM: usize = 16;
 /// the buffers of the connection.
 const IN_FLIGHT: usize = 512;
 
+/// A larger set goes in parts, so that the server has one to work at while the next is on its way.
+const SET_MOST: usize = 2048;
+
 /// Why a batch could not be applied.
 #[derive(Debug)]
 pub(super) struct Failure {
@@ -206,14 +209,17 @@ impl Applier {
                     let Some(Some(set)) = self.sets.get(&shape.id).cloned() else {
                         continue;
                     };
-                    let answer: Answer<'_> = Box::pin(async move {
-                        let texts = |&column: &usize| Texts { chunk, rows, column };
-                        client
-                            .execute_raw(&set.statement, set.parameters.iter().map(texts))
-                            .await
-                    });
-                    send(answer, rows, &mut waiting).await;
-                    let_go(client, chunk).await;
+                    for rows in rows.chunks(SET_MOST) {
+                        let set = set.clone();
+                        let answer: Answer<'_> = Box::pin(async move {
+                            let texts = |&column: &usize| Texts { chunk, rows, column };
+                            client
+                                .execute_raw(&set.statement, set.parameters.iter().map(texts))
+                                .await
+                        });
+                        send(answer, rows, &mut waiting).await;
+                        let_go(client, chunk).await;
+                    }
                 }
                 _ => {
                     if !self.prepared.contains_key(&shape.id) {
