@@ -52,7 +52,7 @@ $$;
 -- pgcascade.event_source(1)
 --     What to read a queue's events from, as SQL text that goes behind FROM and needs an alias: ctid (of the row that has the
 --     event) and the columns of pgq.event_template, a row for each event. The parent of its event tables, unless they may have packs.
---     Conditions on ev_txid use the index, as they do on the table. Null if there is no such queue.
+--     The caller's search_path does not matter. Conditions on ev_txid use the index, as they do on the table. Null if there is no such queue.
 --     Who reads it needs SELECT on the event tables. Text of an open batch stays right: the packs of that batch were made after the
 --     queue was told to have packs, and that before the tick.
 create function pgcascade.event_source(i_queue_id integer) returns text
@@ -62,10 +62,11 @@ begin atomic
     select case when exists (select from pgcascade.packed_queue p where p.queue_id = q.queue_id) then format(
                '(select s.ctid, e.ev_id, s.ev_time, s.ev_txid, s.ev_owner, e.ev_retry, s.ev_type, e.ev_data,'
                ' s.ev_extra1, s.ev_extra2, s.ev_extra3, s.ev_extra4 from %s s cross join lateral ('
-               'select s.ev_id, s.ev_retry, s.ev_data where s.ev_retry is null or s.ev_retry >= 0 union all '
-               'select s.ev_id + pg_catalog.split_part(line, E''\t'', 1)::pg_catalog.int8, null,'
-               ' pg_catalog.substr(line, pg_catalog.strpos(line, E''\t'') + 1)'
-               ' from pg_catalog.unnest(pg_catalog.string_to_array(s.ev_data, E''\n'')) line where s.ev_retry < 0) e)',
+               'select s.ev_id, s.ev_retry, s.ev_data where s.ev_retry is null or s.ev_retry operator(pg_catalog.>=) 0 union all '
+               'select s.ev_id operator(pg_catalog.+) pg_catalog.split_part(line, E''\t'', 1)::pg_catalog.int8, null,'
+               ' pg_catalog.substr(line, pg_catalog.strpos(line, E''\t'') operator(pg_catalog.+) 1)'
+               ' from pg_catalog.unnest(pg_catalog.string_to_array(s.ev_data, E''\n'')) line'
+               ' where s.ev_retry operator(pg_catalog.<) 0) e)',
                q.queue_data_pfx)
            else q.queue_data_pfx end
       from pgq.queue q

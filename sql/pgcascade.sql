@@ -8,7 +8,7 @@
 --     i_sub_id                  retried events of this subscription are included; null: nobody's are
 --     i_source                  as event_source() says it
 --     Returns SQL text with the columns ev_id, ev_time, ev_txid, ev_retry, ev_type, ev_data, ev_extra1 .. ev_extra4.
---     Errors: the queue or one of the ticks does not exist. Locks and writes nothing.
+--     The caller's search_path does not matter to it. Errors: the queue or one of the ticks does not exist. Locks and writes nothing.
 --
 -- Which transactions are wanted, given snapshots as (xmin, xmax, in progress):
 --     1. those that began after prev:  xmax(prev) <= xid < xmax(cur), except those in progress in cur;
@@ -61,17 +61,18 @@ begin
                    select txid_snapshot_xip(cur)) order by 1);
     running := exists (select from txid_snapshot_xip(cur) xid where xid >= prev_xmax);
     wanted := case when i_sub_id is null then ' and ev_owner is null'
-                   else format(' and (ev_owner is null or ev_owner = %s)', i_sub_id) end;
+                   else format(' and (ev_owner is null or ev_owner operator(pg_catalog.=) %s)', i_sub_id) end;
 
     result := events
-        || format('ev_txid >= %s and ev_txid < %s', txid_snapshot_xmax(prev), txid_snapshot_xmax(cur))
+        || format('ev_txid operator(pg_catalog.>=) %s and ev_txid operator(pg_catalog.<) %s',
+                  txid_snapshot_xmax(prev), txid_snapshot_xmax(cur))
         || case when running then
                format(' and pg_catalog.txid_visible_in_snapshot(ev_txid, %L::pg_catalog.txid_snapshot)', cur)
            else '' end
         || wanted;
     if cardinality(late) > 0 then
         result := result || ' union all ' || events
-            || format('ev_txid = any (%L::pg_catalog.int8[])', late)
+            || format('ev_txid operator(pg_catalog.=) any (%L::pg_catalog.int8[])', late)
             || wanted;
     end if;
     return result || ' order by 1';

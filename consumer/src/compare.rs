@@ -76,9 +76,8 @@ struct Scope {
     /// Who the provider is, as in the position.
     identity: String,
     queue_id: i32,
-    /// The event table, for SQL, and what its events are read from.
+    /// The event table, for SQL.
     events: String,
-    event_source: String,
     /// Events are in UTF-8.
     utf8: bool,
     jobs: usize,
@@ -132,7 +131,6 @@ async fn work(
         identity: String::new(),
         queue_id: 0,
         events: String::new(),
-        event_source: String::new(),
         utf8: true,
         jobs: usize::from(args.jobs),
         wait: Duration::from_secs(args.wait),
@@ -290,7 +288,6 @@ async fn find(ends: &Ends, scope: &mut Scope) -> Result<Common> {
     }
     scope.queue_id = row.get("queue_id");
     scope.events = row.get("queue_data_pfx");
-    scope.event_source = row.get("event_source");
     let (theirs, ours) = ends
         .both(include_str!("compare/texts.sql"), "find out how texts are stored")
         .await?;

@@ -85,7 +85,7 @@ begin
     update pgq.subscription set sub_last_tick = i_prev, sub_next_tick = i_cur, sub_batch = -7
      where sub_consumer = (select co_id from pgq.consumer where co_name = 'batches_sql') returning sub_id into line;
     return query select replace(regexp_replace(
-        regexp_split_to_table(pgq.batch_event_sql(-7), '(?=union all)|(?<= where)|(?= order by)'), 'event_\d+ ', 'event_N '), 'ev_owner = ' || line, 'ev_owner = S');
+        regexp_split_to_table(pgq.batch_event_sql(-7), '(?=union all)|(?<= where)|(?= order by)'), 'event_\d+ ', 'event_N '), 'ev_owner operator(pg_catalog.=) ' || line, 'ev_owner = S');
 end $$;
 \t
 select batches_sql(101, 102);

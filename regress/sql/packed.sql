@@ -134,6 +134,24 @@ begin;
 select ev_type, ev_data, ev_retry from pgq.get_batch_cursor(:batch, 'cur', 2, $$ev_data like '%=15_&%' or ev_extra1 is null$$);
 select count(*) from pgq.get_batch_cursor(:batch, 'other', 1000);
 rollback;
+-- Operators of the caller are not looked up before the server's.
+create schema packed_evil;
+create function packed_evil.no(bigint, bigint) returns boolean language plpgsql as $$ begin raise exception 'called'; end $$;
+create function packed_evil.none(bigint, bigint) returns bigint language plpgsql as $$ begin raise exception 'called'; end $$;
+create function packed_evil.not_either(bigint, int) returns boolean language plpgsql as $$ begin raise exception 'called'; end $$;
+create function packed_evil.nor(int, int) returns boolean language plpgsql as $$ begin raise exception 'called'; end $$;
+create operator packed_evil.= (function = packed_evil.no, leftarg = bigint, rightarg = bigint);
+create operator packed_evil.>= (function = packed_evil.not_either, leftarg = bigint, rightarg = int);
+create operator packed_evil.< (function = packed_evil.not_either, leftarg = bigint, rightarg = int);
+create operator packed_evil.+ (function = packed_evil.none, leftarg = bigint, rightarg = bigint);
+create operator packed_evil.>= (function = packed_evil.nor, leftarg = int, rightarg = int);
+create operator packed_evil.< (function = packed_evil.nor, leftarg = int, rightarg = int);
+create operator packed_evil.= (function = packed_evil.nor, leftarg = int, rightarg = int);
+begin;
+set local search_path = packed_evil, pg_catalog;
+select count(*) from pgq.get_batch_cursor(:batch, 'cur', 1000, null);
+rollback;
+drop schema packed_evil cascade;
 select min(ev_id) as first from pgq.get_batch_events(:batch) \gset
 select ev_id - :first, ev_data from pgcascade.get_batch_page(:batch, :first + 57, 2, null);
 set pgcascade.max_batch_events = 60;

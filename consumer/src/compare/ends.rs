@@ -336,6 +336,26 @@ impl Ends {
             .collect())
     }
 
+    /// What events are read from, as the snapshot of the provider's transaction has it: the queue may have been told to have packs since.
+    async fn event_source(&self, scope: &Scope) -> Result<String> {
+        let what = || format!("look up how the events of queue \"{}\" are stored", scope.who.queue);
+        // PgQ's own has no such function.
+        let is_ours = "select pg_catalog.to_regproc('pgcascade.event_source') is not null";
+        if !self
+            .provider
+            .query_one(is_ours, &[])
+            .await
+            .doing(what)?
+            .get::<_, bool>(0)
+        {
+            return Ok(scope.events.clone());
+        }
+        let source = "select pgcascade.event_source($1)";
+        let row = self.provider.query_one(source, &[&scope.queue_id]).await.doing(what)?;
+        row.get::<_, Option<String>>(0)
+            .ok_or_else(|| Error::failure(format!("queue \"{}\" of the provider was dropped", scope.who.queue)))
+    }
+
     /// Which of these rows have events that the provider's transaction sees and the moment's tick does not.
     pub(super) async fn flying(
         &self,
@@ -356,7 +376,7 @@ impl Ends {
             "select ev_type, ev_data, ev_id from {0} e where ev_txid >= $1 and ev_extra1 = any ($3)
              union all
              select ev_type, ev_data, ev_id from {0} e where ev_txid = any ($2) and ev_extra1 = any ($3)",
-            scope.event_source
+            self.event_source(scope).await?
         );
         let statement = self.provider.prepare(&sql).await.doing(what)?;
         let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 3] = [&number(sees.xmax), &in_progress, &names];

@@ -272,7 +272,6 @@ async fn below(args: CreateArgs, role: Role, merge: Option<String>) -> Result<()
         time: start.get(1),
         event_seq: start.get(2),
         settings: start.get(3),
-        packs: start.get(4),
     };
 
     state::install(candidate.client(), End::Node).await?;
@@ -331,7 +330,6 @@ struct Start {
     event_seq: i64,
     /// The provider's queue's settings, name and value in turn.
     settings: Vec<String>,
-    packs: bool,
 }
 
 async fn make_branch(candidate: &Candidate, provider: &Reached, start: &Start) -> Result<()> {
@@ -387,7 +385,15 @@ async fn make_branch(candidate: &Candidate, provider: &Reached, start: &Start) -
             .await
             .doing(what)?;
     }
-    if start.packs {
+    // PgQ's own feeds no branch, so the provider is one of ours.
+    let packed = "select from pgcascade.packed_queue p join pgq.queue q on q.queue_id = p.queue_id where q.queue_name = $1 and p.packs";
+    if provider
+        .client()
+        .query_opt(packed, &[queue])
+        .await
+        .doing(what)?
+        .is_some()
+    {
         client
             .execute("select pgcascade.pack_events($1, true)", &[queue])
             .await

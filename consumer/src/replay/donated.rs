@@ -26,7 +26,7 @@ pub(super) struct Queries {
 }
 
 impl Queries {
-    /// `of_pgq`: it has no confirm gate.
+    /// `of_pgq`: it has no confirm gate, and packs nothing.
     pub(super) fn of_provider(tick_by_tick: bool, of_pgq: bool) -> Self {
         Self {
             next: if tick_by_tick {
@@ -36,7 +36,12 @@ impl Queries {
             } else {
                 include_str!("sql/next_batch.sql").to_owned()
             },
-            open: include_str!("sql/open_batch.sql").to_owned(),
+            open: if of_pgq {
+                let rows = "pgcascade.tick_row_sql(q.queue_id, s.sub_last_tick, s.sub_next_tick, s.sub_id)";
+                include_str!("sql/open_batch.sql").replace(rows, "pgq.batch_event_sql(s.sub_batch)")
+            } else {
+                include_str!("sql/open_batch.sql").to_owned()
+            },
             finish: "select pgq.finish_batch($1)".to_owned(),
         }
     }

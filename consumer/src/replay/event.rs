@@ -24,7 +24,8 @@ pub(super) enum Order {
     AsStored,
 }
 
-/// The columns that the decoder wants, of the rows that have events behind one (and of all packs), in a form that costs it least.
+/// The columns that the decoder wants, of the rows that have events behind one (and of all packs, whose last id no column has), in a form
+/// that costs it least.
 /// `ev_extra2` is of use where rows are filtered, and of what is to be executed; `ev_extra4` while a table without a key is copied.
 pub(super) fn events_query(rows: &str, (by_rows, by_place): (bool, bool), behind: Option<i64>, order: Order) -> String {
     let extra4 = if by_place { "ev_extra4" } else { "null::text" };
