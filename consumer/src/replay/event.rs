@@ -242,18 +242,8 @@ fn take<'a>(rest: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
 mod tests {
     use super::*;
 
-    fn row() -> Vec<u8> {
+    fn message(fields: [Option<&[u8]>; 8]) -> Bytes {
         let mut out = vec![0, 8];
-        let fields: [Option<&[u8]>; 8] = [
-            Some(&7_i64.to_be_bytes()),
-            Some(&9_i64.to_be_bytes()),
-            Some(b"I:id"),
-            None,
-            Some(b""),
-            Some(b"t"),
-            Some(b"7:5:100:3"),
-            None,
-        ];
         for field in fields {
             out.extend_from_slice(
                 &field
@@ -262,12 +252,91 @@ mod tests {
             );
             out.extend_from_slice(field.unwrap_or_default());
         }
-        out
+        out.into()
+    }
+
+    fn row() -> Bytes {
+        message([
+            Some(&7_i64.to_be_bytes()),
+            Some(&9_i64.to_be_bytes()),
+            Some(b"I:id"),
+            None,
+            Some(b""),
+            Some(b"t"),
+            Some(b"7:5:100:3"),
+            None,
+        ])
+    }
+
+    fn stored(id: i64, txid: i64, retry: Option<i32>, data: &str) -> Bytes {
+        let retry = retry.map(i32::to_be_bytes);
+        message([
+            Some(&id.to_be_bytes()),
+            Some(&txid.to_be_bytes()),
+            Some(b"I:id"),
+            Some(data.as_bytes()),
+            Some(b"public.t"),
+            None,
+            None,
+            retry.as_ref().map(<[u8; 4]>::as_slice),
+        ])
+    }
+
+    /// Id, transaction and data of each event, as [`Packs`] brings them.
+    fn events(rows: &[Bytes]) -> Result<Vec<(i64, u64, String)>> {
+        let (mut packs, mut events) = (Packs::default(), Vec::new());
+        let told = |event: &Event<'_>| {
+            assert_eq!((event.event_type, event.table), (&b"I:id"[..], Some(&b"public.t"[..])));
+            let data = event.keep(event.data.unwrap_or_default());
+            (event.id, event.txid, String::from_utf8(data.to_vec()).unwrap())
+        };
+        let ends = rows.iter().map(Some).chain([None]);
+        for row in ends {
+            let row = row.map(Event::parse).transpose()?.flatten();
+            while let Some(packed) = packs.event(row.as_ref().map(|row| row.id)) {
+                events.push(told(&packed));
+                packs.go_on()?;
+            }
+            match row {
+                Some(row) if row.is_pack => packs.open(&row)?,
+                Some(row) => events.push(told(&row)),
+                None => {}
+            }
+        }
+        Ok(events)
+    }
+
+    #[test]
+    fn packs_that_overlap_go_by_turns() {
+        let rows = [
+            stored(1, 5, Some(-4), "0\ta\n1\tb\n4\te\n9\tj"),
+            stored(3, 6, Some(-2), "0\tc\n1\td"),
+            stored(6, 7, None, "f"),
+            stored(7, 6, Some(-3), "0\tg\n1\th\n2\ti"),
+            stored(11, 8, Some(1), "retried"),
+        ];
+        let told = events(&rows).unwrap();
+        let ids: Vec<i64> = told.iter().map(|event| event.0).collect();
+        assert_eq!(ids, (1..=11).collect::<Vec<_>>());
+        let data: String = told.iter().take(10).map(|event| event.2.as_str()).collect();
+        assert_eq!(data, "abcdefghij");
+        let transactions: Vec<u64> = told.iter().map(|event| event.1).collect();
+        assert_eq!(transactions, [5, 5, 6, 6, 5, 7, 6, 6, 6, 5, 8]);
+    }
+
+    #[test]
+    fn a_row_that_is_no_pack_is_said_so() {
+        let error = events(&[stored(1, 5, Some(-2), "0\ta\nid=2")]).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains("packed in row 1 cannot be told apart: tab missing at byte 8"),
+            "{text}"
+        );
     }
 
     #[test]
     fn a_row_is_taken_apart() {
-        let message = Bytes::from(row());
+        let message = row();
         let event = Event::parse(&message).unwrap().unwrap();
         assert_eq!((event.id, event.txid, event.event_type), (7, 9, &b"I:id"[..]));
         assert_eq!(
@@ -279,7 +348,7 @@ mod tests {
 
     #[test]
     fn no_prefix_of_a_row_is_one() {
-        let message = Bytes::from(row());
+        let message = row();
         for end in 0..message.len() {
             assert!(Event::parse(&message.slice(..end)).is_err(), "{end}");
         }
