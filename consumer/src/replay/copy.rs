@@ -99,6 +99,11 @@ impl Piece {
         self.chunk.as_ref()?.1.stored.as_ref()
     }
 
+    /// Where that partition is, if the chunk is one of its key.
+    fn place(&self) -> Option<&str> {
+        self.chunk.as_ref()?.1.place.as_deref()
+    }
+
     /// Which partition it is read from; None: the table.
     fn partition(&self) -> Option<&Name> {
         self.chunk.as_ref()?.1.partition.as_ref()

@@ -14,7 +14,7 @@ use crate::connect::{End, exists};
 use crate::error::{Doing, Error, Result};
 
 /// What each version adds to the one before.
-const STEPS: [&str; 21] = [
+const STEPS: [&str; 22] = [
     include_str!("sql/state.sql"),
     include_str!("sql/state_2.sql"),
     include_str!("sql/state_3.sql"),
@@ -36,6 +36,7 @@ const STEPS: [&str; 21] = [
     include_str!("sql/state_19.sql"),
     include_str!("sql/state_20.sql"),
     include_str!("sql/state_21.sql"),
+    include_str!("sql/state_22.sql"),
 ];
 
 /// The version stands in the comment as "(version 7)"; without a comment, nothing was added yet.

@@ -28,13 +28,17 @@ fn went_on(output: &Output, what: &str) {
 
 /// Table t in two halves.
 async fn halves() -> Pair {
+    halves_of("n int not null").await
+}
+
+async fn halves_of(column: &str) -> Pair {
     let pair = pair().await;
     pair.provider
-        .run(
-            "create table t (n int not null, pad text) partition by range (n);
+        .run(&format!(
+            "create table t ({column}, pad text) partition by range (n);
              create table t_0 partition of t for values from (minvalue) to (6000);
-             create table t_1 partition of t for values from (6000) to (20000)",
-        )
+             create table t_1 partition of t for values from (6000) to (20000)"
+        ))
         .await;
     fill(&pair, &["t"]).await;
     pair
@@ -219,13 +223,49 @@ async fn partitions_change_in_between() {
     pair.drop().await;
 }
 
+/// With a key, too, a chunk is of a partition and not of a name.
+#[tokio::test]
+async fn partitions_with_a_key_are_renamed_in_between() {
+    let pair = halves_of("n int primary key").await;
+    let arguments = of_t(&["--jobs", "1"]);
+    for (point, change) in [
+        (1, "alter table t_1 rename to t_11"),
+        // All of the first one is copied.
+        (
+            14,
+            "alter table t_0 rename to t_00; insert into t values (-1, 'new'); update t set pad = 'y' where n in (7, 11990)",
+        ),
+        (
+            14,
+            "alter table t_00 rename to t_0; alter table t_11 rename to t_1; create table t_2 partition of t for values from (20000) to (30000)",
+        ),
+    ] {
+        killed(&pair, &arguments, &format!("after_chunk_commit=kill:{point}")).await;
+        let copied = "select count(*) from pgcascade_replay.copy_chunk where partition_place is null";
+        assert_eq!(pair.subscriber.text(copied).await, "0");
+        pair.provider.run(change).await;
+        let output = pair.catch_up(&arguments).await;
+        went_on(&output, change);
+        pair.assert_equal("t").await;
+        table(&pair, &["resync", "t"]);
+    }
+    pair.drop().await;
+}
+
 /// Partitions exchange their names while the replay runs, and while it does not.
 #[tokio::test]
 async fn partitions_exchange_their_names() {
-    let pair = halves().await;
+    for column in ["n int not null", "n int primary key"] {
+        let pair = halves_of(column).await;
+        exchanged(&pair).await;
+        pair.drop().await;
+    }
+}
+
+async fn exchanged(pair: &Pair) {
     let arguments = of_t(&["--jobs", "1"]);
     let exchange = "begin; alter table t_0 rename to x; alter table t_1 rename to t_0; alter table x rename to t_1;
-                    insert into t values (1, 'behind'), (7000, 'behind'); commit";
+                    insert into t select min(n) - 1, 'behind' from t union all select max(n) + 1, 'behind' from t; commit";
     let release = pair.subscriber_cluster.file(&format!("release-{}", pair.database));
     for points in [
         format!("after_chunk_commit=pause:3:{release}"),
@@ -246,9 +286,8 @@ async fn partitions_exchange_their_names() {
         }
         pair.catch_up(&arguments).await;
         pair.assert_equal("t").await;
-        table(&pair, &["resync", "t"]);
+        table(pair, &["resync", "t"]);
     }
-    pair.drop().await;
 }
 
 async fn until(db: &Db, condition: &str) {

@@ -21,6 +21,8 @@ pub(super) struct Part {
     oid: u32,
     /// None: in the table itself.
     pub(super) partition: Option<Name>,
+    /// System identifier, oid of the database and of the partition, joined by colons.
+    pub(super) place: Option<String>,
     pub(super) bytes: u64,
     readable: bool,
     in_default: bool,
@@ -41,6 +43,7 @@ async fn all(provider: &Client, who: &Who, table: &Table, by: By) -> Result<Opti
         vec![Part {
             oid: table.oid,
             partition: None,
+            place: None,
             bytes: table.bytes,
             readable: true,
             in_default: false,
@@ -69,6 +72,7 @@ async fn partitions(provider: &Client, table: &Table) -> Result<Vec<Part>> {
     let part = |row: &tokio_postgres::Row| Part {
         oid: row.get("oid"),
         partition: Some(Name::new(row.get::<_, &str>("schema"), row.get::<_, &str>("name"))),
+        place: Some(row.get("place")),
         bytes: u64::try_from(row.get::<_, Option<i64>>("bytes").unwrap_or(0)).unwrap_or(0),
         readable: row.get("readable"),
         in_default: row.get("in_default"),
@@ -77,12 +81,17 @@ async fn partitions(provider: &Client, table: &Table) -> Result<Vec<Part>> {
     Ok(rows.iter().map(part).collect())
 }
 
-/// Whether the partition is one of the table, which it stays while it is locked.
-pub(super) async fn check(provider: &Client, table: &Table, partition: &Name) -> Result<()> {
+/// Whether the partition is one of the table, which it stays while it is locked; and the one that is at that place, if it is known. Where
+/// a branch or another server is read, it is another one by the same name.
+pub(super) async fn check(provider: &Client, table: &Table, partition: &Name, place: Option<&str>) -> Result<()> {
     let row = provider
         .query_one(
-            "select pg_catalog.pg_partition_root(pg_catalog.to_regclass($1)) = pg_catalog.to_regclass($2)",
-            &[&partition.quoted(), &table.name.quoted()],
+            "select pg_catalog.pg_partition_root(pg_catalog.to_regclass($1)) = pg_catalog.to_regclass($2)
+                    and ($3::text is null or $3 not like i.identity || ':%'
+                         or $3 = i.identity || ':' || pg_catalog.to_regclass($1)::oid)
+               from (select s.system_identifier || ':' || d.oid from pg_catalog.pg_control_system() s, pg_catalog.pg_database d
+                      where d.datname = pg_catalog.current_database()) i(identity)",
+            &[&partition.quoted(), &table.name.quoted(), &place],
         )
         .await
         .doing(|| format!("look at partition {partition} of the provider"))?;
@@ -113,10 +122,10 @@ pub(super) async fn bring_up_to_date(
     let rows = s
         .query(
             "select partition_schema, partition_table, bool_and(copied_rows is not null), max(max(chunk)) over (),
-                    place, filenode, epoch
+                    place, filenode, epoch, partition_place
                from pgcascade_replay.copy_chunk
               where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4
-              group by 1, 2, 5, 6, 7",
+              group by 1, 2, 5, 6, 7, 8",
             &[&who.consumer, &who.queue, &name.schema, &name.table],
         )
         .await
@@ -152,11 +161,15 @@ pub(super) async fn bring_up_to_date(
     for cut in &cut {
         let part = parts.iter().find(|part| cut.is_of(part));
         known.extend(part.map(|part| part.oid));
-        let (Some(part), Some(stored)) = (part, &cut.stored) else {
-            is_lost |= part.is_none() && !cut.done;
+        let Some(part) = part else {
+            is_lost |= !cut.done;
             continue;
         };
-        if !part.is_still(stored, cut.done) {
+        if cut
+            .stored
+            .as_ref()
+            .is_some_and(|stored| !part.is_still(stored, cut.done))
+        {
             let why = "its rows were moved or removed on the provider meanwhile, or that is not the same root any more";
             return begin_again(s, who, name, Again::Whole, why).await;
         }
@@ -192,13 +205,21 @@ struct Cut {
     done: bool,
     /// Of a table that is cut by places.
     stored: Option<Stored>,
+    /// As in [`Part`].
+    place: Option<String>,
 }
 
 impl Cut {
-    /// By its place, where that is known, as its name may be another one now.
+    /// By its place, where that is known, as its name may be another one now. Another root has its partitions at others.
     fn is_of(&self, part: &Part) -> bool {
+        let database = |place: &str| place.rsplit_once(':').map(|(database, _)| database.to_owned());
         match (&self.stored, &part.found) {
-            (Some(stored), Some(found)) => stored.place == found.stored.place,
+            (Some(stored), Some(found)) => return stored.place == found.stored.place,
+            (None, None) => {}
+            _ => return self.partition == part.partition,
+        }
+        match (&self.place, &part.place) {
+            (Some(was), Some(is)) if database(was) == database(is) => was == is,
             _ => self.partition == part.partition,
         }
     }
@@ -218,6 +239,7 @@ fn cut(row: &tokio_postgres::Row) -> Cut {
         partition: plan::partition(row.get(0), row.get(1)),
         done: row.get(2),
         stored: Stored::of(row, (4, 5, 6)),
+        place: row.get(7),
     }
 }
 
@@ -226,13 +248,13 @@ async fn rename(s: &Client, who: &Who, name: &Name, cut: &Cut, part: &Part) -> R
     let partition = part.partition.as_ref().map(|name| (&name.schema, &name.table));
     s.execute(
         "update pgcascade_replay.copy_chunk set partition_schema = $6, partition_table = $7
-          where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4 and place = $5",
+          where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4 and coalesce(place, partition_place) = $5",
         &[
             &who.consumer,
             &who.queue,
             &name.schema,
             &name.table,
-            &cut.stored.as_ref().map(|stored| &stored.place),
+            &cut.stored.as_ref().map(|stored| &stored.place).or(cut.place.as_ref()),
             &partition.map(|(schema, _)| schema),
             &partition.map(|(_, table)| table),
         ],
@@ -274,6 +296,7 @@ impl Part {
         Self {
             oid: 1,
             partition: None,
+            place: None,
             bytes: blocks * 8192,
             readable: true,
             in_default: false,

@@ -60,6 +60,8 @@ pub(super) struct Chunk {
     pub(super) partition: Option<Name>,
     /// Of blocks: of these.
     pub(super) stored: Option<Stored>,
+    /// Of a range of the key of a partition: where that is, see [`Part`].
+    pub(super) place: Option<String>,
     /// SQL, without WHERE.
     pub(super) condition: String,
 }
@@ -71,6 +73,7 @@ impl Chunk {
             number: -1,
             partition: None,
             stored: None,
+            place: None,
             condition: "false".to_owned(),
         }
     }
@@ -231,8 +234,8 @@ pub(super) async fn add(
         .prepare(
             "insert into pgcascade_replay.copy_chunk
                (consumer, queue, provider_schema, provider_table, chunk, above, upto, partition_schema,
-                partition_table, copied_rows, place, filenode, epoch, snapshot)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, case when $10 then 0 end, $11, $12, $13, $14)",
+                partition_table, copied_rows, place, filenode, epoch, snapshot, partition_place)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, case when $10 then 0 end, $11, $12, $13, $14, $15)",
         )
         .await
         .doing(what)?;
@@ -258,6 +261,7 @@ pub(super) async fn add(
                     &stored.map(|stored| stored.filenode),
                     &stored.map(|stored| stored.epoch),
                     &stored.and(copied_at),
+                    &range.place,
                 ],
             )
             .await
@@ -286,7 +290,9 @@ pub(super) async fn load(worker: &Worker, job: &Job) -> Result<Plan> {
     let from = from.ok_or_else(|| table_state::changed(name))?;
     let rows = client
         .query(
-            "select chunk, above, upto, copied_rows, partition_schema, partition_table, place, filenode, epoch from pgcascade_replay.copy_chunk
+            "select chunk, above, upto, copied_rows, partition_schema, partition_table, place, filenode, epoch,
+                    partition_place
+               from pgcascade_replay.copy_chunk
               where consumer = $1 and queue = $2 and provider_schema = $3 and provider_table = $4 order by chunk",
             key,
         )
@@ -308,6 +314,7 @@ pub(super) async fn load(worker: &Worker, job: &Job) -> Result<Plan> {
                         None => condition(job.provider.primary_key(), above, upto),
                     },
                     stored,
+                    place: row.get(9),
                 });
             }
         }
@@ -328,6 +335,7 @@ pub(super) fn partition(schema: Option<&str>, table: Option<&str>) -> Option<Nam
 pub(super) struct Range {
     partition: Option<Name>,
     stored: Option<Stored>,
+    place: Option<String>,
     above: Option<Vec<String>>,
     upto: Option<Vec<String>>,
     /// There is nothing to copy.
@@ -340,6 +348,7 @@ impl Range {
         Self {
             partition: part.partition.clone(),
             stored: part.found.as_ref().map(|found| found.stored.clone()),
+            place: part.place.clone().filter(|_| part.found.is_none()),
             above: None,
             upto: None,
             is_empty: false,
@@ -365,6 +374,7 @@ async fn ranges(provider: &Client, table: &Table, parts: &[Part], chunk_bytes: u
             ranges.push(Range {
                 partition: part.partition.clone(),
                 stored: None,
+                place: part.place.clone(),
                 above: number.checked_sub(1).and_then(|i| borders.get(i)).cloned(),
                 upto: borders.get(number).cloned(),
                 is_empty: part.partition.is_some() && part.bytes == 0,
@@ -382,6 +392,7 @@ fn ranges_of_blocks(part: &Part, found: &places::Found, wanted: u64) -> Vec<Rang
     from.map(|above| Range {
         partition: part.partition.clone(),
         stored: Some(found.stored.clone()),
+        place: None,
         above: block(above),
         upto: block((above + each).min(found.blocks)),
         is_empty: found.blocks == 0,

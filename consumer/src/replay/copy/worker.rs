@@ -445,7 +445,7 @@ impl Worker {
                 error
             }
         })?;
-        parts::check(reader, table, partition).await?;
+        parts::check(reader, table, partition, piece.place()).await?;
         Ok(snapshot)
     }
 
