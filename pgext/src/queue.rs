@@ -172,6 +172,11 @@ const COLUMNS: [&std::ffi::CStr; 7] = [
 
 /// Reads the control row with a fresh snapshot and puts it into the cache.
 fn read(name: &[u8]) -> Option<Rc<Queue>> {
+    read_behind(name, None)
+}
+
+/// `incomplete`: the queue of that name that lacked a table or sequence when its row was read before.
+fn read_behind(name: &[u8], incomplete: Option<i32>) -> Option<Rc<Queue>> {
     let generation = generation();
     let Some(control) = pg::relation_in_pgq(c"queue") else {
         pg::raise(
@@ -229,11 +234,15 @@ fn read(name: &[u8]) -> Option<Rc<Queue>> {
         promoted::check(name);
     }
     let table_name = [prefix.as_slice(), format!("_{current}").as_bytes()].concat();
-    let (parent, table, sequence) = (
-        resolve(name, &prefix),
-        resolve(name, &table_name),
-        resolve(name, &sequence),
-    );
+    let names = [&prefix, &table_name, &sequence];
+    let [Some(parent), Some(table), Some(sequence)] = names.map(|relation| resolve(relation)) else {
+        // It may have been dropped since its row was read. What is gone then is gone for a newer snapshot with its row.
+        if incomplete != Some(id) {
+            return read_behind(name, Some(id));
+        }
+        let missing = names.into_iter().find(|relation| resolve(relation).is_none());
+        lacks(name, missing.unwrap_or(&prefix));
+    };
     // Watched before it is looked at: a change during the look makes the entry stale.
     WATCHED.with(|watched| {
         let mut watched = watched.borrow_mut();
@@ -308,22 +317,22 @@ pub(crate) fn has_event_columns(table: &Relation) -> bool {
     }
 }
 
-/// The oid behind a name such as `pgq.event_1_0` from a control row.
-fn resolve(queue: &[u8], name: &[u8]) -> pg_sys::Oid {
-    name.strip_prefix(b"pgq.")
-        .and_then(|bare| CString::new(bare).ok())
-        .and_then(|bare| pg::relation_in_pgq(&bare))
-        .unwrap_or_else(|| {
-            pg::raise(
-                PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
-                format!(
-                    "relation {} of queue '{}' does not exist",
-                    pg::shown(name),
-                    pg::shown(queue)
-                ),
-                "Restore it, or drop the queue with pgq.drop_queue() and create it again.",
-            )
-        })
+/// The oid behind a name such as `pgq.event_1_0` from a control row; none if nothing has that name.
+fn resolve(name: &[u8]) -> Option<pg_sys::Oid> {
+    let bare = CString::new(name.strip_prefix(b"pgq.")?).ok()?;
+    pg::relation_in_pgq(&bare)
+}
+
+fn lacks(queue: &[u8], name: &[u8]) -> ! {
+    pg::raise(
+        PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
+        format!(
+            "relation {} of queue '{}' does not exist",
+            pg::shown(name),
+            pg::shown(queue)
+        ),
+        "Restore it, or drop the queue with pgq.drop_queue() and create it again.",
+    )
 }
 
 /// Refuses a queue that was loaded from a dump and is still marked so: transaction ids of here may be ones that its ticks
