@@ -1,7 +1,7 @@
 //! Rows that are captured while they are changed in all ways at once: statements of one row and of hundreds, upserts, CTEs, COPY,
 //! cursors, cascades, triggers that write, deferred triggers, exceptions in the middle of a statement, savepoints, prepared
-//! transactions; queues packed and not. Beside each capture trigger stand some in PL/pgSQL that write down the same, and both have to agree on every
-//! transaction: an event is stored where its change is, with it, or not at all (pgext/src/insert/gathered.rs).
+//! transactions; queues packed and not. Beside each capture trigger stand some in PL/pgSQL that write down the same, and both have
+//! to agree on every transaction: an event is stored where its change is, with it, or not at all (pgext/src/insert/gathered.rs).
 
 use bytes::Bytes;
 use futures_util::SinkExt;

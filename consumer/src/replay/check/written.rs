@@ -138,7 +138,8 @@ async fn count(provider: &Client, events: &str, written: &[Written<'_>]) -> Resu
         .map(|one| String::from_utf8_lossy(&one.name.on_the_wire()).into_owned())
         .collect();
     let snapshots: Vec<&str> = written.iter().map(|one| one.snapshot.as_str()).collect();
-    // Those of a pack (sql/pack.sql) count each. The name of the events' table is made by the extension from a number, and held to that by a constraint.
+    // Those of a pack (sql/pack.sql) count each. The name of the events' table is made by the extension from a number, and held to
+    // that by a constraint.
     let query = format!(
         "select w.name, sum(case when e.ev_retry < 0 then -e.ev_retry else 1 end)
            from {events} e

@@ -212,17 +212,19 @@ struct Cut {
 impl Cut {
     /// By its place, where that is known, as its name may be another one now. Another root has its partitions at others.
     fn is_of(&self, part: &Part) -> bool {
-        let database = |place: &str| place.rsplit_once(':').map(|(database, _)| database.to_owned());
-        match (&self.stored, &part.found) {
-            (Some(stored), Some(found)) => return stored.place == found.stored.place,
-            (None, None) => {}
-            _ => return self.partition == part.partition,
+        if let (Some(stored), Some(found)) = (&self.stored, &part.found) {
+            return stored.place == found.stored.place;
         }
         match (&self.place, &part.place) {
             (Some(was), Some(is)) if database(was) == database(is) => was == is,
             _ => self.partition == part.partition,
         }
     }
+}
+
+/// Which one a place is in.
+fn database(place: &str) -> Option<&str> {
+    place.rsplit_once(':').map(|(database, _)| database)
 }
 
 impl Part {

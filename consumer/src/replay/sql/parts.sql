@@ -1,7 +1,8 @@
 -- Where the rows of a partitioned table are, and whether the role sees them all by asking there. In the transaction that has the table
 -- locked: what is empty then has no row that its snapshot sees.
 -- $1: oid of the table
-select c.oid, i.identity || ':' || c.oid as place, n.nspname::text as schema, c.relname::text as name, pg_catalog.pg_relation_size(c.oid) as bytes,
+select c.oid, i.identity || ':' || c.oid as place, n.nspname::text as schema, c.relname::text as name,
+       pg_catalog.pg_relation_size(c.oid) as bytes,
        pg_catalog.has_table_privilege(c.oid, 'select') and pg_catalog.has_schema_privilege(n.oid, 'usage')
          and not pg_catalog.row_security_active(c.oid) as readable,
        -- Of any of them.
