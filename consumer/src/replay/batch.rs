@@ -54,7 +54,7 @@ struct Batch {
     sequences: Values,
     /// The partitioned tables have the same partitions after its last tick as when the tables were looked at.
     same_partitions: bool,
-    /// The query for the events; None when there can be none.
+    /// The query for the events, which a node stores or passes on; None when there can be none, and where there is no node.
     events: Option<String>,
     /// That for the rows in which they are stored (event.rs).
     rows: Option<String>,

@@ -637,3 +637,63 @@ async fn hot_rows_of_a_large_batch() {
     pair.assert_equal("hot_unique").await;
     pair.drop().await;
 }
+
+/// However many ticks a queue keeps, and however little the planner knows of them: nobody has analyzed the table that has them.
+#[tokio::test]
+async fn what_a_batch_costs_does_not_grow_with_the_ticks_that_are_kept() {
+    const TICKS: i64 = 400;
+    let pair = pair().await;
+    pair.provider.run("create table t (id int primary key)").await;
+    let arguments = ["--table", "t", "--create"];
+    pair.catch_up(&arguments).await;
+    pair.provider.run("select pgq.register_consumer('q', 'behind')").await;
+    pair.provider
+        .run(&format!(
+            "do $$ begin
+                 for i in 1..{TICKS} loop
+                     insert into t values (i);
+                     commit;
+                     perform pgq.force_tick('q'), pgq.ticker('q');
+                     commit;
+                 end loop;
+             end $$"
+        ))
+        .await;
+    pair.catch_up(&arguments).await;
+    pair.provider.run(&format!("insert into t values ({TICKS} + 1)")).await;
+    // A session has said what it did when it is gone; this one says it when asked.
+    let seen = async || {
+        pair.provider.run("select pg_stat_force_next_flush()").await;
+        eventually("no replay is connected", async || {
+            pair.provider
+                .text(
+                    "select count(*) from pg_stat_activity
+                      where datname = current_database() and application_name like 'pgcascade %' and backend_type = 'client backend'",
+                )
+                .await
+                == "0"
+        })
+        .await;
+        let row = pair
+            .provider
+            .text(
+                "select (select count(*) from pgq.tick), s.idx_tup_fetch, s.n_tup_upd
+                   from pg_stat_user_tables s where s.relid = 'pgq.subscription'::regclass",
+            )
+            .await;
+        let numbers: Vec<i64> = row.split('|').map(|number| number.parse().unwrap()).collect();
+        (numbers[0], numbers[1], numbers[2])
+    };
+    let before = seen().await;
+    pair.catch_up(&arguments).await;
+    let (ticks, read, updated) = seen().await;
+    assert!(updated >= before.2 + 2, "no batch was opened and finished");
+    assert!(ticks > TICKS, "{ticks}");
+    assert!(
+        read - before.1 < TICKS,
+        "{} rows of subscriptions read",
+        read - before.1
+    );
+    pair.assert_equal("t").await;
+    pair.drop().await;
+}

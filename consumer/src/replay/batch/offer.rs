@@ -68,8 +68,9 @@ impl Stream<'_> {
     async fn look(&self) -> Result<Opened> {
         let client = &self.ready.provider.client;
         let who = &self.ready.who;
+        let with_events = self.duty.is_some();
         let (row, sequences, same_partitions) = future::join3(
-            client.query_opt(&self.open_batch, &[&who.queue, &who.consumer]),
+            client.query_opt(&self.open_batch, &[&who.queue, &who.consumer, &with_events]),
             self.ready.sequences.read(client),
             self.ready.partitions.holds(client),
         )

@@ -9,7 +9,9 @@ select b.batch_id, b.prev_tick_id, b.cur_tick_id
           from pgq.queue q
           join pgq.subscription s on s.sub_queue = q.queue_id
           join pgq.consumer c on c.co_id = s.sub_consumer and c.co_name = $2
-          join pgq.tick p on p.tick_queue = q.queue_id and p.tick_id = s.sub_last_tick
+         -- (`offset 0`: by both columns of its key, and not all ticks of the queue, whatever the planner thinks that there are.)
+         cross join lateral (select t.* from pgq.tick t
+                              where t.tick_queue = s.sub_queue and t.tick_id = s.sub_last_tick offset 0) p
          cross join lateral (select pgcascade.released_tick($1, $2) as tick offset 0) released
          cross join lateral (select t.tick_event_seq, t.tick_time from pgq.tick t
                               where t.tick_queue = q.queue_id and (released.tick is null or t.tick_id <= released.tick)

@@ -1,6 +1,6 @@
 -- The next tick that was fetched from a leaf, in place of open_batch.sql.
--- $1: queue, $2: consumer
-select r.rows as events, r.rows, t.snapshot::text as snapshot, t.tick_time::text as tick_time, t.event_seq, 0::int8 as events_about,
+-- $1: queue, $2: consumer, $3: whether the query for the events is wanted
+select case when $3 then r.rows end as events, r.rows, t.snapshot::text as snapshot, t.tick_time::text as tick_time, t.event_seq, 0::int8 as events_about,
        extract(epoch from pg_catalog.clock_timestamp() - t.tick_time)::float8 as lag_seconds,
        l.tick - t.tick as lag_ticks, l.event_seq - t.event_seq as lag_events
   from pgcascade_replay.position p
