@@ -12,7 +12,8 @@
 --     Returns batch id and the two ticks; all null when there is no batch yet, or the confirm gate keeps it back.
 --     Errors: not subscribed; the consumer belongs to another role; its tick does not exist any more.
 --     Writes pgq.subscription, and the caller as owner of a consumer that has none. Locks the subscription's row when there is something to open, and then looks again: of
---     two sessions the second waits and gets the batch of the first. Assigns no transaction id otherwise.
+--     two sessions the second waits and gets the batch of the first. Assigns no transaction id otherwise. Without bitmap scans for the reason
+--     that find_tick_helper() has.
 create function pgq.next_batch_custom(
     in i_queue_name text, in i_consumer_name text,
     in i_min_lag interval, in i_min_count int4, in i_min_interval interval,
@@ -21,6 +22,7 @@ create function pgq.next_batch_custom(
     out cur_tick_event_seq int8, out prev_tick_event_seq int8
 ) returns record
 language plpgsql volatile security definer
+set enable_bitmapscan = off
 set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -159,12 +161,15 @@ $$;
 --     i_min_count, i_min_interval   wanted events, wanted time; null: does not matter; one of the two is enough
 --     Returns the last tick, so that a consumer that is behind gets few batches, unless that makes a batch of more
 --     than twice the wanted size: then the first tick that is far enough. Null when no tick is.
+--     No bitmap scans: a table of ticks that has not been analyzed looks so small that all ticks behind the first would be read and
+--     sorted in order to find the next one.
 create function pgq.find_tick_helper(
     in i_queue_id int4, in i_prev_tick_id int8, in i_prev_tick_time timestamptz, in i_prev_tick_seq int8,
     in i_min_count int8, in i_min_interval interval,
     out next_tick_id int8, out next_tick_time timestamptz, out next_tick_seq int8
 ) returns record
 language plpgsql stable
+set enable_bitmapscan = off
 set search_path = pg_catalog, pg_temp
 as $$
 begin

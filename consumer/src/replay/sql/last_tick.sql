@@ -1,2 +1,2 @@
 -- $1: queue
-select max(t.tick_id) from pgq.queue q join pgq.tick t on t.tick_queue = q.queue_id where q.queue_name = $1
+select max(t.tick_id) from pgq.tick t where t.tick_queue = (select q.queue_id from pgq.queue q where q.queue_name = $1)
