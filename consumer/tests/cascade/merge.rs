@@ -299,6 +299,7 @@ async fn what_only_a_dead_root_had_merged_is_merged_again() {
     parts.until_in(&root, &of_root).await;
     let spare = tree.add("branch", "spare", "root").await;
     let of_spare = replay(&tree, "spare", "q", &["--create"]).spawn();
+    until(&spare, "select to_regclass('list') is not null", "t").await;
     let mut behind = Vec::new();
     for name in PARTS {
         leaf(&tree, "spare", name, 0).await;
