@@ -10,9 +10,8 @@ grant select on pgq.consumer, pgq.queue, pgq.tick, pgq.subscription to public;
 grant select on pgq.consumer, pgq.queue, pgq.tick, pgq.subscription, pgq.event_template to pgq_reader;
 grant select, insert, update, delete
     on pgq.consumer, pgq.queue, pgq.tick, pgq.subscription, pgq.retry_queue to pgq_admin;
-grant select on pgcascade.restored_queue to pgq_admin;
 grant select on pgcascade.consumer_config to pgq_reader;
-grant select on pgcascade.packed_queue to public;
+grant select on pgcascade.packed_queue, pgcascade.restored_queue to public;    -- pgcascade.event_source() reads them
 -- Event tables get the grants of this one, see pgq.grant_perms().
 grant select, insert, truncate on pgq.event_template to pgq_admin;
 grant select on pgcascade.delayed_event, pgcascade.dead_letter to pgq_admin;

@@ -51,15 +51,19 @@ $$;
 
 -- pgcascade.event_source(1)
 --     What to read a queue's events from, as SQL text that goes behind FROM and needs an alias: ctid (of the row that has the
---     event) and the columns of pgq.event_template, a row for each event. The parent of its event tables, unless they may have packs.
---     The caller's search_path does not matter. Conditions on ev_txid use the index, as they do on the table. Null if there is no such queue.
---     Who reads it needs SELECT on the event tables. Text of an open batch stays right: the packs of that batch were made after the
---     queue was told to have packs, and that before the tick.
+--     event: unique in one event table; the events of a pack share it) and the columns of pgq.event_template, a row for each
+--     event. The parent of its event tables, unless they may have packs; those of a queue from a dump may, until the mark is off,
+--     since pg_restore may bring the queue before the row that says so (packs_unsaid()).
+--     The caller's search_path does not matter. Conditions on ev_txid use the index, as they do on the table. Null if there is
+--     no such queue.
+--     Who reads it needs SELECT on the event tables. Text of an open batch stays right: the packs of that batch were made after
+--     the queue was told to have packs, and that before the tick.
 create function pgcascade.event_source(i_queue_id integer) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 begin atomic
-    select case when exists (select from pgcascade.packed_queue p where p.queue_id = q.queue_id) then format(
+    select case when exists (select from pgcascade.packed_queue p where p.queue_id = q.queue_id)
+                     or exists (select from pgcascade.restored_queue r where r.queue_id = q.queue_id) then format(
                '(select s.ctid, e.ev_id, s.ev_time, s.ev_txid, s.ev_owner, e.ev_retry, s.ev_type, e.ev_data,'
                ' s.ev_extra1, s.ev_extra2, s.ev_extra3, s.ev_extra4 from %s s cross join lateral ('
                'select s.ev_id, s.ev_retry, s.ev_data where s.ev_retry is null or s.ev_retry operator(pg_catalog.>=) 0 union all '

@@ -64,6 +64,50 @@ begin
 end
 $$;
 
+-- pgcascade.packs_unsaid(1)
+--     Whether a marked queue has packs, and no row of pgcascade.packed_queue: they would be taken for single events. It reads
+--     the event tables, so it is asked last. No row is made: the restore may still bring it.
+create function pgcascade.packs_unsaid(i_queue_id integer) returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    result boolean;
+begin
+    if exists (select from pgcascade.packed_queue where queue_id = i_queue_id) then
+        return false;
+    end if;
+    execute format($sql$select exists (select from %s where ev_retry < 0 and starts_with(ev_data, E'0\t'))$sql$,
+                   (select queue_data_pfx from pgq.queue where queue_id = i_queue_id))
+       into result;
+    return result;
+end
+$$;
+
+-- pgcascade.refuse_incomplete(2)
+--     Raises what a marked queue still lacks. i_read_events: also what is only known by reading its event tables.
+create function pgcascade.refuse_incomplete(i_queue_id integer, i_read_events boolean) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    missing text := pgcascade.restore_incomplete(i_queue_id);
+    remedy text := 'restore again what is missing';
+begin
+    if missing is null and i_read_events and pgcascade.packs_unsaid(i_queue_id) then
+        missing := 'it has packs, and pgcascade.packed_queue has no row of it yet';
+        remedy := 'restore that row, or make it with pgcascade.pack_events(name, true)';
+    end if;
+    if missing is not null then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = format('queue "%s" is being restored: %s',
+                             (select queue_name from pgq.queue where queue_id = i_queue_id), missing),
+            hint = format('If the restore has ended, it was not complete: %s, or drop the queue with pgq.drop_queue(name, true).',
+                          remedy);
+    end if;
+end
+$$;
+
 -- pgcascade.newest_foreign_xid(1)
 --     The greatest transaction id in a marked queue: all of them come from the dump.
 create function pgcascade.newest_foreign_xid(i_queue_id integer) returns bigint
@@ -106,23 +150,28 @@ begin
             return;
         end;
         delete from pgcascade.restored_queue r
-         where pgcascade.restore_incomplete(r.queue_id) is null
-           and pgcascade.newest_foreign_xid(r.queue_id) < r.oldest_xid;
+         where case
+                   when pgcascade.restore_incomplete(r.queue_id) is null
+                       and pgcascade.newest_foreign_xid(r.queue_id) < r.oldest_xid
+                   then not pgcascade.packs_unsaid(r.queue_id)
+                   else false
+               end;
     end if;
 end
 $$;
 
 -- pgcascade.check_restored(1)
 --     Refuses a queue that is marked and cannot be settled. Called before each tick and each rotation.
---     Errors: the restore is not complete; the queue has transaction ids that this cluster gives out again.
+--     Errors: the restore is not complete; the queue has transaction ids that this cluster gives out again; another session
+--     settles or mends queues at this moment.
 create function pgcascade.check_restored(i_queue_id integer) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
     name text;
-    missing text;
     oldest bigint;
+    newest bigint;
 begin
     if not exists (select from pgcascade.restored_queue where queue_id = i_queue_id) then
         return;
@@ -134,16 +183,17 @@ begin
     if not found then
         return;
     end if;
-    missing := pgcascade.restore_incomplete(i_queue_id);
-    if missing is not null then
-        raise exception using errcode = 'object_not_in_prerequisite_state',
-            message = format('queue "%s" is being restored: %s', name, missing),
-            hint = 'If the restore has ended, it was not complete: restore again what is missing, '
-                   'or drop the queue with pgq.drop_queue(name, true).';
+    perform pgcascade.refuse_incomplete(i_queue_id, false);
+    newest := pgcascade.newest_foreign_xid(i_queue_id);
+    if newest < oldest then
+        perform pgcascade.refuse_incomplete(i_queue_id, true);
+        raise exception using errcode = 'lock_not_available',
+            message = format('queue "%s" was restored, and another session is looking at that', name),
+            hint = 'Try again when it has ended: select pid from pg_locks where relation = ''pgcascade.restored_queue''::regclass.';
     end if;
     raise exception using errcode = 'object_not_in_prerequisite_state',
         message = format('Invalid PgQ state: queue "%s" was restored from another cluster: it has transaction ids up to %s,'
-                         ' this cluster was at %s', name, pgcascade.newest_foreign_xid(i_queue_id), oldest),
+                         ' this cluster was at %s', name, newest, oldest),
         hint = 'Run select pgcascade.mend_restored(): it gives the queue transaction ids of this cluster; consumers go on '
                'where they were.';
 end
@@ -162,7 +212,6 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     q pgq.queue;
-    missing text;
     result integer := 0;
 begin
     if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
@@ -177,13 +226,7 @@ begin
          order by queue_id      -- the order of pgq.ticker()
     loop
         perform pgcascade.lock_ticker(q.queue_id);
-        missing := pgcascade.restore_incomplete(q.queue_id);
-        if missing is not null then
-            raise exception using errcode = 'object_not_in_prerequisite_state',
-                message = format('queue "%s" is being restored: %s', q.queue_name, missing),
-                hint = 'If the restore has ended, it was not complete: restore again what is missing, '
-                       'or drop the queue with pgq.drop_queue(name, true).';
-        end if;
+        perform pgcascade.refuse_incomplete(q.queue_id, true);
         perform pgcascade.renumber(q.queue_id);
         delete from pgcascade.restored_queue where queue_id = q.queue_id;
         result := result + 1;
@@ -282,6 +325,8 @@ $$;
 
 comment on function pgcascade.mark_restored() is 'trigger on pgq.queue: marks a queue that comes from a dump';
 comment on function pgcascade.restore_incomplete(integer) is 'what a queue that is being restored still lacks';
+comment on function pgcascade.packs_unsaid(integer) is 'whether a queue that is being restored has packs, and nothing says so';
+comment on function pgcascade.refuse_incomplete(integer, boolean) is 'raise what a queue that is being restored still lacks';
 comment on function pgcascade.newest_foreign_xid(integer) is 'greatest transaction id in a restored queue';
 comment on function pgcascade.settle_restored() is 'take the mark off restored queues that are sound as they are';
 comment on function pgcascade.check_restored(integer) is 'raise an error for a restored queue that must be mended first';

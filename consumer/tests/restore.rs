@@ -332,6 +332,54 @@ async fn the_ticker_waits_for_the_restore() {
     }
 }
 
+/// A restore that leaves out the table that says which queues have packs: nobody gets a pack as one event meanwhile, and the
+/// queue takes no events until it is said.
+#[tokio::test(flavor = "multi_thread")]
+async fn packs_that_nothing_says_are_not_taken_for_events() {
+    const WITHOUT: &str = "\"$PGBIN/pg_dump\" -Fc -f \"$file\" \"$from\"
+        \"$PGBIN/pg_restore\" -l \"$file\" | grep -v ' TABLE DATA pgcascade packed_queue ' >\"$file.list\"
+        restore -e -L \"$file.list\" \"$file\"";
+    const SAID: &str =
+        "queue \"q.one\" is being restored: it has packs, and pgcascade.packed_queue has no row of it yet";
+    let old = Cluster::start("restore-packs", &["-o", "pgcascade.ticker=off"]);
+    let young = Cluster::start("restore-unsaid", &["-o", "pgcascade.ticker=off"]);
+    age(&old.connect("postgres").await, 10_000).await;
+    let mut source = Source::new(&old, "source").await;
+    source
+        .db
+        .run("insert into captured select i, 'x' from generate_series(1, 50) i")
+        .await;
+    for id in 1..=50 {
+        source.committed("q.one", &format!("id={id}&v=x"));
+    }
+    tick(&source.db, "q.one").await;
+    let batch = source.readers[0].next(&source.db, 0).await.expect("a batch");
+    let before = state(&source.db).await;
+    let is_said = async |db: &Db, statement: &str| {
+        let error = db.try_text(statement).await.expect_err(statement);
+        assert_eq!(error.as_db_error().expect("of the server").message(), SAID);
+    };
+    let mend = "select pgcascade.mend_restored()";
+    let new_root = "select pgcascade.mend_restored(); select pgcascade.confirm_promotion('tree')";
+    let tick = "select pgq.ticker('q.one')";
+    for (target, refused, ready) in [(&old, tick, tick), (&young, mend, new_root)] {
+        copy(&old, "source", target, "unsaid", WITHOUT);
+        let db = target.connect("unsaid").await;
+        assert_eq!(state(&db).await, before);
+        assert_eq!(events(&db, &batch).await.len(), 50);
+        is_said(&db, refused).await;
+        let error = db.try_text("insert into captured values (-2, 'refused')").await;
+        assert!(error.is_err(), "a queue that waits takes an event");
+        db.run("select pgcascade.pack_events('q.one', true)").await;
+        assert_eq!(events(&db, &batch).await.len(), 50);
+        db.run(ready).await;
+        assert_eq!(db.text("select count(*) from pgcascade.restored_queue").await, "0");
+        let mut readers = source.readers.clone();
+        write_more(&db, &mut readers).await;
+        drain(&db, &readers, refused).await;
+    }
+}
+
 /// More ticks than the young cluster had transactions: some go, no event does.
 #[tokio::test(flavor = "multi_thread")]
 async fn more_ticks_than_transactions() {
