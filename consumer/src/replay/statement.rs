@@ -129,6 +129,10 @@ pub(super) fn copy_sql(shape: &Shape, table: &Table) -> String {
 /// The statement that applies many updates or deletes of a shape at once: each parameter is an array with one column's
 /// values as text, in the order of the rows. None where a value could be read differently that way than as a parameter
 /// of its own, and for other operations.
+///
+/// `= any` of one value, for `=`: with that the planner has no way to join but to look up each value by the key's index. With `=` it
+/// would read a table that has few rows from its beginning to its end, in the order of the key, and compare each of them with all of the set's; and the
+/// plan is kept, however the table grows. (The elements of arrays that are arrays would not be they, so a key with one does without.)
 pub(super) fn set_sql(shape: &Shape, table: &Table) -> Option<RowSql> {
     let casts: Vec<&str> = shape
         .columns
@@ -139,6 +143,15 @@ pub(super) fn set_sql(shape: &Shape, table: &Table) -> Option<RowSql> {
         return None;
     }
     let value = |at: usize, number: usize| format!("s.c{}::{}", number + 1, casts[at]);
+    let wanted = |at: usize, number: usize| {
+        let is_array = table.column(&shape.columns[at]).is_none_or(|column| column.is_array);
+        let value = value(at, number);
+        if is_array {
+            value
+        } else {
+            format!("any (array[{value}])")
+        }
+    };
     let (parameters, verb) = match shape.operation {
         Operation::Update => {
             let (parameters, set) = update_parameters(shape, table);
@@ -168,7 +181,7 @@ pub(super) fn set_sql(shape: &Shape, table: &Table) -> Option<RowSql> {
         "{verb} rows from ({}) as s ({}) where {}",
         arrays.join(", "),
         names.join(", "),
-        condition(shape, table, "t.", value)
+        condition(shape, table, "t.", wanted)
     );
     Some(RowSql { sql, parameters })
 }
@@ -327,7 +340,7 @@ fn delete(shape: &Shape, table: &Table) -> RowSql {
     }
 }
 
-/// The key equals the first parameters. `value` writes a parameter, given the column and its number, from 0.
+/// The key equals the first parameters. `value` writes what stands behind the operator, given the column and the parameter's number, from 0.
 fn condition(shape: &Shape, table: &Table, prefix: &str, value: impl Fn(usize, usize) -> String) -> String {
     let names: Vec<String> = shape.key.iter().map(|&i| shape.columns[i].clone()).collect();
     let index = table.key_over(&names);

@@ -84,6 +84,8 @@ pub(crate) struct Column {
     /// The type to cast a text to so that its input function reads it, as for a parameter; None when a cast would do
     /// something else.
     pub(crate) cast_type: Option<String>,
+    /// Of arrays, or of what the server treats as one.
+    pub(crate) is_array: bool,
     pub(crate) not_null: bool,
     /// `a` always, `d` by default, empty.
     pub(crate) identity: String,
@@ -290,6 +292,7 @@ fn column(row: &Row) -> Result<Column, tokio_postgres::Error> {
         type_name: row.try_get("type")?,
         bare_type: row.try_get("bare_type")?,
         cast_type: row.try_get("cast_type")?,
+        is_array: row.try_get("is_array")?,
         not_null: row.try_get("not_null")?,
         identity: row.try_get("identity")?,
         generated: !row.try_get::<_, &str>("generated")?.is_empty(),

@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use std::future::Future;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -282,6 +283,16 @@ impl Db {
             .unwrap_or_else(|error| self.failed(sql, &error));
     }
 
+    /// What the other sessions in the database, and the server's own processes there, are doing and waiting for.
+    async fn sessions(&self) -> String {
+        self.text(
+            "select string_agg(concat_ws(' ', pid, backend_type, application_name, state, wait_event_type, wait_event,
+                                         clock_timestamp() - xact_start, clock_timestamp() - query_start, left(query, 200)), '; ')
+               from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()",
+        )
+        .await
+    }
+
     /// Fails; a session that was closed does not know why, but its server may.
     fn failed(&self, sql: &str, error: &tokio_postgres::Error) -> ! {
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
@@ -399,7 +410,12 @@ impl Pair {
 
     /// Replays what is there and asserts that it went well.
     pub(crate) async fn catch_up(&self, arguments: &[&str]) -> Output {
-        let output = self.replay().args(arguments).arg("--until-caught-up").output().await;
+        let running = self.replay().args(arguments).arg("--until-caught-up").spawn();
+        let mut ended = pin!(running.wait());
+        let Ok(output) = tokio::time::timeout(2 * PATIENCE, &mut ended).await else {
+            let (provider, subscriber) = (self.provider.sessions().await, self.subscriber.sessions().await);
+            panic!("the replay does not end; the provider is at: {provider}; the subscriber at: {subscriber}");
+        };
         assert_eq!(output.code(), Some(0), "{}", output.stderr);
         output
     }

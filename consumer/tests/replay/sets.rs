@@ -1,7 +1,7 @@
 //! Many changes at once: what a batch comes to is applied as sets, and the result is that of every change in turn.
 //! (That values of all types survive it is in basics.rs, what is said of a row at fault in findings.rs.)
 
-use crate::cluster::pair;
+use crate::cluster::{eventually, pair};
 
 /// Types whose cast from text does not do what their input function does.
 #[tokio::test]
@@ -222,5 +222,115 @@ async fn triggers_on_the_subscriber_see_every_insert_by_itself() {
         "{}",
         output.stderr
     );
+    pair.drop().await;
+}
+
+/// A plan that is kept from when the table was small has to do when it is large.
+#[tokio::test]
+async fn a_table_that_grows_is_not_read_from_end_to_end() {
+    let pair = pair().await;
+    let table = "create table grows (id int primary key, v int)";
+    pair.provider
+        .run(&format!("{table}; insert into grows values (1, 0)"))
+        .await;
+    pair.subscriber
+        .run(&format!(
+            "{table} with (autovacuum_enabled = off);
+             set enable_indexscan = off; set enable_indexonlyscan = off; set enable_bitmapscan = off"
+        ))
+        .await;
+    pair.catch_up(&["--table", "grows"]).await;
+    pair.subscriber.run("analyze grows").await;
+    let running = pair.replay().args(&["--table", "grows"]).spawn();
+    running.until_it_says("streaming").await;
+    for (change, sum) in [
+        ("insert into grows select i, 0 from generate_series(2, 20) i", "20 0"),
+        ("update grows set v = 1", "20 20"),
+        (
+            "insert into grows select i, 0 from generate_series(21, 50000) i",
+            "50000 20",
+        ),
+        ("update grows set v = 2 where id <= 20", "50000 40"),
+        ("delete from grows where id between 101 and 120", "49980 40"),
+    ] {
+        pair.provider.run(change).await;
+        eventually(change, async || {
+            pair.subscriber
+                .text("select count(*) || ' ' || sum(v) from grows")
+                .await
+                == sum
+        })
+        .await;
+    }
+    running.stop().await;
+    pair.until_sessions_are_gone().await;
+    let read = "select idx_tup_read from pg_stat_user_indexes where relname = 'grows'";
+    let read: u64 = pair.subscriber.text(read).await.parse().expect("a number");
+    assert!(
+        (60..10_000).contains(&read),
+        "{read} entries of the key's index were read"
+    );
+    pair.drop().await;
+}
+
+/// A key of any type that has an order.
+#[tokio::test]
+async fn rows_are_found_by_keys_of_all_kinds() {
+    const KINDS: [(&str, &str); 20] = [
+        ("int[]", "array[i, 2]"),
+        ("int[]", "array[[i, 2], [3, 4]]"),
+        ("ints", "array[i, 1]"),
+        ("oidvector", "(i::text)::oidvector"),
+        ("pairs", "row(i, 'x,\"y')::pairs"),
+        ("pairs[]", "array[row(i, 'x')::pairs]"),
+        ("words", "'w ' || i"),
+        ("varchar(5)", "'v' || i"),
+        ("char(6)", "'c' || i"),
+        ("name", "'n' || i"),
+        ("text collate \"C\"", "'t' || i"),
+        ("bytea", "convert_to('\\' || i, 'UTF8')"),
+        ("int4range", "int4range(i, i + 1)"),
+        ("int4multirange", "int4multirange(int4range(i, i + 1))"),
+        ("jsonb", "to_jsonb(i)"),
+        ("numeric", "i * 1.50"),
+        ("money", "i::numeric::money"),
+        ("inet", "'10.0.0.0'::inet + i"),
+        ("bit varying", "i::bit(9)::bit varying"),
+        (
+            "timestamptz",
+            "'infinity'::timestamptz where i = 1 union all select '2000-01-01'::timestamptz + i * interval '1 s'",
+        ),
+    ];
+    let pair = pair().await;
+    let tables: String = (KINDS.iter().enumerate())
+        .map(|(n, (kind, _))| format!("create table kind{n} (k {kind}, n int, v int, primary key (k, n)); "))
+        .collect();
+    for end in [&pair.provider, &pair.subscriber] {
+        end.run(&format!(
+            "create domain ints as int[]; create domain words as text check (value <> '');
+             create type pairs as (i int, t text); {tables}"
+        ))
+        .await;
+    }
+    pair.catch_up(&["--table", "public.*"]).await;
+    for (n, (_, value)) in KINDS.iter().enumerate() {
+        let rows = format!("select x.k, 0, 0 from generate_series(1, 100) i, lateral (select {value}) x (k)");
+        pair.provider
+            .run(&format!("insert into kind{n} {rows} on conflict do nothing"))
+            .await;
+    }
+    pair.catch_up(&["--table", "public.*"]).await;
+    for n in 0..KINDS.len() {
+        pair.provider
+            .run(&format!(
+                "update kind{n} set v = v + 1; delete from kind{n} where ctid in (select ctid from kind{n} limit 30)"
+            ))
+            .await;
+    }
+    let output = pair.catch_up(&["--table", "public.*"]).await;
+    assert!(!output.stderr.contains("again"), "{}", output.stderr);
+    for n in 0..KINDS.len() {
+        pair.assert_equal(&format!("kind{n}")).await;
+    }
     pair.drop().await;
 }

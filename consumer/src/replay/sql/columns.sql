@@ -12,6 +12,7 @@ select a.attrelid as table, a.attname::text as name, pg_catalog.format_type(a.at
                   and (select b.typtype <> 'd' from pg_catalog.pg_type b where b.oid = t.typbasetype))
          then pg_catalog.quote_ident(tn.nspname) || '.' || pg_catalog.quote_ident(t.typname)
        end as cast_type,
+       t.typcategory = 'A' as is_array,
        a.attnotnull as not_null, a.attidentity::text as identity, a.attgenerated::text as generated,
        pg_catalog.pg_get_expr(d.adbin, d.adrelid) as expression,
        -- A default that depends on nothing but what every server has, and the column's type. (What initdb made has no entries in pg_depend.)
