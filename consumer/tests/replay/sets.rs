@@ -273,6 +273,49 @@ async fn a_table_that_grows_is_not_read_from_end_to_end() {
     pair.drop().await;
 }
 
+/// As autovacuum does behind a batch that was rolled back and is applied again: the table is said to have no rows then.
+#[tokio::test]
+async fn a_table_that_was_vacuumed_before_its_rows_were_committed() {
+    let pair = pair().await;
+    let table = "create table filled (id int primary key, v int)";
+    pair.provider.run(table).await;
+    pair.subscriber
+        .run(&format!("{table} with (autovacuum_enabled = off)"))
+        .await;
+    pair.catch_up(&["--table", "filled"]).await;
+    pair.provider
+        .run("insert into filled select i, 0 from generate_series(1, 50000) i")
+        .await;
+    let go_on = pair.subscriber_cluster.file(&format!("go-on-{}", pair.database));
+    let running = pair
+        .replay()
+        .args(&["--table", "filled", "--until-caught-up"])
+        .failpoints(&format!("after_chunk=pause:{go_on}"))
+        .spawn();
+    eventually("the rows are there, for their own transaction", async || {
+        pair.subscriber.text("select pg_relation_size('filled') > 100000").await == "t"
+    })
+    .await;
+    pair.subscriber.run("vacuum filled").await;
+    std::fs::write(&go_on, "").expect("a file that can be written");
+    assert_eq!(running.wait().await.code(), Some(0));
+    let thought = "select reltuples = 0 and relpages > 0 from pg_class where relname = 'filled'";
+    assert_eq!(pair.subscriber.text(thought).await, "t");
+
+    let read = "select idx_tup_read from pg_stat_user_indexes where relname = 'filled'";
+    let before: u64 = pair.subscriber.text(read).await.parse().expect("a number");
+    pair.provider.run("update filled set v = 1 where id <= 20").await;
+    pair.catch_up(&["--table", "filled"]).await;
+    pair.until_sessions_are_gone().await;
+    assert_eq!(pair.subscriber.text("select sum(v) from filled").await, "20");
+    let after: u64 = pair.subscriber.text(read).await.parse().expect("a number");
+    assert!(
+        (20..10_000).contains(&(after - before)),
+        "{before} and then {after} entries of the key's index were read"
+    );
+    pair.drop().await;
+}
+
 /// A key of any type that has an order.
 #[tokio::test]
 async fn rows_are_found_by_keys_of_all_kinds() {
