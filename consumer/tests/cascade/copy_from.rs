@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cluster::eventually;
-use crate::tree::{Tree, until, write};
+use crate::tree::{Tree, tick, until, write};
 
 #[tokio::test]
 async fn a_branch_is_read_instead_of_the_root() {
@@ -113,7 +113,7 @@ async fn a_branch_that_is_behind_is_waited_for() {
     tree.add("branch", "branch", "root").await;
     tree.catch_up("branch").await;
     write(&root, 1000).await;
-    root.run("select pgq.force_tick('q')").await;
+    tick(&root).await;
     let leaf = tree.add("leaf", "leaf", "root").await;
     let running = tree
         .replay("leaf")

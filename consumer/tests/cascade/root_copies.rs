@@ -2,7 +2,7 @@
 //! has changes that no tick of its own shows, and that come once more with the ticks of the root.
 
 use crate::cluster::{Cluster, Db, Replay, Running, pause_ticks};
-use crate::tree::{Tree, until, write};
+use crate::tree::{Tree, tick, until, write};
 
 /// A root whose tables are captured, with a branch.
 async fn begin(tree: &Tree) -> (Db, Db) {
@@ -28,11 +28,6 @@ async fn leave_a_tail(tree: &Tree, root: &Db) -> Db {
         .await;
     root.run("insert into journal values (3, 'tail')").await;
     open
-}
-
-async fn tick(root: &Db) {
-    root.run("select pgq.force_tick('q')").await;
-    root.run("select pgq.ticker('q')").await;
 }
 
 /// The root goes on, on top of what it has left.

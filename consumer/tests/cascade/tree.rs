@@ -350,6 +350,12 @@ pub(crate) async fn write(root: &Db, from: i32) {
     .await;
 }
 
+/// A node that ticks has a tick that shows all that is committed.
+pub(crate) async fn tick(node: &Db) {
+    node.run("select pgq.force_tick('q')").await;
+    node.run("select pgq.ticker('q')").await;
+}
+
 /// Waits until a query gives that.
 pub(crate) async fn until(db: &Db, query: &str, wanted: &str) {
     eventually(&format!("{query} gives {wanted}"), async || {

@@ -3,16 +3,10 @@
 use crate::cluster::{Db, Replay};
 use crate::dead::{JOURNAL, STATE, assert_follow, given_up, killed, killed_all_the_way, takeover};
 use crate::planned::command;
-use crate::tree::{Tree, stop, until, write};
+use crate::tree::{Tree, stop, tick, until, write};
 
 const TOP: &str = "select max(tick_id) from pgq.tick";
 const DEAD: [&str; 2] = ["--dead", "root"];
-
-/// A tick for what is written up to here.
-async fn tick(root: &Db) {
-    root.run("select pgq.force_tick('q')").await;
-    root.run("select pgq.ticker('q')").await;
-}
 
 /// Where a leaf stands, and what it has promised.
 async fn leaf_state(leaf: &Db) -> String {
