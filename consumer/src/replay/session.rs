@@ -239,7 +239,8 @@ pub(super) async fn match_encoding(subscriber: &Client, encoding: &str) -> Resul
 
 /// Has every change of many rows look them up by their key's index, one after the other. The planner knows neither how many
 /// there will be nor how the table will grow while its plan is kept; a plan that reads the whole table for each batch
-/// would be slow for good. (That it begins with the changes, and not with the table, is for their statement to see to: statement.rs.) Not where triggers of the user fire in this session, whose queries it would spoil.
+/// would be slow for good. That the plan begins with the changes, and not with the table, is for their statement to see to
+/// (statement.rs). Not where triggers of the user fire in this session, whose queries it would spoil.
 pub(super) async fn look_up_by_index(subscriber: &Client) -> Result<()> {
     subscriber
         .batch_execute(

@@ -1,7 +1,14 @@
 //! Many changes at once: what a batch comes to is applied as sets, and the result is that of every change in turn.
 //! (That values of all types survive it is in basics.rs, what is said of a row at fault in findings.rs.)
 
-use crate::cluster::{eventually, pair};
+use crate::cluster::{Pair, eventually, pair};
+
+/// How many entries of the key's index the sessions that have ended looked at on the subscriber.
+async fn entries_read(pair: &Pair, table: &str) -> u64 {
+    pair.until_sessions_are_gone().await;
+    let read = format!("select idx_tup_read from pg_stat_user_indexes where relname = '{table}'");
+    pair.subscriber.text(&read).await.parse().expect("a number")
+}
 
 /// Types whose cast from text does not do what their input function does.
 #[tokio::test]
@@ -263,9 +270,7 @@ async fn a_table_that_grows_is_not_read_from_end_to_end() {
         .await;
     }
     running.stop().await;
-    pair.until_sessions_are_gone().await;
-    let read = "select idx_tup_read from pg_stat_user_indexes where relname = 'grows'";
-    let read: u64 = pair.subscriber.text(read).await.parse().expect("a number");
+    let read = entries_read(&pair, "grows").await;
     assert!(
         (60..10_000).contains(&read),
         "{read} entries of the key's index were read"
@@ -302,13 +307,11 @@ async fn a_table_that_was_vacuumed_before_its_rows_were_committed() {
     let thought = "select reltuples = 0 and relpages > 0 from pg_class where relname = 'filled'";
     assert_eq!(pair.subscriber.text(thought).await, "t");
 
-    let read = "select idx_tup_read from pg_stat_user_indexes where relname = 'filled'";
-    let before: u64 = pair.subscriber.text(read).await.parse().expect("a number");
+    let before = entries_read(&pair, "filled").await;
     pair.provider.run("update filled set v = 1 where id <= 20").await;
     pair.catch_up(&["--table", "filled"]).await;
-    pair.until_sessions_are_gone().await;
     assert_eq!(pair.subscriber.text("select sum(v) from filled").await, "20");
-    let after: u64 = pair.subscriber.text(read).await.parse().expect("a number");
+    let after = entries_read(&pair, "filled").await;
     assert!(
         (20..10_000).contains(&(after - before)),
         "{before} and then {after} entries of the key's index were read"
