@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test stops at the first surprise")]
 
+use std::any::TypeId;
 use std::fmt::Write;
 use std::path::Path;
 
@@ -116,11 +117,7 @@ fn flags<'a>(out: &mut String, arguments: impl Iterator<Item = &'a Arg>, keys: b
                 (Some("config") | None, _) => String::new(),
                 (Some(long), ArgAction::Append) => format!("`{long} = [\"...\"]`"),
                 (Some(long), _) if is_switch => format!("`{long} = true`"),
-                (Some(long), _)
-                    if argument
-                        .get_value_names()
-                        .is_some_and(|names| names[0] == "BYTES" || names[0] == "SECONDS") =>
-                {
+                (Some(long), _) if argument.get_value_parser().type_id() == TypeId::of::<u64>() => {
                     format!("`{long} = NUMBER`")
                 }
                 (Some(long), _) => format!("`{long} = \"...\"`"),
