@@ -122,7 +122,10 @@ impl Task {
     fn goes_aside(&mut self, error: &Error) -> bool {
         match self {
             Self::Copy(piece) if !piece.aside && piece.chunk.is_some() && !piece.job.other_keys.is_empty() => {
-                piece.aside = error.sqlstate() == Some(&SqlState::UNIQUE_VIOLATION);
+                piece.aside = matches!(
+                    error.sqlstate(),
+                    Some(&SqlState::UNIQUE_VIOLATION | &SqlState::EXCLUSION_VIOLATION)
+                );
                 piece.aside
             }
             _ => false,
@@ -603,7 +606,7 @@ impl Job {
             made: target.made,
             revision: target.revision,
             cut_by: plan::by(target),
-            other_keys: target.other_keys(),
+            other_keys: target.other_keys().unwrap_or_default(),
             is_cut: matches!(target.state, State::InChunks(_)),
             position: ready.tick,
             waits: AtomicBool::new(false),

@@ -2,8 +2,8 @@
 //!
 //! What is made is what replay needs and a reader of the copy expects: schema, columns with type, collation, NOT NULL,
 //! default, identity or generation expression, the sequences of identity and serial columns, primary key, unique and check
-//! constraints, unique indexes, and what is below a partitioned table; all missing tables in one transaction, before anything is copied. The
-//! other indexes, those that need an object of the provider's own, and exclusion constraints follow after the copy (copy.rs), because rows go into a table with few indexes faster,
+//! constraints, unique indexes, exclusion constraints, and what is below a partitioned table; all missing tables in one transaction, before
+//! anything is copied. The other indexes follow after the copy (copy.rs), because rows go into a table with few indexes faster,
 //! and foreign keys when both tables are complete (foreign_keys.rs).
 //! Left out: defaults, checks and indexes that need an object of the provider's own; and, but for `--create-full` (create/rest.rs), triggers
 //! and what else a table may have. docs/tables.md has the whole list. For a copy that is like the original in everything, `pg_dump --schema-only` is the tool.
@@ -166,6 +166,7 @@ pub(super) async fn create(subscriber: &Client, tables: &[Missing], extras: &Ext
             .await
             .doing(|| format!("make table {} on the subscriber", table.name))?;
         partitions::make(subscriber, parts).await?;
+        constrain(subscriber, table).await?;
     }
     let left_out = rest::make(subscriber, &extras.rest).await?;
     subscriber.batch_execute("commit").await.doing(what)?;
@@ -224,6 +225,59 @@ pub(super) async fn make_schema(subscriber: &Client, schema: &str) -> Result<()>
         .doing(|| format!("make schema {} on the subscriber", quoted(schema)))
 }
 
+/// Makes those of its constraints between rows that may need more than the table's columns: an extension, say. The table may be copied in
+/// chunks, so they are to be there from the start (displaced.rs). What cannot be made is tried again after the copy, and told of then.
+async fn constrain(subscriber: &Client, table: &Table) -> Result<()> {
+    let is_to_come = |index: &&Index| index.constrains && !is_in_ddl(index);
+    for index in table.indexes.iter().filter(is_to_come) {
+        let sql = sql(&table.name, index);
+        let made = subscriber
+            .batch_execute(&format!(
+                "savepoint one_constraint; {sql}; release savepoint one_constraint"
+            ))
+            .await
+            .doing(|| format!("make index {} on the subscriber", quoted(&index.name)));
+        if let Err(error) = made {
+            if error.is_transient() {
+                return Err(error);
+            }
+            subscriber
+                .batch_execute("rollback to savepoint one_constraint")
+                .await
+                .doing(|| format!("go on without index {}", quoted(&index.name)))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether it is made in the same statement as its table.
+fn is_in_ddl(index: &Index) -> bool {
+    match index.constraint {
+        Some(_) => index.is_key,
+        None => displaced::is_of_columns(index),
+    }
+}
+
+/// What makes the index for the table of that name.
+fn sql(table: &Name, index: &Index) -> String {
+    match &index.constraint {
+        Some((name, definition)) => {
+            format!(
+                "alter table {} add constraint {} {definition}",
+                table.quoted(),
+                quoted(name)
+            )
+        }
+        None => format!(
+            "create {}index {} on {} {}",
+            if index.is_unique { "unique " } else { "" },
+            quoted(&index.name),
+            table.quoted(),
+            index.definition
+        ),
+    }
+}
+
 /// The statements for a table like this one.
 fn ddl(table: &Table, extras: &Extras) -> String {
     let mut lines = Vec::new();
@@ -272,13 +326,14 @@ fn ddl(table: &Table, extras: &Extras) -> String {
     }
     for index in &table.indexes {
         if let Some((name, definition)) = &index.constraint
-            && index.is_key
+            && is_in_ddl(index)
         {
             lines.push(format!("constraint {} {definition}", quoted(name)));
         }
     }
-    // Nor later than a constraint's: the table may be copied in chunks, see displaced.rs.
-    for index in table.indexes.iter().filter(|index| is_made_at_once(index)) {
+    // Nor later than a constraint's: the table may be copied in chunks, see displaced.rs. (Not there after all if something else has its name.)
+    let is_to_come = |index: &&Index| index.constraint.is_none() && is_in_ddl(index);
+    for index in table.indexes.iter().filter(is_to_come) {
         after.push_str(&format!(
             "; create unique index if not exists {} on {} {}",
             quoted(&index.name),
@@ -292,11 +347,6 @@ fn ddl(table: &Table, extras: &Extras) -> String {
     let by = partition_by(table.part_key.as_deref());
     let name = table.name.quoted();
     format!("{before}create table {name} ({}){by}{after}", lines.join(", "))
-}
-
-/// A unique index, of no constraint, that needs nothing of the provider's own. (Not there after all if something else has its name.)
-fn is_made_at_once(index: &Index) -> bool {
-    index.constraint.is_none() && displaced::is_of_columns(index)
 }
 
 /// An index for the subscriber.
@@ -317,21 +367,6 @@ pub(super) fn later_indexes<'a>(provider: &'a Table, subscriber: &'a Table) -> i
         .map(|index| Later {
             name: Name::new(table.schema.as_str(), index.name.as_str()),
             constrains: index.constrains,
-            sql: match &index.constraint {
-                Some((name, definition)) => {
-                    format!(
-                        "alter table {} add constraint {} {definition}",
-                        table.quoted(),
-                        quoted(name)
-                    )
-                }
-                None => format!(
-                    "create {}index {} on {} {}",
-                    if index.is_unique { "unique " } else { "" },
-                    quoted(&index.name),
-                    table.quoted(),
-                    index.definition
-                ),
-            },
+            sql: sql(table, index),
         })
 }

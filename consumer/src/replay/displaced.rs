@@ -8,12 +8,14 @@
 //!
 //! Either way an event is still to come that brings the removed row back, whole, or tells that it was deleted: all that stands between the
 //! first snapshot and the last is applied, in its order, and an update is applied as an insert that replaces the row. That takes a
-//! provider that has the same key, checked at every row, over columns of the same types ([`other_keys`]). The key may be over expressions, and of some rows
-//! only, where nothing but the server's own is needed to know them. A table with any other constraint between rows is copied whole.
+//! provider that has the same key over columns of the same types ([`other_keys`]): any unique index or exclusion constraint, as all that is needed is an
+//! operator which says that two rows may not be beside each other, whichever of them comes first. Deferrable ones of the subscriber's are in nobody's
+//! way. A table with any other constraint between rows is copied whole.
 //!
 //! A row that no such event comes for was never the provider's: somebody wrote it here. So what is removed is written down, and
-//! forgotten when its event comes; what is left then is told and kept, or if it is the provider's after all (whose key was dropped meanwhile,
-//! say), the table is copied again ([`left`]).
+//! forgotten when its event comes; what is left then is told and kept, or if it is the provider's after all, the table is copied again
+//! ([`left`]): its key was dropped meanwhile, say, or is deferrable there, and within a transaction another row had the value, too, which
+//! then gave it up again.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -32,60 +34,77 @@ pub(super) type OtherKeys = Arc<[OtherKey]>;
 /// A unique index: two rows that it is about may not have the same terms.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct OtherKey {
-    /// SQL over the table's columns, which have no prefix there.
-    terms: Vec<String>,
+    terms: Vec<Term>,
+    /// Whether NULL counts as equal to NULL.
+    nulls_equal: bool,
     /// Which rows it is about, likewise; None: all.
     predicate: Option<String>,
     /// The columns that both need.
     needed: Vec<String>,
 }
 
+/// What a key is over.
+#[derive(Debug, PartialEq, Eq)]
+struct Term {
+    /// SQL over the table's columns, which have no prefix there.
+    sql: String,
+    collation: Option<String>,
+    operator: String,
+}
+
 impl OtherKey {
+    /// None: it is not known what it compares.
+    fn of(index: &Index) -> Option<Self> {
+        let terms = index.terms.iter().zip(&index.collations).zip(&index.operators);
+        let terms = terms.map(|((sql, collation), operator)| {
+            Some(Term {
+                sql: sql.clone(),
+                collation: collation.clone(),
+                operator: operator.clone()?,
+            })
+        });
+        Some(Self {
+            terms: terms.collect::<Option<_>>().filter(|_| index.is_whole)?,
+            nulls_equal: index.nulls_equal,
+            predicate: index.predicate.clone(),
+            needed: index.needed.clone(),
+        })
+    }
+
+    /// Whether no two rows stand in each other's way by it that do not by the other.
+    fn is_implied_by(&self, other: &Self) -> bool {
+        self.predicate == other.predicate
+            && (other.nulls_equal || !self.nulls_equal)
+            && self.terms.len() == other.terms.len()
+            && self.terms.iter().all(|term| other.terms.contains(term))
+    }
+
     /// Holds for a row of the table that may not be beside another one, of which `of` gives what SQL over its columns is.
     fn in_the_way(&self, of: impl Fn(&str) -> String) -> String {
-        let terms = self.terms.iter();
-        let terms = terms.map(|term| format!("{term} operator(pg_catalog.=) {}", of(term)));
+        let terms = self.terms.iter().map(|term| {
+            let (sql, operator, value) = (&term.sql, &term.operator, of(&term.sql));
+            let collated = term.collation.iter().map(|name| format!(" collate {name}"));
+            let collated = collated.collect::<String>();
+            let equal = format!("{sql}{collated} operator({operator}) {value}");
+            if self.nulls_equal {
+                // IS NULL would hold for a composite value of nulls.
+                format!("({equal} or {sql} is not distinct from null and {value} is not distinct from null)")
+            } else {
+                equal
+            }
+        });
         let about = self.predicate.iter().map(|sql| format!("({sql}) and {}", of(sql)));
         format!("({})", terms.chain(about).collect::<Vec<_>>().join(" and "))
     }
 }
-
-/// Types whose values are equal when `=` of the type itself says so, at both ends. (indexes.sql says `anyenum` of any enum: its values are
-/// equal when their names are.)
-const TYPES: [&str; 25] = [
-    "smallint",
-    "integer",
-    "bigint",
-    "numeric",
-    "real",
-    "double precision",
-    "text",
-    "character varying",
-    "character",
-    "uuid",
-    "date",
-    "timestamp without time zone",
-    "timestamp with time zone",
-    "time without time zone",
-    "time with time zone",
-    "interval",
-    "boolean",
-    "bytea",
-    "bit",
-    "bit varying",
-    "inet",
-    "cidr",
-    "macaddr",
-    "jsonb",
-    "anyenum",
-];
 
 /// The keys of the subscriber's table besides the provider's primary one, if these are all that its rows can be in each other's way by, and the
 /// provider sees to it that they are not.
 pub(super) fn other_keys(provider: &Table, subscriber: &Table) -> Option<OtherKeys> {
     let the_key = subscriber.key_over(provider.primary_key())?;
     let others = subscriber.indexes.iter();
-    let others = others.filter(|index| index.constrains && index.name != the_key.name);
+    // What is deferrable is looked at by a trigger of the server's, which does not fire during replay.
+    let others = others.filter(|index| index.constrains && index.is_immediate && index.name != the_key.name);
     let is_same = |name: &String| {
         let columns = provider.column(name).zip(subscriber.column(name));
         columns.is_some_and(|(there, here)| {
@@ -95,21 +114,11 @@ pub(super) fn other_keys(provider: &Table, subscriber: &Table) -> Option<OtherKe
                 && there.collation == here.collation
         })
     };
+    let there: Vec<OtherKey> = provider.indexes.iter().filter_map(OtherKey::of).collect();
     let key = |index: &Index| {
-        let fits = is_known(index)
-            && index.needed.iter().all(is_same)
-            && index.types.iter().all(|name| TYPES.contains(&name.as_str()));
-        let is_there = |there: &Index| {
-            is_known(there)
-                && there.predicate == index.predicate
-                && there.types.len() == index.types.len()
-                && index.terms.iter().all(|term| there.terms.contains(term))
-        };
-        (fits && provider.indexes.iter().any(is_there)).then(|| OtherKey {
-            terms: index.terms.clone(),
-            predicate: index.predicate.clone(),
-            needed: index.needed.clone(),
-        })
+        OtherKey::of(index)
+            .filter(|key| key.needed.iter().all(is_same))
+            .filter(|key| there.iter().any(|there| key.is_implied_by(there)))
     };
     let keys = others.map(key);
     keys.collect::<Option<Vec<_>>>()
@@ -117,26 +126,15 @@ pub(super) fn other_keys(provider: &Table, subscriber: &Table) -> Option<OtherKe
         .map(Into::into)
 }
 
-/// Whether rows are compared by it as by `=`, where NULL is not equal to NULL, and it is known what is compared.
-fn is_known(index: &Index) -> bool {
-    let is_equality = |operator: &Option<String>| operator.as_deref() == Some("pg_catalog.=");
-    let has = |word: &str| index.definition.contains(word);
-    index.is_whole
-        && index.is_immediate
-        && index.operators.iter().all(is_equality)
-        && (index.is_key || !has_more_than_the_server(index))
-        && !has("NULLS NOT DISTINCT")
-        && !has(" COLLATE ")
-}
-
-/// What belongs to a schema has a dot in it.
-fn has_more_than_the_server(index: &Index) -> bool {
-    index.definition.contains('.')
-}
-
-/// Whether the index needs nothing but the table's columns, so that it can be made with a table of these.
+/// Whether the index is unique, and needs nothing but the table's columns, so that it can be made with a table of these.
 pub(super) fn is_of_columns(index: &Index) -> bool {
-    is_known(index) && !has_more_than_the_server(index) && !index.definition.contains(" INCLUDE ")
+    let is_equality = |operator: &Option<String>| operator.as_deref() == Some("pg_catalog.=");
+    // What belongs to a schema has a dot in it.
+    let needs_more = [".", " INCLUDE ", " COLLATE "];
+    index.is_unique
+        && index.is_whole
+        && index.operators.iter().all(is_equality)
+        && !needs_more.iter().any(|word| index.definition.contains(word))
 }
 
 /// `t.x = b.x and t.y = b.y`
@@ -292,6 +290,7 @@ pub(super) async fn store_aside(
         let read: Vec<String> = other
             .terms
             .iter()
+            .map(|term| &term.sql)
             .chain(&other.predicate)
             .cloned()
             .chain(key_columns)

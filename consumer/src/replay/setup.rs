@@ -110,12 +110,12 @@ impl Target {
             && create::later_indexes(&self.provider, &self.subscriber).any(|later| later.constrains)
     }
 
-    /// By which keys its chunks' rows may be in each other's way, where that is no worse than displaced.rs knows what to do about. None: there
-    /// are none, or others besides.
-    pub(super) fn other_keys(&self) -> OtherKeys {
+    /// By which keys its chunks' rows may be in each other's way, where that is no worse than displaced.rs knows what to do about. None: it
+    /// is.
+    pub(super) fn other_keys(&self) -> Option<OtherKeys> {
         let keys = displaced::other_keys(&self.provider, &self.subscriber);
-        let fits = self.freedom() == Freedom::Ordered && !self.constraint_to_come();
-        keys.filter(|_| fits).unwrap_or_default()
+        let fits = self.freedom() != Freedom::Watched && !self.constraint_to_come();
+        keys.filter(|_| fits)
     }
 }
 

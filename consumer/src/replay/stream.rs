@@ -164,7 +164,7 @@ impl Decoder {
                 },
                 hold: target.state.to_copy() || held.contains(&target.provider.name),
                 freedom: target.freedom(),
-                other_keys: target.other_keys(),
+                other_keys: target.other_keys().unwrap_or_default(),
                 unplaced: false,
                 last: [None; 12],
             })

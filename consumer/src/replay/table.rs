@@ -123,17 +123,20 @@ pub(crate) struct Index {
     /// Checked at every row, not deferrable: ON CONFLICT can use it.
     pub(crate) is_immediate: bool,
     pub(crate) columns: Vec<String>,
-    /// The equality operator of each term, qualified; None for an access method that has none.
+    /// The operator of each term by which two rows have the same, qualified: equality, but for an exclusion constraint. None for an access
+    /// method that has none.
     pub(crate) operators: Vec<Option<String>>,
     /// What it is over, as SQL: columns, which for a key are all, and expressions.
     pub(crate) terms: Vec<String>,
-    /// Their types, without modifiers; `anyenum` for enums.
-    pub(crate) types: Vec<String>,
+    /// By which collation each is compared, quoted; None: its type has none.
+    pub(crate) collations: Vec<Option<String>>,
+    /// NULLS NOT DISTINCT.
+    pub(crate) nulls_equal: bool,
     /// Of a partial index.
     pub(crate) predicate: Option<String>,
     /// The columns that terms and predicate need.
     pub(crate) needed: Vec<String>,
-    /// Unique and valid.
+    /// Valid, and unique or an exclusion constraint's.
     pub(crate) is_whole: bool,
     pub(crate) constraint: Option<(String, String)>,
     pub(crate) is_unique: bool,
@@ -317,7 +320,8 @@ fn index(row: &Row) -> Result<Index, tokio_postgres::Error> {
         columns: row.try_get::<_, Option<_>>("columns")?.unwrap_or_default(),
         operators: row.try_get::<_, Option<_>>("operators")?.unwrap_or_default(),
         terms: row.try_get("terms")?,
-        types: row.try_get("types")?,
+        collations: row.try_get("collations")?,
+        nulls_equal: row.try_get("nulls_equal")?,
         predicate: row.try_get("predicate")?,
         needed: row.try_get::<_, Option<_>>("needed")?.unwrap_or_default(),
         is_whole: row.try_get("is_whole")?,

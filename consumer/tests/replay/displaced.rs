@@ -144,6 +144,103 @@ async fn rows_make_way_by_what_an_index_makes_of_them() {
     pair.drop().await;
 }
 
+/// The same of keys that are no plain unique ones: exclusion constraints, deferrable ones, NULLS NOT DISTINCT, and of types whose equality is
+/// that of others, or an extension's.
+#[tokio::test]
+async fn rows_make_way_by_keys_of_all_kinds() {
+    let pair = pair().await;
+    let made = "create schema \"odd.S\"; create extension citext schema \"odd.S\"; create extension btree_gist schema \"odd.S\";
+                create type pair as (a int, b text);
+                create function twice(int) returns int language sql immutable as 'select 2 * $1'";
+    pair.subscriber.run(made).await;
+    pair.provider.run(made).await;
+    pair.provider
+        .run(
+            "create table t (id int primary key, room int, during int4range, box box, d int unique deferrable, n int, m int, list int[],
+                             span tsrange, \"Odd pair\" pair, mail \"odd.S\".citext, name text, f int, ends int, v text,
+                             constraint \"Not, \"\"twice\" exclude using gist (room with operator(pg_catalog.=), during with &&) where (v is not null),
+                             exclude using gist (box with &&) deferrable initially deferred,
+                             exclude using gist (int4range(f, ends) with &&),
+                             unique nulls not distinct (n, m));
+             create unique index on t (list); create unique index on t (span); create unique index on t (\"Odd pair\") nulls not distinct;
+             create unique index on t (mail); create unique index on t (name collate \"C\"); create unique index on t (public.twice(f)) where f > 0.5;
+             insert into t select i, i % 100, int4range(i * 10, i * 10 + 10), box(point(i, 0), point(i + 0.5, 1)), i, i, i, array[i, null],
+                                  tsrange('2000-01-01'::timestamp + i * interval '1 day', '2000-01-01'::timestamp + (i + 1) * interval '1 day'),
+                                  row(i, null)::pair, 'Mail' || i, 'n' || i, i * 2, i * 2 + 2, repeat('x', 40)
+               from generate_series(1, 10000) i;
+             analyze t",
+        )
+        .await;
+    let (running, go_on) = after_first_chunk(&pair).await;
+    pair.provider
+        .run(
+            "-- The rooms 1 and 2 swap, and 3 goes to two others.
+             update t set v = null where id = 1; update t set room = 1, during = '[12,15)' where id = 9999;
+             delete from t where id = 3; update t set room = 3, during = '[30,34)' where id = 9998; update t set room = 3, during = '[34,99)' where id = 9997;
+             -- At once, as far as that is possible.
+             update t set d = case id when 4 then 9996 else 4 end, box = box(point(10000 - id, 0), point(10000 - id + 0.5, 1)) where id in (4, 9996);
+             -- NULL is equal to NULL.
+             update t set n = null, m = 5 where id = 5; update t set n = 5 where id = 5; update t set n = null, m = 5 where id = 9995;
+             update t set m = null, n = null where id = 6; update t set n = 0 where id = 6; update t set m = null, n = null where id = 9994;
+             update t set \"Odd pair\" = null where id = 7; update t set \"Odd pair\" = row(null, null) where id = 8;
+             update t set \"Odd pair\" = row(7, null) where id = 9993;
+             update t set list = '{}' where id = 9; update t set list = '{9,null}' where id = 9992;
+             update t set span = 'empty' where id = 10; update t set span = '[2000-01-11,2000-01-12)' where id = 9991;
+             update t set mail = null where id = 11; update t set mail = 'mAIL11' where id = 9990;
+             update t set name = 'N12' where id = 12; update t set name = 'n12' where id = 9989;
+             update t set f = -1, ends = 0 where id = 13; update t set f = 26, ends = 27 where id = 9988;
+             update t set f = 14 * 2 + 1 where id = 14; update t set f = 28, ends = 29 where id = 9987;
+             -- Given to one of the first chunk in between, and back.
+             update t set d = -1, n = -1, list = '{-1}' where id = 15; update t set d = 15, n = 15, list = '{15,null}' where id = 9986;
+             update t set d = -15, n = -15, list = '{-15}' where id = 9986; update t set d = 15, n = 15, list = '{15,null}' where id = 15",
+        )
+        .await;
+    std::fs::write(&go_on, "").unwrap();
+    pair.until_past_copies(1).await;
+    let output = running.stop().await;
+    for text in ["cut into chunks", "rows of other chunks made way"] {
+        assert!(output.stderr.contains(text), "{text}: {}", output.stderr);
+    }
+    for text in ["displaced_row", "copied again"] {
+        assert!(!output.stderr.contains(text), "{text}: {}", output.stderr);
+    }
+    pair.catch_up(&CUT).await;
+    pair.assert_equal("t").await;
+    assert_eq!(pair.subscriber.text(DISPLACED).await, "0");
+    let unique = "select count(*) from pg_index where indrelid = 't'::regclass and (indisunique or indisexclusion)";
+    assert_eq!(pair.subscriber.text(unique).await, "12");
+    pair.drop().await;
+}
+
+/// Within one transaction of the provider a row had a value that another one keeps: that one is not to make way, as it would not come back.
+#[tokio::test]
+async fn a_deferrable_key_that_two_rows_had_for_a_moment() {
+    let pair = pair().await;
+    pair.provider
+        .run(
+            "create table t (id int primary key, u int unique deferrable initially deferred, v text);
+             insert into t select i, i, repeat('x', 60) from generate_series(1, 10000) i; analyze t",
+        )
+        .await;
+    let (running, go_on) = after_first_chunk(&pair).await;
+    pair.provider
+        .run(
+            "begin; update t set u = 10000 where id = 1; update t set u = -1 where id = 1; commit;
+             update t set u = -2 where id = 2; update t set u = 2 where id = 9999",
+        )
+        .await;
+    std::fs::write(&go_on, "").unwrap();
+    pair.until_past_copies(1).await;
+    let output = running.stop().await;
+    assert!(output.stderr.contains("cut into chunks"), "{}", output.stderr);
+    for text in ["made way", "copied again"] {
+        assert!(!output.stderr.contains(text), "{text}: {}", output.stderr);
+    }
+    pair.catch_up(&CUT).await;
+    pair.assert_equal("t").await;
+    pair.drop().await;
+}
+
 /// The databases do not agree on what the expression is: nothing is taken for the subscriber's own, and the copy fails once and for all.
 #[tokio::test]
 async fn an_expression_that_is_another_one_here() {
@@ -256,7 +353,8 @@ async fn values_go_round(partitioned: bool, condition: Option<&str>, indexes: &s
                       where t.id in ({one}, {other}) and w.id <> t.id;
                      commit;
                      begin; delete from t where id = {again};
-                     insert into t values ({again}, {again} % 2, -{again}, 'again', {again}, '{n}') on conflict do nothing; commit"
+                     insert into t select {again}, {again} % 2, -{again}, 'again', {again}, '{n}'
+                      where not exists (select from t where id = {again} or u = -{again} or (a, b) = ('again', {again})); commit"
                 ))
                 .await;
             if n.is_multiple_of(300) {
@@ -325,6 +423,14 @@ async fn values_of_expressions_go_round_while_it_is_killed() {
     let indexes =
         "create unique index on t (lower(a), (b + 0), g) where u is not null; create unique index on t ((u * 2), g)";
     values_go_round(false, None, indexes).await;
+}
+
+#[tokio::test]
+async fn values_of_constraints_go_round_while_it_is_killed() {
+    let constraints =
+        "alter table t add unique (u) deferrable initially deferred, add unique nulls not distinct (u, a, id),
+                       add exclude using gist (int4range(u, u, '[]') with &&) where (u is not null)";
+    values_go_round(false, None, constraints).await;
 }
 
 #[tokio::test]

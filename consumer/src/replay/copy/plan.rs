@@ -8,7 +8,6 @@
 
 use tokio_postgres::Client;
 
-use super::super::collapse::Freedom;
 use super::super::displaced;
 use super::super::places::{self, Stored};
 use super::super::position::Who;
@@ -101,10 +100,7 @@ pub(super) fn by(target: &Target) -> Option<By> {
         .columns
         .iter()
         .all(|column| column.identity != "a" || key.contains(&column.name));
-    let fits = by(provider)
-        && by(subscriber)
-        && settable
-        && (target.freedom() == Freedom::Net || !target.other_keys().is_empty());
+    let fits = by(provider) && by(subscriber) && settable && target.other_keys().is_some();
     fits.then_some(By::Key)
 }
 

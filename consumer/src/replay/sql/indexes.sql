@@ -4,14 +4,18 @@ select i.indrelid as table, x.relname::text as name, i.indisprimary as is_primar
        i.indisunique and i.indisvalid and i.indpred is null and i.indexprs is null as is_key,
        i.indisunique or i.indisexclusion as constrains,
        i.indimmediate as is_immediate,
-       k.columns, k.operators, k.terms, k.types, pg_catalog.pg_get_expr(i.indpred, i.indrelid) as predicate,
-       i.indisunique and i.indisvalid as is_whole,
-       -- The columns that it needs. That of a constraint depends on the constraint instead, and has nothing but columns.
-       (select coalesce(pg_catalog.array_agg(distinct a.attname::text), k.columns)
-          from pg_catalog.pg_depend d
-          join pg_catalog.pg_attribute a on a.attrelid = d.refobjid and a.attnum = d.refobjsubid
-         where d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass and d.objid = i.indexrelid
-           and d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass and d.refobjid = i.indrelid) as needed,
+       k.columns, k.operators, k.terms, k.collations,
+       coalesce((pg_catalog.to_jsonb(i)->>'indnullsnotdistinct')::bool, false) as nulls_equal,
+       pg_catalog.pg_get_expr(i.indpred, i.indrelid) as predicate,
+       (i.indisunique or i.indisexclusion) and i.indisvalid as is_whole,
+       -- The columns that it needs. That of a constraint depends on those of its expressions only.
+       array(select pg_catalog.unnest(k.columns)
+             union
+             select a.attname::text
+               from pg_catalog.pg_depend d
+               join pg_catalog.pg_attribute a on a.attrelid = d.refobjid and a.attnum = d.refobjsubid
+              where d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass and d.objid = i.indexrelid
+                and d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass and d.refobjid = i.indrelid) as needed,
        c.conname::text as constraint_name, pg_catalog.pg_get_constraintdef(c.oid) as constraint_definition,
        i.indisunique as is_unique,
        -- What follows the table's name in CREATE INDEX; it is another one elsewhere.
@@ -26,20 +30,26 @@ select i.indrelid as table, x.relname::text as name, i.indisprimary as is_primar
  cross join lateral (
        select pg_catalog.array_agg(a.attname::text order by u.position) filter (where a.attnum is not null) as columns,
               -- Strategy 3 of a btree is equality. An operator outside pg_catalog (citext's, say) is not found by `=`
-              -- alone.
-              pg_catalog.array_agg((select pg_catalog.quote_ident(n.nspname) || '.' || o.oprname
+              -- alone. An exclusion constraint has operators of its own.
+              pg_catalog.array_agg(coalesce((select pg_catalog.quote_ident(n.nspname) || '.' || o.oprname
+                                      from pg_catalog.pg_operator o
+                                      join pg_catalog.pg_namespace n on n.oid = o.oprnamespace
+                                     where o.oid = c.conexclop[u.position]),
+                                    (select pg_catalog.quote_ident(n.nspname) || '.' || o.oprname
                                       from pg_catalog.pg_opclass p
                                       join pg_catalog.pg_amop m on m.amopfamily = p.opcfamily and m.amopstrategy = 3
                                                                and m.amoplefttype = p.opcintype and m.amoprighttype = p.opcintype
                                       join pg_catalog.pg_operator o on o.oid = m.amopopr
                                       join pg_catalog.pg_namespace n on n.oid = o.oprnamespace
-                                     where p.oid = i.indclass[u.position - 1]) order by u.position) as operators,
+                                     where p.oid = i.indclass[u.position - 1])) order by u.position) as operators,
               -- A column or an expression.
               pg_catalog.array_agg(pg_catalog.pg_get_indexdef(i.indexrelid, u.position::int4, false) order by u.position) as terms,
-              pg_catalog.array_agg(case ty.typtype when 'e' then 'anyenum' else pg_catalog.format_type(ty.oid, null) end order by u.position) as types
+              -- By which its values are compared.
+              pg_catalog.array_agg((select pg_catalog.format('%I.%I', n.nspname, o.collname)
+                                      from pg_catalog.pg_collation o
+                                      join pg_catalog.pg_namespace n on n.oid = o.collnamespace
+                                     where o.oid = i.indcollation[u.position - 1]) order by u.position) as collations
          from pg_catalog.unnest(i.indkey::int2[]) with ordinality u(attnum, position)
-         join pg_catalog.pg_attribute term on term.attrelid = i.indexrelid and term.attnum = u.position
-         join pg_catalog.pg_type ty on ty.oid = term.atttypid
          left join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = u.attnum and u.attnum <> 0
         where u.position <= i.indnkeyatts) k
  where i.indrelid = any ($1::oid[])
